@@ -1,0 +1,97 @@
+"""Arrays built once per machine and memory-mapped by every process that asks for them.
+
+An entry is a folder of `.npy` files and a `meta.json`. It is built beside its place under a file
+lock and renamed into it, so eight trials that start at once build it once, and a build that is
+killed leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from study.errors import InputError
+
+# Part of every key: raise it when the layout of the arrays changes, and old entries are unused.
+LAYOUT = 1
+
+
+class Entry:
+    """One finished cache entry: `arrays[name]` maps the file, `meta` is a JSON object."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+
+    def array(self, name: str) -> np.ndarray:
+        """Map an array of the entry; pages are shared by all processes and copied on write."""
+        path = self.folder / f"{name}.npy"
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        return array
+
+
+def cached(
+    cache_dir: Path, name: str, key: Iterable[object], build: Callable[[Path], dict[str, Any]]
+) -> Entry:
+    """Return the entry for `key`, building it if this machine does not have it yet.
+
+    Args:
+        cache_dir: Folder of all entries; created if missing.
+        name: Readable first part of the entry's folder.
+        key: What the content depends on; hashed into the folder's name.
+        build: Writes the `.npy` files into the folder given and returns the meta data.
+
+    Raises:
+        InputError: The cache folder cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps([LAYOUT, *key], default=str).encode()).hexdigest()[:12]
+    folder = cache_dir / f"{name}-{digest}"
+    if (folder / "meta.json").exists():
+        return Entry(folder)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache_dir / f"{name}-{digest}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"cannot write the cache folder {cache_dir} ({error.strerror}); "
+            "set STUDY_CACHE_DIR to one that can be written."
+        ) from None
+    try:
+        if not (folder / "meta.json").exists():
+            draft = folder.with_name(f".{folder.name}.draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            meta = build(draft)
+            (draft / "meta.json").write_text(json.dumps(meta, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(draft, folder)
+    finally:
+        lock.release()
+    return Entry(folder)
+
+
+def file_stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of files: a key that changes when a file does."""
+    stamps = []
+    for path in paths:
+        stat = path.stat()
+        stamps.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return stamps
+
+
+def checksum(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over names and contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

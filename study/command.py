@@ -1,0 +1,112 @@
+"""What all commands share: exit codes, messages, and flags made from config fields.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from study.errors import InputError
+from study.task import TrainConfig, Value, config_fields, did_you_mean, parse_value
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Run a command's `main` and turn what it raises into a message and an exit code.
+
+    `InputError` is how all modules report a user's mistake, so it becomes one line on stderr;
+    anything else is a fault of ours and keeps its traceback (exit code 1).
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` perhaps, has gone
+        sys.stderr.close()
+        return 0
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--dataset` and `--data-dir`."""
+    parser.add_argument(
+        "--dataset",
+        choices=["real", "sample"],
+        default="real",
+        help="sample: a drawn data set for trying out, no download (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)"
+    )
+
+
+def add_place_flags(parser: argparse.ArgumentParser, *, studies: bool = True) -> None:
+    """Add `--studies-dir` and `--tracking-uri`."""
+    if studies:
+        parser.add_argument(
+            "--studies-dir",
+            metavar="DIR",
+            default="studies",
+            help="folder of studies (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)",
+    )
+
+
+def add_config_flags(parser: argparse.ArgumentParser, config_class: type[TrainConfig]) -> None:
+    """Add a flag for every field of a config, absent from the result unless given."""
+    group = parser.add_argument_group("hyperparameters and settings")
+    for name, field in config_fields(config_class).items():
+        choices = field.metadata["choices"]
+        group.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=f"config_{name}",
+            metavar="|".join(choices) if choices else type(field.default).__name__.upper(),
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata['help']} (default: {field.default})",
+        )
+
+
+def config_values(args: argparse.Namespace, config_class: type[TrainConfig]) -> dict[str, Value]:
+    """Return the values of the flags of `add_config_flags` that were given."""
+    fields = config_fields(config_class)
+    given: dict[str, Any] = vars(args)
+    values = {}
+    for name, field in fields.items():
+        if f"config_{name}" in given:
+            try:
+                values[name] = parse_value(field, given[f"config_{name}"])
+            except InputError as error:
+                raise InputError(f"--{name.replace('_', '-')}: {error}") from None
+    return values
+
+
+def parse_assignments(
+    assignments: list[str], config_class: type[TrainConfig], flag: str = "--set"
+) -> dict[str, Value]:
+    """Return the values of repeated `FIELD=VALUE` arguments."""
+    fields = config_fields(config_class)
+    values = {}
+    for text in assignments:
+        name, separator, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator:
+            raise InputError(f"{flag} takes FIELD=VALUE, but got {text!r}.")
+        if name not in fields:
+            raise InputError(f"{flag}: there is no setting {name!r}{did_you_mean(name, fields)}")
+        try:
+            values[name] = parse_value(fields[name], value.strip())
+        except InputError as error:
+            raise InputError(f"{flag} {text}: {error}") from None
+    return values

@@ -1,0 +1,230 @@
+"""The training loop: `fit`, one epoch per step, with no Ray and no MLflow in it.
+
+The same `fit` runs in `study.train`, in a Tune trial and in every Ray Train worker, so a
+`breakpoint()` in it stops in a plain process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from study import distributed
+from study.batches import Batches
+from study.data import DataSource, ImageSet
+from study.errors import InputError, TrialError
+from study.task import Meter, Task, TrainConfig
+
+Item = TypeVar("Item")
+# Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").
+Watch = Callable[[Iterator[Item], int, str], Iterator[Item]]
+FINITE_CHECK_BATCHES = 50  # asking a GPU for the loss more often would stall it
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave.
+
+    Attributes:
+        epoch: From 1.
+        metrics: By full name, e.g. `train/loss`, `val/ap/window`, `epoch_seconds`.
+        is_best: Whether no earlier epoch was better by the task's metric.
+        state: All that is needed to go on after this epoch, for `study.checkpoint.save`.
+        evidence: Returns the arrays for `task.figures`, from the validation of this epoch.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    is_best: bool
+    state: dict[str, Any]
+    evidence: Callable[[], dict[str, np.ndarray]]
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    source: DataSource,
+    *,
+    resume: dict[str, Any] | None = None,
+    limit_batches: int | None = None,
+    watch: Watch[Any] = lambda batches, total, phase: batches,
+) -> Iterator[EpochResult]:
+    """Train and validate, yielding after every epoch; the caller decides what a report is.
+
+    The random numbers of an epoch depend on the seed and the epoch alone, so a resumed run gives
+    what an uninterrupted one gives.
+
+    Args:
+        task: What is trained.
+        config: Its settings.
+        source: Its data.
+        resume: The `state` of an earlier `EpochResult`.
+        limit_batches: Batches per training and validation pass, for debugging.
+        watch: Sees every iterator of batches, to show progress.
+
+    Raises:
+        TrialError: The loss is not finite.
+    """
+    if config.batch_size % distributed.world_size():
+        raise InputError(
+            f"batch_size={config.batch_size} cannot be divided among "
+            f"{distributed.world_size()} workers."
+        )
+    device = distributed.device()
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    torch.manual_seed(config.seed)
+    splits = task.load_splits(source, config)
+    train, val = (Batches(s, device, task.normalization) for s in (splits.train, splits.val))
+    network = task.build_model(config).to(device, memory_format=layout)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    history: list[dict[str, float]] = []
+    if resume is not None:
+        network.load_state_dict(resume["network"])
+        optimizer.load_state_dict(resume["optimizer"])
+        history = list(resume["history"])
+    model = distributed.wrap(network)
+    sign = 1 if task.mode == "max" else -1
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        started = time.perf_counter()
+        torch.manual_seed(_seed(config.seed, epoch, distributed.rank()))
+        batches = train.training(config.batch_size, (config.seed, epoch))
+        num_batches = train.num_training_batches(config.batch_size)
+        limited = _limit(batches, limit_batches)
+        shown = watch(limited, min(num_batches, limit_batches or num_batches), "training")
+        metrics = _train_epoch(task, config, model, optimizer, shown, device)
+        metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
+        scores, meter, seen = evaluate(
+            task, config, network, val, splits.val, limit_batches=limit_batches, watch=watch
+        )
+        metrics |= {f"val/{name}": value for name, value in scores.items()}
+        if task.metric not in metrics:
+            raise TrialError(f"epoch {epoch}: {task.metric} cannot be computed.")
+        metrics["epoch_seconds"] = time.perf_counter() - started
+        best = max((sign * row[task.metric] for row in history), default=float("-inf"))
+        history.append({"epoch": epoch, **metrics})
+        state = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+            "config": dataclasses.asdict(config),
+            "task": task.name,
+        }
+
+        def evidence(meter: Meter = meter, seen: ImageSet = seen) -> dict[str, np.ndarray]:
+            return task.evidence(network, meter, seen)
+
+        is_best = sign * metrics[task.metric] > best
+        yield EpochResult(epoch, metrics, is_best, state, evidence)
+
+
+def _train_epoch(
+    task: Task,
+    config: TrainConfig,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Take one pass; return `train/loss`, `train/accuracy` and `images`, over all workers."""
+    model.train()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, images, right, predictions
+    for number, (images, targets) in enumerate(batches):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(images)
+            loss = task.loss(logits, targets, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        right = (logits.detach().argmax(dim=1) == targets).sum()
+        counts = (loss.detach() * len(images), len(images), right, targets.numel())
+        for index, value in enumerate(counts):
+            sums[index] += value
+        if number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
+            break
+    distributed.all_reduce_sum([sums])
+    loss_sum, num_images, num_right, num_predictions = sums.tolist()
+    if not abs(loss_sum) < float("inf"):
+        raise TrialError(
+            f"the training loss is not finite ({loss_sum}); a smaller learning rate than "
+            f"{config.learning_rate:g} may help."
+        )
+    return {
+        "train/loss": loss_sum / num_images,
+        "train/accuracy": num_right / num_predictions,
+        "images": num_images,
+    }
+
+
+def evaluate(
+    task: Task,
+    config: TrainConfig,
+    network: torch.nn.Module,
+    batches: Batches,
+    images: ImageSet,
+    *,
+    limit_batches: int | None = None,
+    watch: Watch[Any] = lambda batches, total, phase: batches,
+    scale_to: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
+) -> tuple[dict[str, float], Meter, ImageSet]:
+    """Evaluate the unwrapped network, each image once over all ranks.
+
+    Args:
+        task: Gives loss and meter.
+        config: Its settings.
+        network: Takes normalised images.
+        batches: `study.batches.Batches` over `images`.
+        images: The set.
+        limit_batches: Stop after so many batches.
+        watch: Shows progress.
+        scale_to: Brings logits to the size of the targets.
+
+    Returns:
+        Metrics by name without the split (`loss`, `accuracy`, ...), the meter, and this rank's
+        images in the order in which the meter saw them.
+
+    Raises:
+        TrialError: The loss is not finite.
+    """
+    network.eval()
+    meter = task.build_meter(batches.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
+    share = images.indices[distributed.rank() :: distributed.world_size()]
+    total = -(-len(share) // config.batch_size)
+    served = _limit(batches.evaluation(config.batch_size), limit_batches)
+    with torch.inference_mode():
+        for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
+            with torch.autocast(
+                batches.device.type, torch.bfloat16, enabled=batches.device.type == "cuda"
+            ):
+                logits = scale_to(network(inputs))
+            loss = task.loss(logits.float(), targets, config)
+            sums += torch.stack([loss * len(inputs), torch.ones_like(loss) * len(inputs)])
+            meter.update(logits, targets)
+    distributed.all_reduce_sum([sums])
+    loss_sum, num_images = sums.tolist()
+    if not abs(loss_sum) < float("inf"):
+        raise TrialError(f"the validation loss is not finite ({loss_sum}).")
+    meter.reduce()
+    if limit_batches:
+        share = share[: limit_batches * config.batch_size]
+    seen = ImageSet(images.images, images.targets, share)
+    return {"loss": loss_sum / num_images, **meter.compute()}, meter, seen
+
+
+def _limit(batches: Iterator[Item], limit: int | None) -> Iterator[Item]:
+    for number, batch in enumerate(batches):
+        if limit is not None and number >= limit:
+            return
+        yield batch
+
+
+def _seed(*numbers: int) -> int:
+    """Mix numbers to a seed for torch, so that neighbouring epochs and ranks are unrelated."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,94 @@
+"""Meters of the two kinds of task: which counts are kept, and which metrics they become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from study import metrics
+from study.distributed import all_reduce_sum
+from study.task import class_key
+
+
+class ClassificationMeter:
+    """Accuracy, also per class; keeps each image's prediction and its confidence."""
+
+    def __init__(self, classes: Sequence[str], device: torch.device) -> None:
+        self.classes = [class_key(name) for name in classes]
+        self.confusion = metrics.ConfusionMatrix(len(classes), device)
+        self.predictions: list[Tensor] = []
+        self.confidences: list[Tensor] = []
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count logits `(B, K)` and targets `(B,)` int64."""
+        confidence, prediction = logits.float().softmax(dim=1).max(dim=1)
+        self.confusion.update(prediction, targets)
+        self.predictions.append(prediction.to(torch.uint8))
+        self.confidences.append(confidence)
+
+    def reduce(self) -> None:
+        """Add up the counts of all ranks."""
+        all_reduce_sum([self.confusion.counts])
+
+    def compute(self) -> dict[str, float]:
+        """Return `accuracy` and `accuracy/<class>`."""
+        counts = self.confusion.counts.cpu().numpy()
+        result = {"accuracy": metrics.accuracy(counts)}
+        for name, value in zip(self.classes, metrics.class_accuracies(counts), strict=True):
+            result[f"accuracy/{name}"] = value
+        return result
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return `confusion` `(K, K)`, `predictions` `(n,)` uint8, `confidences` `(n,)`."""
+        return {
+            "confusion": self.confusion.counts.cpu().numpy(),
+            "predictions": torch.cat(self.predictions).cpu().numpy(),
+            "confidences": torch.cat(self.confidences).cpu().numpy(),
+        }
+
+
+class SegmentationMeter:
+    """Average precision, IoU and pixel accuracy; keeps each image's predicted mask."""
+
+    def __init__(self, classes: Sequence[str], device: torch.device) -> None:
+        self.classes = [class_key(name) for name in classes]
+        self.confusion = metrics.ConfusionMatrix(len(classes), device)
+        self.histograms = metrics.ScoreHistograms(len(classes), device)
+        self.predictions: list[Tensor] = []
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count logits `(B, K, H, W)` and targets `(B, H, W)` int64."""
+        prediction = logits.argmax(dim=1)
+        self.confusion.update(prediction, targets)
+        self.histograms.update(logits, targets)
+        self.predictions.append(prediction.to(torch.uint8))
+
+    def reduce(self) -> None:
+        """Add up the counts of all ranks."""
+        all_reduce_sum([self.confusion.counts, self.histograms.counts])
+
+    def compute(self) -> dict[str, float]:
+        """Return `mean_ap`, `ap/<class>`, `mean_iou`, `iou/<class>` and `accuracy`.
+
+        A class without a pixel has no average precision and is left out of the mean.
+        """
+        counts = self.confusion.counts.cpu().numpy()
+        precisions = [metrics.average_precision(c) for c in self.histograms.counts.cpu().numpy()]
+        ious = metrics.intersections_over_union(counts)
+        result = {"mean_ap": metrics.mean_of_present(precisions)}
+        result |= {f"ap/{k}": v for k, v in zip(self.classes, precisions, strict=True)}
+        result["mean_iou"] = metrics.mean_of_present(ious)
+        result |= {f"iou/{k}": v for k, v in zip(self.classes, ious, strict=True)}
+        result["accuracy"] = metrics.accuracy(counts)
+        return {name: value for name, value in result.items() if value == value}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return `confusion`, `histograms` `(K, T, 2)`, `predictions` `(n, H, W)` uint8."""
+        return {
+            "confusion": self.confusion.counts.cpu().numpy(),
+            "histograms": self.histograms.counts.cpu().numpy(),
+            "predictions": torch.cat(self.predictions).cpu().numpy(),
+        }

@@ -1,0 +1,111 @@
+"""Counts that add up over batches and ranks, and what is computed from them.
+
+Shapes: B batch, K classes, T bins of scores. Everything is summed first and divided once, so a
+short last batch or an uneven shard changes nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (target, prediction) pairs.
+
+    Attributes:
+        counts: `(K, K)` int64; rows are targets, columns predictions.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Count class indices of the same shape, int64."""
+        num_classes = len(self.counts)
+        pairs = (targets * num_classes + predictions).flatten()
+        self.counts += torch.bincount(pairs, minlength=num_classes**2).view_as(self.counts)
+
+
+class ScoreHistograms:
+    """Histograms of each class's score over its positives and its negatives.
+
+    From them follow the precision-recall curve and average precision of one class against the
+    rest, equal to scikit-learn's up to scores that share a bin. Bins are even in log-odds rather
+    than in probability: softmax puts most scores next to 0 and 1, where even bins of probability
+    would lose their order.
+
+    Attributes:
+        counts: `(K, T, 2)` int64; last axis negatives, positives.
+    """
+
+    NUM_BINS = 2048
+    LIMIT = 16.0  # log-odds beyond it share the outermost bins; float32 ends there
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        shape = (num_classes, self.NUM_BINS, 2)
+        self.counts = torch.zeros(shape, dtype=torch.int64, device=device)
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: logits `(B, K, ...)` float, targets `(B, ...)` int64."""
+        num_classes = len(self.counts)
+        scores = logits.float().softmax(dim=1).logit_(eps=1e-7)
+        scale = self.NUM_BINS / (2 * self.LIMIT)
+        bins = scores.add_(self.LIMIT).mul_(scale).clamp_(0, self.NUM_BINS - 1).long()
+        bins *= 2
+        bins.scatter_add_(1, targets.unsqueeze(1), torch.ones_like(bins[:, :1]))
+        shape = (1, num_classes) + (1,) * (logits.ndim - 2)
+        bins += (torch.arange(num_classes, device=bins.device) * (2 * self.NUM_BINS)).view(shape)
+        counted = torch.bincount(bins.flatten(), minlength=self.counts.numel())
+        self.counts += counted.view_as(self.counts)
+
+
+def accuracy(counts: np.ndarray) -> float:
+    """Return the share of correct predictions from confusion counts `(K, K)`; nan if empty."""
+    return _ratio(np.trace(counts), counts.sum())
+
+
+def class_accuracies(counts: np.ndarray) -> list[float]:
+    """Return the share of each class's items that were recognised (recall); nan if absent."""
+    return [_ratio(counts[k, k], counts[k].sum()) for k in range(len(counts))]
+
+
+def intersections_over_union(counts: np.ndarray) -> list[float]:
+    """Return IoU per class (Jaccard index) from confusion counts; nan if in neither."""
+    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
+    return [_ratio(counts[k, k], union[k]) for k in range(len(counts))]
+
+
+def precision_recall_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision and recall as the threshold falls, from one class's counts `(T, 2)`.
+
+    Only thresholds at which a score lies are kept; recall is nan if the class is absent.
+    """
+    kept = counts[counts.sum(axis=1) > 0][::-1]
+    negatives, positives = kept[:, 0].cumsum(), kept[:, 1].cumsum()
+    total = positives[-1] if len(kept) else 0
+    recall = positives / total if total else np.full(len(kept), np.nan)
+    return positives / np.maximum(positives + negatives, 1), recall
+
+
+def average_precision(counts: np.ndarray) -> float:
+    """Return average precision of one class from its counts `(T, 2)`; nan if it is absent.
+
+    The sum over thresholds of precision times the step in recall, as defined by
+    `sklearn.metrics.average_precision_score`.
+    """
+    precision, recall = precision_recall_curve(counts)
+    if not len(recall) or np.isnan(recall[-1]):
+        return float("nan")
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def mean_of_present(values: list[float]) -> float:
+    """Return the mean over the values that are not nan; nan if there is none."""
+    present = [value for value in values if value == value]
+    return _ratio(sum(present), len(present))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else float("nan")

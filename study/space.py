@@ -1,0 +1,297 @@
+"""Search spaces: YAML read with line numbers and checked against a task's settings.
+
+    fixed:                # settings of all trials
+      image_size: 128
+    search:               # one entry for each hyperparameter
+      learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+      batch_size: {type: int, low: 8, high: 32, step: 8}
+      last_relu: {type: categorical, choices: [true, false]}
+      width5: {type: int, low: 8, high: 64, when: {last_relu: true}}
+    baseline:             # trial 0 where it differs from the task's defaults
+      width5: 16
+
+`low` and `high` are inclusive. A parameter with `when` is only searched in trials where the other
+parameter has that value, or one of a list of values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from study.errors import InputError
+from study.space_file import Place, Section, read_sections
+from study.task import TrainConfig, Value, check_value, config_fields, did_you_mean
+
+SECTIONS = ("fixed", "search", "baseline")
+KEYS = {
+    "float": ("type", "low", "high", "log", "step", "when"),
+    "int": ("type", "low", "high", "log", "step", "when"),
+    "categorical": ("type", "choices", "when"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One searched hyperparameter; bounds are inclusive."""
+
+    name: str
+    kind: Literal["float", "int", "categorical"]
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    step: float | int | None = None
+    choices: tuple[Value, ...] = ()
+    when: tuple[str, tuple[Value, ...]] | None = None  # other parameter, its values
+
+    def contains(self, value: Value) -> bool:
+        """Return whether a trial could have this value."""
+        return self.nearest(value) == value
+
+    def nearest(self, value: Value) -> Value:
+        """Return the value of the space that is nearest to `value`."""
+        if self.kind == "categorical":
+            return value if value in self.choices else self.choices[0]
+        assert not isinstance(value, str) and self.low is not None and self.high is not None
+        clipped = min(max(value, self.low), self.high)
+        if self.step:
+            clipped = self.low + round((clipped - self.low) / self.step) * self.step
+        return clipped
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        """Return whether the parameter is searched, given the others' values."""
+        return self.when is None or values.get(self.when[0]) in self.when[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """What is searched and what is fixed.
+
+    Attributes:
+        parameters: A parameter follows the one it depends on.
+        fixed: Settings of all trials.
+        baseline: Values of trial 0, all inside the space.
+    """
+
+    parameters: tuple[Parameter, ...]
+    fixed: dict[str, Value]
+    baseline: dict[str, Value]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the space as a JSON object, equal for equal spaces."""
+        searched = {p.name: dataclasses.asdict(p) for p in self.parameters}
+        return {"search": searched, "fixed": self.fixed}
+
+
+def find_space(name: str) -> Path:
+    """Return the file of a search space: a path, or the name of one that comes along.
+
+    Raises:
+        InputError: There is no such file; the nearest name is suggested.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise InputError(f"there is no search space {path}.")
+        return path
+    for folder in (
+        resources.files("study") / "search_spaces",
+        Path(__file__).parent.parent / "search_spaces",  # a checkout that is not installed
+    ):
+        shipped = Path(str(folder))
+        if shipped.is_dir():
+            if (shipped / f"{name}.yaml").is_file():
+                return shipped / f"{name}.yaml"
+            known = [file.stem for file in shipped.glob("*.yaml")]
+            raise InputError(f"there is no search space {name!r}{did_you_mean(name, known)}")
+    raise InputError("the search spaces that come with the package are missing; reinstall it.")
+
+
+def load_space(
+    path: Path,
+    config_class: type[TrainConfig],
+    base: Mapping[str, Value],
+    assigned: Mapping[str, Value],
+) -> SearchSpace:
+    """Read and check a search space.
+
+    Args:
+        path: The YAML file.
+        config_class: Gives the names, types and bounds of hyperparameters.
+        base: Settings below those of the file (of the sample data set).
+        assigned: Settings above those of the file (`--set`); they are no longer searched.
+
+    Raises:
+        InputError: The file is wrong; the message names file, line, and what is allowed.
+    """
+    fields = config_fields(config_class)
+    sections = read_sections(path, SECTIONS)
+
+    def known(section: Section) -> dict[str, tuple[Place, Any]]:
+        for name, (place, _) in section.items():
+            if name not in fields:
+                raise place.error(f"there is no setting {name!r}{did_you_mean(name, fields)}")
+        return section
+
+    def checked(place: Place, name: str, value: object) -> Value:
+        try:
+            return check_value(fields[name], value)
+        except InputError as error:
+            raise place.error(str(error)) from None
+
+    fixed = {
+        name: checked(place, name, value)
+        for name, (place, value) in known(sections["fixed"]).items()
+    }
+    parameters = {}
+    places = {}
+    for name, (place, entry) in known(sections["search"]).items():
+        if name in fixed:
+            raise place.error(f"{name} is both fixed and searched; remove one.")
+        if not fields[name].metadata["searchable"]:
+            raise place.error(f"{name} is the same for all trials; set it under `fixed`.")
+        parameters[name] = _parameter(name, entry, place, checked, type(fields[name].default))
+        places[name] = place
+    for name, (place, _) in known(sections["baseline"]).items():
+        if name not in parameters:
+            raise place.error(f"baseline: {name} is not searched; set it under `fixed`.")
+    settled = {**base, **fixed, **assigned}
+    for name in assigned:
+        parameters.pop(name, None)
+    ordered = _order(parameters, settled, places, config_class)
+    baseline: dict[str, Value] = {}
+    for parameter in ordered:
+        name = parameter.name
+        if not parameter.active({**settled, **baseline}):
+            continue
+        if name in sections["baseline"]:
+            place, raw = sections["baseline"][name]
+            value = checked(place, name, raw)
+            if not parameter.contains(value):
+                raise place.error(f"baseline: {name}={value} is outside its search range.")
+        else:
+            value = parameter.nearest(base.get(name, fields[name].default))
+        baseline[name] = value
+    settled = {name: value for name, value in settled.items() if name not in parameters}
+    return SearchSpace(tuple(ordered), settled, baseline)
+
+
+def _parameter(
+    name: str, entry: Any, place: Place, checked: Any, field_kind: type
+) -> Parameter:
+    """Check one entry under `search`."""
+    if not isinstance(entry, dict):
+        raise place.error(
+            f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
+            "a value for all trials goes under `fixed`."
+        )
+    kind = entry.get("type")
+    if kind not in KEYS:
+        raise place.error(f"{name}: type must be one of {', '.join(KEYS)}, but got {kind!r}.")
+    for key in entry:
+        if key not in KEYS[kind]:
+            hint = did_you_mean(str(key), KEYS[kind])
+            raise place.error(f"{name}: a {kind} parameter has no {key!r}{hint}")
+    when = _condition(name, entry.get("when"), place)
+    if kind == "categorical":
+        choices = entry.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise place.error(f"{name}: choices must be a list of values.")
+        values = tuple(checked(place, name, choice) for choice in choices)
+        if len(set(values)) < len(values):
+            raise place.error(f"{name}: choices has a value twice.")
+        return Parameter(name=name, kind=kind, choices=values, when=when)
+    allowed = {"float": (float,), "int": (int, float)}[kind]
+    if field_kind not in allowed:
+        fitting = {int: "int or categorical"}.get(field_kind, "categorical")
+        raise place.error(f"{name} cannot be searched as {kind}; use type: {fitting}.")
+    low, high = (_number(name, bound, entry, place, kind) for bound in ("low", "high"))
+    log = entry.get("log", False)
+    if not isinstance(log, bool):
+        raise place.error(f"{name}: log must be true or false, but got {log!r}.")
+    if low >= high:
+        raise place.error(f"{name}: low must be below high, but got low={low}, high={high}.")
+    if log and low <= 0:
+        raise place.error(f"{name}: log needs low above 0, but got low={low}.")
+    for bound in (low, high):
+        checked(place, name, bound)
+    step = None
+    if "step" in entry:
+        step = _number(name, "step", entry, place, kind)
+        if log:
+            raise place.error(f"{name}: log and step exclude each other; remove one.")
+        steps = (high - low) / step if step > 0 else 0.0
+        if steps < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+            raise place.error(
+                f"{name}: high must be low plus a multiple of step, but got low={low}, "
+                f"high={high}, step={step}."
+            )
+    return Parameter(name=name, kind=kind, low=low, high=high, log=log, step=step, when=when)
+
+
+def _number(name: str, key: str, entry: dict[str, Any], place: Place, kind: str) -> Any:
+    value = entry.get(key)
+    fitting = isinstance(value, int) or (kind == "float" and isinstance(value, float))
+    if isinstance(value, bool) or not fitting or value != value or abs(value) == float("inf"):
+        wanted = "a whole number" if kind == "int" else "a number"
+        raise place.error(f"{name}: {key} must be {wanted}, but got {value!r}.")
+    return float(value) if kind == "float" else value
+
+
+def _condition(name: str, when: Any, place: Place) -> tuple[str, tuple[Value, ...]] | None:
+    if when is None:
+        return None
+    if not isinstance(when, dict) or len(when) != 1:
+        raise place.error(f"{name}: when must be like {{other_parameter: value}}.")
+    ((other, values),) = when.items()
+    return str(other), tuple(values) if isinstance(values, list) else (values,)
+
+
+def _order(
+    parameters: Mapping[str, Parameter],
+    settled: Mapping[str, Value],
+    places: Mapping[str, Place],
+    config_class: type[TrainConfig],
+) -> list[Parameter]:
+    """Sort parameters so that each follows the one it depends on; settle fixed conditions."""
+    fields = config_fields(config_class)
+    ordered: dict[str, Parameter] = {}
+    waiting = dict(parameters)
+    dropped: set[str] = set()
+    while waiting:
+        before = len(waiting)
+        for name, parameter in list(waiting.items()):
+            other, values = parameter.when or (None, ())
+            if other is not None and other not in fields:
+                raise places[name].error(
+                    f"{name}: when: there is no setting {other!r}{did_you_mean(other, fields)}"
+                )
+            if other in waiting and other != name:
+                continue
+            del waiting[name]
+            if other is None:
+                ordered[name] = parameter
+            elif other in ordered:
+                for value in values:
+                    if not ordered[other].contains(value):
+                        raise places[name].error(
+                            f"{name}: when: {other} is never {value!r} in this space."
+                        )
+                ordered[name] = parameter
+            elif other in dropped:
+                dropped.add(name)
+            elif other != name and settled.get(other, fields[other].default) in values:
+                ordered[name] = dataclasses.replace(parameter, when=None)
+            elif other != name:
+                dropped.add(name)
+            else:
+                raise places[name].error(f"{name}: when: it cannot depend on itself.")
+        if len(waiting) == before:
+            names = ", ".join(waiting)
+            raise next(iter(places.values())).error(f"when: {names} depend on one another.")
+    if not ordered:
+        raise InputError("the search space searches nothing; leave a parameter under `search`.")
+    return list(ordered.values())

@@ -1,0 +1,172 @@
+"""Which garment is it: Fashion-MNIST, 28x28 grey images of ten classes.
+
+python -m study.train fashion --epochs 6
+python -m study.tune fashion --num-samples 20
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from study.cache import Entry, cached
+from study.data import DataSource, ImageSet, Splits
+from study.datasets import drawn_garments, fashion_mnist
+from study.split import stratified_split
+from study.task import Meter, TrainConfig, Value, setting
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+VAL_SHARE = 1 / 6  # 10,000 of the 60,000 training images
+NUM_EXAMPLES = 6  # in figures, per class, right and wrong each
+SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FashionConfig(TrainConfig):
+    """Settings of the two-convolution baseline."""
+
+    epochs: int = setting(6, "passes over the training split", low=1, searchable=False)
+    width1: int = setting(32, "channels of the first convolution", low=1, high=1024)
+    width2: int = setting(32, "channels of the second convolution", low=1, high=1024)
+    hidden: int = setting(128, "units of the fully connected layer", low=1, high=8192)
+    kernel_size: int = setting(5, "height and width of both kernels, pixels", low=1, high=13)
+
+
+class Fashion:
+    """Fashion-MNIST as a `study.task.Task`."""
+
+    name = "fashion"
+    title = "Fashion-MNIST classification"
+    classes = fashion_mnist.CLASSES
+    metric = "val/accuracy"
+    mode: Literal["max", "min"] = "max"
+    class_metric = "accuracy"
+    config_class: type[TrainConfig] = FashionConfig
+    sample_settings: Mapping[str, Value] = {"epochs": 4, "batch_size": 64}
+    normalization = ((0.2860,), (0.3530,))  # of the 60,000 training images
+    downloads = True
+
+    def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
+        """Import Fashion-MNIST, or download what is missing."""
+        fashion_mnist.acquire(source, paths)
+
+    def identity(self, source: DataSource) -> dict[str, Any]:
+        """Verify and cache the data set; return checksum and counts."""
+        return self._load(source).meta
+
+    def _load(self, source: DataSource) -> Entry:
+        if source.dataset == "real":
+            return fashion_mnist.load(source)
+
+        def build(draft: Path) -> dict[str, Any]:
+            for seed, (split, num) in enumerate([("train", SAMPLE_TRAIN), ("test", SAMPLE_TEST)]):
+                images, targets = drawn_garments.draw_set(num, seed)
+                np.save(draft / f"{split}_images.npy", images)
+                np.save(draft / f"{split}_targets.npy", targets)
+            checksum = f"drawn {SAMPLE_TRAIN}+{SAMPLE_TEST}"
+            return {
+                "dataset": "sample garments (drawn by the program)",
+                "checksum": checksum,
+                "train": SAMPLE_TRAIN,
+                "test": SAMPLE_TEST,
+            }
+
+        return cached(source.cache_dir, "fashion-sample", [SAMPLE_TRAIN, SAMPLE_TEST], build)
+
+    def load_splits(self, source: DataSource, config: FashionConfig) -> Splits:
+        """Return the stratified split: images `(N, 1, 28, 28)` uint8, targets `(N,)`."""
+        entry = self._load(source)
+        images, targets = entry.array("train_images"), entry.array("train_targets")
+        train, val = stratified_split(targets, VAL_SHARE, config.split_seed)
+        return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
+
+    def load_test(self, source: DataSource, config: FashionConfig) -> ImageSet:
+        """Return the closed test split."""
+        entry = self._load(source)
+        images, targets = entry.array("test_images"), entry.array("test_targets")
+        return ImageSet(images, targets, np.arange(len(targets)))
+
+    def build_model(self, config: FashionConfig) -> torch.nn.Module:
+        """Return the two-convolution network."""
+        from study.models import TwoConv
+
+        return TwoConv(
+            (config.width1, config.width2), config.hidden, config.kernel_size, len(self.classes)
+        )
+
+    def loss(self, logits: Tensor, targets: Tensor, config: FashionConfig) -> Tensor:
+        """Return cross-entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, targets)
+
+    def build_meter(self, device: torch.device) -> Meter:
+        """Return accuracy, also per class."""
+        from study.meters import ClassificationMeter
+
+        return ClassificationMeter(self.classes, device)
+
+    def evidence(
+        self, model: torch.nn.Module, meter: Meter, images: ImageSet
+    ) -> dict[str, np.ndarray]:
+        """Return confusion counts, examples by class and the first layer's filters."""
+        from study.models import TwoConv
+
+        arrays = meter.arrays()
+        shape = (len(self.classes), NUM_EXAMPLES)
+        result = {"confusion": arrays["confusion"]}
+        indices = images.indices
+        targets = images.targets[indices]
+        for kind in ("right", "wrong"):
+            chosen = np.zeros((*shape, *images.images.shape[2:]), np.uint8)
+            confidences = np.full(shape, np.nan, np.float32)
+            taken_for = np.zeros(shape, np.uint8)
+            for label in range(len(self.classes)):
+                match = (arrays["predictions"] == targets) == (kind == "right")
+                found = np.flatnonzero((targets == label) & match)
+                found = found[np.argsort(-arrays["confidences"][found], kind="stable")]
+                found = found[:NUM_EXAMPLES]
+                chosen[label, : len(found)] = images.images[indices[found], 0]
+                confidences[label, : len(found)] = arrays["confidences"][found]
+                taken_for[label, : len(found)] = arrays["predictions"][found]
+            result[f"{kind}_images"] = chosen
+            result[f"{kind}_confidences"] = confidences
+            result[f"{kind}_taken_for"] = taken_for
+        if isinstance(model, TwoConv):
+            weights = cast("Tensor", model.features[0].weight)
+            result["filters"] = weights.detach().cpu().numpy()
+        return result
+
+    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+        """Draw confusion matrix, accuracy per class, examples and filters."""
+        from study import figures
+        from study.metrics import class_accuracies
+
+        confusion = evidence["confusion"]
+        right = (evidence["right_images"], evidence["right_confidences"])
+        wrong = (
+            evidence["wrong_images"],
+            evidence["wrong_confidences"],
+            evidence["wrong_taken_for"],
+        )
+        drawn = {
+            "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
+            "accuracy_per_class": figures.class_bars(
+                class_accuracies(confusion), self.classes, "accuracy", note
+            ),
+            "right_and_wrong": figures.right_and_wrong(right, wrong, self.classes, note),
+        }
+        if "filters" in evidence:
+            drawn["filters"] = figures.filters(evidence["filters"], note)
+        return drawn
+
+
+TASK = Fashion()

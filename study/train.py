@@ -1,0 +1,205 @@
+"""Train one trial in this process, without Ray, and without MLflow unless asked for.
+
+    python -m study.train fashion --epochs 6
+    python -m study.train facade --image-size 128 --epochs 1 --limit-batches 4
+    python -m study.train facade --like RUN_ID        # repeat a trial from MLflow
+
+A `breakpoint()` anywhere in the loop stops in this terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from study.command import (
+    add_config_flags,
+    add_data_flags,
+    add_place_flags,
+    config_values,
+    run_command,
+)
+from study.data import DataSource, prepare
+from study.errors import InputError, TrialError
+from study.provenance import facts
+from study.run_folder import RunFolder
+from study.tables import metric_line, per_class_table
+from study.task import (
+    Task,
+    TrainConfig,
+    base_values,
+    build_config,
+    config_fields,
+    load_task,
+    parse_value,
+)
+
+
+def build_parser(task: Task | None) -> argparse.ArgumentParser:
+    """Return the parser, with a flag for every setting once the task is known."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.train",
+        description="Train one trial in this process, without Ray.",
+        epilog=None if task else "Name a task to see its hyperparameters: study.train fashion -h",
+    )
+    parser.add_argument("task", metavar="TASK", help="fashion, facade, ...")
+    add_data_flags(parser)
+    parser.add_argument(
+        "--params", metavar="FILE", type=Path, help="JSON file with settings; flags go before it"
+    )
+    parser.add_argument(
+        "--like", metavar="RUN_ID", help="take data set and settings of a run in MLflow"
+    )
+    parser.add_argument(
+        "--limit-batches", metavar="N", type=int, help="only N batches per pass, for debugging"
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="CPU threads (default: torch decides)"
+    )
+    parser.add_argument(
+        "--run-dir", metavar="DIR", type=Path, help="run folder (default: runs/TASK-TIME)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --run-dir"
+    )
+    parser.add_argument("--track", action="store_true", help="record the run in MLflow")
+    add_place_flags(parser, studies=False)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    if task is not None:
+        add_config_flags(parser, task.config_class)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m study.train`."""
+    argv = sys.argv[1:] if argv is None else argv
+    named = [word for word in argv if not word.startswith("-")][:1]
+    task = load_task(named[0]) if named else None
+    args = build_parser(task).parse_args(argv)
+    task = task if task and task.name == args.task else load_task(args.task)
+    source, config = _source_and_config(task, args)
+    if args.limit_batches is not None and args.limit_batches < 1:
+        raise InputError(f"--limit-batches must be at least 1, but got {args.limit_batches}.")
+    folder = _run_folder(task, args)
+    identity = prepare(task, source)
+    return _train(task, config, source, identity, folder, args)
+
+
+def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource, TrainConfig]:
+    dataset, values = args.dataset, {}
+    if args.like:
+        from study import tracking
+
+        uri = tracking.resolve_uri(args.tracking_uri)
+        dataset, params = tracking.run_settings(uri, args.like, task.name)
+        fields = config_fields(task.config_class)
+        values = {k: parse_value(fields[k], v) for k, v in params.items() if k in fields}
+    else:
+        values = base_values(task, dataset)
+    if args.params:
+        values |= _read_params(args.params)
+    values |= config_values(args, task.config_class)
+    return DataSource.find(dataset, args.data_dir), build_config(task.config_class, values)
+
+
+def _read_params(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--params {path} cannot be read as JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--params {path} must hold a JSON object, {{'setting': value, ...}}.")
+    return values
+
+
+def _run_folder(task: Task, args: argparse.Namespace) -> RunFolder:
+    default = Path("runs") / time.strftime(f"{task.name}-%Y%m%d-%H%M%S")
+    folder = RunFolder((args.run_dir or default).absolute())
+    if args.resume and not (folder.path / "last.pt").exists():
+        raise InputError(f"--resume: there is no last.pt in {folder.path}; name it by --run-dir.")
+    if not args.resume and (folder.path / "last.pt").exists():
+        raise InputError(f"{folder.path} holds a run; add --resume, or name another --run-dir.")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder.path} ({error.strerror}).") from None
+    return folder
+
+
+def _train(
+    task: Task,
+    config: TrainConfig,
+    source: DataSource,
+    identity: dict[str, Any],
+    folder: RunFolder,
+    args: argparse.Namespace,
+) -> int:
+    import torch
+    from tqdm import tqdm
+
+    from study.loop import fit
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    print(f"{task.title}: {identity['dataset']}, run folder {folder.path}", file=sys.stderr)
+    known = facts(identity, source)
+    track = None
+    if args.track:
+        from study import tracking
+
+        uri = tracking.resolve_uri(args.tracking_uri)
+        params = {**dataclasses.asdict(config), "dataset": source.dataset}
+        track = tracking.SingleRun(uri, task, params, known)
+
+    def watch(batches: Any, total: int, phase: str) -> Any:
+        return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
+
+    resume = folder.last_state() if args.resume else None
+    try:
+        for result in fit(
+            task, config, source, resume=resume, limit_batches=args.limit_batches, watch=watch
+        ):
+            folder.record(result, known)
+            print(metric_line(task, result.metrics, result.epoch, config.epochs), file=sys.stderr)
+            if track:
+                track.report(result.epoch, result.metrics)
+    except (TrialError, KeyboardInterrupt) as error:
+        if track:
+            track.end(folder, str(error) or "interrupted")
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    history = folder.history()
+    best = (max if task.mode == "max" else min)(history, key=lambda row: row[task.metric])
+    note = run_note(task, config, source, int(best["epoch"]))
+    folder.draw(task, note)
+    if track:
+        track.end(folder, None)
+    if args.json:
+        print(json.dumps({"run_dir": str(folder.path), "best": best, "epochs": len(history)}))
+    else:
+        print(f"{note}\n{per_class_table(task, best)}\nrun folder  {folder.path}")
+    return 0
+
+
+def run_note(task: Task, config: TrainConfig, source: DataSource, epoch: int) -> str:
+    """Return the line that says what a score or figure was measured on."""
+    size = getattr(config, "image_size", None)
+    parts = [
+        task.name if source.dataset == "real" else f"{task.name}, SAMPLE data (drawn, not real)",
+        "validation",
+        *([f"{size}x{size} pixels"] if size else []),
+        f"epoch {epoch} of {config.epochs}",
+        f"seed {config.seed}",
+    ]
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
