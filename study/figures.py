@@ -152,7 +152,9 @@ def precision_recall(
     for (precision, recall), area, name, color in zip(
         curves, precisions, classes, colors, strict=True
     ):
-        axes.plot(recall, precision, color=_darker(color), linewidth=1.8, label=f"{name}  AP {area:.3f}")
+        axes.plot(
+            recall, precision, color=_darker(color), linewidth=1.8, label=f"{name}  AP {area:.3f}"
+        )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)

@@ -24,7 +24,14 @@ from typing import Any, Literal
 
 from study.errors import InputError
 from study.space_file import Place, Section, read_sections
-from study.task import TrainConfig, Value, check_value, config_fields, did_you_mean
+from study.task import (
+    TrainConfig,
+    Value,
+    check_value,
+    config_fields,
+    default_of,
+    did_you_mean,
+)
 
 SECTIONS = ("fixed", "search", "baseline")
 KEYS = {
@@ -173,15 +180,13 @@ def load_space(
             if not parameter.contains(value):
                 raise place.error(f"baseline: {name}={value} is outside its search range.")
         else:
-            value = parameter.nearest(base.get(name, fields[name].default))
+            value = parameter.nearest(base.get(name, default_of(fields[name])))
         baseline[name] = value
     settled = {name: value for name, value in settled.items() if name not in parameters}
     return SearchSpace(tuple(ordered), settled, baseline)
 
 
-def _parameter(
-    name: str, entry: Any, place: Place, checked: Any, field_kind: type
-) -> Parameter:
+def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: type) -> Parameter:
     """Check one entry under `search`."""
     if not isinstance(entry, dict):
         raise place.error(
@@ -206,7 +211,7 @@ def _parameter(
         return Parameter(name=name, kind=kind, choices=values, when=when)
     allowed = {"float": (float,), "int": (int, float)}[kind]
     if field_kind not in allowed:
-        fitting = {int: "int or categorical"}.get(field_kind, "categorical")
+        fitting = "int or categorical" if field_kind is int else "categorical"
         raise place.error(f"{name} cannot be searched as {kind}; use type: {fitting}.")
     low, high = (_number(name, bound, entry, place, kind) for bound in ("low", "high"))
     log = entry.get("log", False)
@@ -233,7 +238,7 @@ def _parameter(
 
 
 def _number(name: str, key: str, entry: dict[str, Any], place: Place, kind: str) -> Any:
-    value = entry.get(key)
+    value: Any = entry.get(key)
     fitting = isinstance(value, int) or (kind == "float" and isinstance(value, float))
     if isinstance(value, bool) or not fitting or value != value or abs(value) == float("inf"):
         wanted = "a whole number" if kind == "int" else "a number"
@@ -283,7 +288,7 @@ def _order(
                 ordered[name] = parameter
             elif other in dropped:
                 dropped.add(name)
-            elif other != name and settled.get(other, fields[other].default) in values:
+            elif other != name and settled.get(other, default_of(fields[other])) in values:
                 ordered[name] = dataclasses.replace(parameter, when=None)
             elif other != name:
                 dropped.add(name)

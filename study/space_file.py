@@ -53,7 +53,9 @@ def read_sections(path: Path, names: Sequence[str]) -> dict[str, Section]:
             raise place.error(f"there is no section {name!r}{did_you_mean(name, names)}")
         empty = isinstance(node, yaml.ScalarNode) and node.value in ("", "~", "null")
         entries = {} if empty else _entries(node, place)
-        sections[name] = {key: (where, _value(item, where)) for key, (where, item) in entries.items()}
+        sections[name] = {
+            key: (where, _value(item, where)) for key, (where, item) in entries.items()
+        }
     return sections
 
 
@@ -85,4 +87,4 @@ def _value(node: Any, place: Place) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise place.error(f"{node.value!r} cannot be read ({error}).") from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()

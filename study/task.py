@@ -78,6 +78,12 @@ def field_type(field: dataclasses.Field[Any]) -> type:
     return type(field.default)
 
 
+def default_of(field: dataclasses.Field[Any]) -> Value:
+    """Return the default of a config field."""
+    assert isinstance(field.default, (int, float, str, bool))
+    return field.default
+
+
 def check_value(field: dataclasses.Field[Any], value: object) -> Value:
     """Return `value` as the field's type.
 

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource, TrainConfig]:
     dataset, values = args.dataset, {}
     if args.like:
-        from study import tracking
+        import study.tracking as tracking
 
         uri = tracking.resolve_uri(args.tracking_uri)
         dataset, params = tracking.run_settings(uri, args.like, task.name)
@@ -150,7 +150,7 @@ def _train(
     known = facts(identity, source)
     track = None
     if args.track:
-        from study import tracking
+        import study.tracking as tracking
 
         uri = tracking.resolve_uri(args.tracking_uri)
         params = {**dataclasses.asdict(config), "dataset": source.dataset}

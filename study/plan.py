@@ -1,0 +1,237 @@
+"""The command line of a study, checked completely before Ray starts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from study.command import add_data_flags, add_place_flags, parse_assignments
+from study.data import DataSource, prepare
+from study.errors import InputError
+from study.resources import Resources, local_cpus, local_gpus, plan
+from study.space import SearchSpace, find_space, load_space
+from study.task import (
+    Task,
+    Value,
+    base_values,
+    build_config,
+    config_fields,
+    load_task,
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """A study as asked for, with nothing left to check but what needs Ray.
+
+    Attributes:
+        task: The task.
+        name: Of the study.
+        source: The data.
+        identity: What identifies the data set.
+        space: What is searched.
+        settings: Settings that all trials share.
+        epochs: Of a trial that is not stopped.
+        resources: Per trial; None on a cluster, which is asked later.
+        args: The other flags.
+    """
+
+    task: Task
+    name: str
+    source: DataSource
+    identity: dict[str, Any]
+    space: SearchSpace
+    settings: dict[str, Value]
+    epochs: int
+    resources: Resources | None
+    args: argparse.Namespace
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return Path(self.args.studies_dir).expanduser().absolute() / self.name
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what `study.json` says of the study, before it has run."""
+        return {
+            "study": self.name,
+            "task": self.task.name,
+            "dataset": self.source.dataset,
+            "checksum": self.identity["checksum"],
+            "metric": self.task.metric,
+            "mode": self.task.mode,
+            "epochs": self.epochs,
+            "space": self.space.describe(),
+            "seed": self.args.seed,
+            "data": self.identity,
+        }
+
+    def with_resources(self, cpus: float, gpus: float) -> StudyPlan:
+        """Return the plan for a machine or cluster of this size."""
+        resources = plan(
+            total_cpus=cpus,
+            total_gpus=gpus,
+            num_samples=self.args.num_samples,
+            workers=self.args.workers_per_trial,
+            cpus_per_worker=self.args.cpus_per_worker,
+            gpus_per_worker=self.args.gpus_per_worker,
+            max_concurrent=self.args.max_concurrent,
+        )
+        return dataclasses.replace(self, resources=resources)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `study.tune`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.tune",
+        description="Search hyperparameters of a task. The same command continues a study.",
+    )
+    add = parser.add_argument
+    add("task", metavar="TASK", help="fashion, facade, ...")
+    add(
+        "--num-samples", metavar="N", type=int, default=10, help="run until the study has N ended "
+        "trials (default: %(default)s)",
+    )  # fmt: skip
+    add("--name", help="name of the study (default: TASK)")
+    add_data_flags(parser)
+    add(
+        "--search-space", metavar="FILE", help="YAML file, or the name of one that comes along, "
+        "facade-cpu for one (default: TASK)",
+    )  # fmt: skip
+    add("--epochs", metavar="N", type=int, help="epochs of a full trial (default: the task's)")
+    add(
+        "--set", metavar="FIELD=VALUE", action="append", default=[], help="a setting for all "
+        "trials, no longer searched; may be repeated",
+    )  # fmt: skip
+    add(
+        "--scheduler", choices=["asha", "none"], default="asha", help="stop poor trials early, or "
+        "train all to the end (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--grace-period", metavar="N", type=int, default=1, help="epochs before the first trial "
+        "may be stopped (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--reduction-factor", metavar="F", type=float, default=3.0, help="one in F goes on at each "
+        "rung (default: %(default)g)",
+    )  # fmt: skip
+    add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
+    add(
+        "--workers-per-trial", metavar="N", type=int, default=1, help="processes that train one "
+        "trial together (default: %(default)s)",
+    )  # fmt: skip
+    add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
+    add(
+        "--gpus-per-worker", metavar="N", type=float, help="GPUs of each, a fraction to share one "
+        "(default: 1 if there are any)",
+    )  # fmt: skip
+    add("--time-budget", metavar="TIME", help="stop after this time: 90s, 30m, 8h (default: never)")
+    add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
+    add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
+    add_place_flags(parser)
+    add("--dry-run", action="store_true", help="check everything, say what would run, and end")
+    return parser
+
+
+def make_plan(args: argparse.Namespace) -> StudyPlan:
+    """Check a command line completely.
+
+    Raises:
+        InputError: The first mistake found.
+    """
+    task = load_task(args.task)
+    name = args.name or task.name
+    if not NAME.fullmatch(name):
+        raise InputError(f"--name {name!r}: use letters, digits, dots, dashes and underscores.")
+    if args.num_samples < 1:
+        raise InputError(f"--num-samples must be at least 1, but got {args.num_samples}.")
+    if args.seed < 0:
+        raise InputError(f"--seed must be 0 or more, but got {args.seed}.")
+    if args.grace_period < 1:
+        raise InputError(f"--grace-period must be at least 1, but got {args.grace_period}.")
+    if not args.reduction_factor > 1:
+        raise InputError(f"--reduction-factor must be above 1, but got {args.reduction_factor:g}.")
+    args.time_budget = parse_time(args.time_budget) if args.time_budget else None
+    assigned = parse_assignments(args.set, task.config_class)
+    if "seed" in assigned:
+        raise InputError("--set seed: the seed of trial i is the study's plus i; use --seed.")
+    if args.epochs is not None:
+        if "epochs" in assigned:
+            raise InputError("--epochs and --set epochs exclude each other; leave one out.")
+        assigned["epochs"] = args.epochs
+    space = load_space(
+        find_space(args.search_space or task.name),
+        task.config_class,
+        base_values(task, args.dataset),
+        assigned,
+    )
+    config = build_config(task.config_class, {**space.fixed, **space.baseline})
+    searched = {parameter.name for parameter in space.parameters} | {"seed"}
+    settings = {
+        field: getattr(config, field)
+        for field in config_fields(task.config_class)
+        if field not in searched
+    }
+    source = DataSource.find(args.dataset, args.data_dir)
+    study = StudyPlan(
+        task=task,
+        name=name,
+        source=source,
+        identity={},
+        space=space,
+        settings=settings,
+        epochs=config.epochs,
+        resources=None,
+        args=args,
+    )
+    if args.address is None:
+        study = study.with_resources(local_cpus(), local_gpus())
+    if study.folder.parent.exists() and not study.folder.parent.is_dir():
+        raise InputError(f"--studies-dir {args.studies_dir} is a file; name a folder.")
+    return dataclasses.replace(study, identity=prepare(task, source))
+
+
+def parse_time(text: str) -> float:
+    """Return seconds of a time such as `90`, `90s`, `30m`, `8h`, `2d`.
+
+    Raises:
+        InputError: It is no such time, or not above zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"--time-budget must be a time like 90s, 30m or 8h, but got {text!r}.")
+    return seconds
+
+
+def describe(study: StudyPlan) -> str:
+    """Return the plan for people."""
+    lines = [
+        f"study      {study.name}: {study.task.title}, {study.args.num_samples} trials of up to "
+        f"{study.epochs} epochs",
+        f"data       {study.identity['dataset']}, {study.identity['train']} training images "
+        f"(part of them for validation)",
+    ]
+    for parameter in study.space.parameters:
+        kind = "log " if parameter.log else ""
+        extent = (
+            " | ".join(map(str, parameter.choices))
+            if parameter.kind == "categorical"
+            else f"{kind}{parameter.kind} {parameter.low:g} to {parameter.high:g}"
+        )
+        condition = f" when {parameter.when[0]} is {parameter.when[1]}" if parameter.when else ""
+        baseline = study.space.baseline.get(parameter.name, "-")
+        lines.append(f"search     {parameter.name}: {extent}{condition} (baseline {baseline})")
+    lines.append(
+        "settings   " + " ".join(f"{key}={value}" for key, value in study.settings.items())
+    )
+    if study.resources is not None:
+        lines.append(f"trials     {study.resources.describe()}")
+    lines.append(f"folder     {study.folder}")
+    return "\n".join(lines)

@@ -1,0 +1,244 @@
+"""Search the hyperparameters of a task.
+
+    python -m study.tune facade --num-samples 50
+    python -m study.tune facade --dataset sample --num-samples 4     # a drawn data set, minutes
+
+The same command line continues a study that was cut off, and does nothing when it is complete; a
+larger --num-samples extends it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from study.command import run_command
+from study.errors import InputError
+from study.plan import StudyPlan, build_parser, describe, make_plan
+from study.resources import DRIVER_CPUS
+
+if TYPE_CHECKING:
+    from study.progress import Progress
+    from study.record import StudyRecord
+    from study.tracking import StudyTracker
+
+# How often Ray starts a trial again whose process died; it goes on from its checkpoint.
+MAX_FAILURES = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m study.tune`."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(argv)
+    study = make_plan(args)
+    if args.dry_run:
+        print(describe(study))
+        return 0
+    return run(study, "python -m study.tune " + shlex.join(argv))
+
+
+def run(study: StudyPlan, command: str) -> int:
+    """Run or continue a study; return the exit code."""
+    # Nothing is reported home, by Ray or by MLflow.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from study import tracking
+    from study.progress import Progress
+    from study.provenance import facts
+    from study.record import StudyRecord, counts
+
+    uri = tracking.resolve_uri(study.args.tracking_uri)
+    tracking.connect(uri)
+    record = StudyRecord.create_or_continue(study.folder, study.manifest(), command)
+    known = facts(study.identity, study.source)
+    trials = record.trials()
+    left = study.args.num_samples - (len(trials) - counts(trials)["running"])
+    if left <= 0:
+        print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
+        print(summary(study, record))
+        return 0
+    settings = {**study.settings, "dataset": study.source.dataset}
+    tracker = tracking.StudyTracker(uri, record, study.task, settings, known)
+    interrupted = False
+    try:
+        study = start_ray(study)
+        assert study.resources is not None
+        progress = Progress(study.task, record, study.args.num_samples, study.resources.concurrent)
+        verb = "continues" if trials else "begins"
+        progress.say(
+            f"study {study.name} {verb}: {left} trials of up to {study.epochs} epochs, "
+            f"{study.resources.describe()}; {study.identity['dataset']}\n"
+            f"    folder {study.folder}, tracking {uri}"
+        )
+        for trial in trials:  # what an earlier command could not send
+            tracker.touch(trial.number)
+        run_trials(study, record, tracker, progress, known, left)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        shut_down_ray()
+        best = record.ranking()[:1]
+        status = "KILLED" if interrupted else "FINISHED"
+        trouble = tracker.close(status, best[0] if best else None)
+        if trouble:
+            print(
+                f"tracking is not complete ({trouble}); nothing is lost: the same command sends "
+                "the rest.",
+                file=sys.stderr,
+            )
+    print(summary(study, record))
+    if interrupted:
+        print(f"interrupted; continue with: {command}", file=sys.stderr)
+        return 130
+    return 0 if best else 1
+
+
+def start_ray(study: StudyPlan) -> StudyPlan:
+    """Start Ray here, or join a cluster and plan for its size."""
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import logging
+
+    import ray
+
+    if study.args.address is not None:
+        try:
+            ray.init(address=study.args.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(f"--address {study.args.address}: {error}") from None
+        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return study.with_resources(total.get("CPU", 0), total.get("GPU", 0))
+    from study.resources import local_cpus, local_gpus
+
+    assert study.resources is not None
+    ray.init(
+        num_cpus=local_cpus(),
+        num_gpus=local_gpus(),
+        # The head of a worker group takes this instead of a part of a core.
+        resources={"trial_head": 10_000},
+        # Ray Train asks the dashboard which placement groups are left over.
+        include_dashboard=study.resources.workers > 1,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return study
+
+
+def shut_down_ray() -> None:
+    """Stop Ray if it runs."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def run_trials(
+    study: StudyPlan,
+    record: StudyRecord,
+    tracker: StudyTracker,
+    progress: Progress,
+    known: dict[str, str],
+    num_trials: int,
+) -> None:
+    """Run trials under Ray Tune until so many have ended, or the time budget is used up."""
+    import logging
+
+    from ray import tune
+
+    from study.search import RecordASHA, RecordSearcher, StudyCallback
+    from study.trial import OneWorkerTrial, run_worker_group
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    resources = study.resources
+    assert resources is not None
+    with tempfile.TemporaryDirectory(prefix="study-ray-") as scratch:
+        ray_folder = scratch if study.args.address is None else str(study.folder / "ray")
+        shared = {
+            "task": study.task.name,
+            "dataset": study.source.dataset,
+            "data_dir": str(study.source.data_dir),
+            "cache_dir": str(study.source.cache_dir),
+            "folder": str(record.path / "trials"),
+            "ray_folder": ray_folder,
+            "epochs": study.epochs,
+            "workers": resources.workers,
+            "cpus_per_worker": resources.cpus_per_worker,
+            "gpus_per_worker": resources.gpus_per_worker,
+            "facts": known,
+        }
+        scheduler = None
+        if study.args.scheduler == "asha":
+            args = study.args
+            scheduler = RecordASHA(record, args.grace_period, args.reduction_factor)
+        trainable: Any
+        if resources.workers == 1:
+            request: dict[str, float] = {
+                "cpu": resources.cpus_per_worker,
+                "gpu": resources.gpus_per_worker,
+            }
+            trainable = tune.with_resources(OneWorkerTrial, request)
+        else:
+            local = study.args.address is None
+            head: dict[str, float] = {"trial_head": 1} if local else {"cpu": DRIVER_CPUS}
+            trainable = tune.with_resources(run_worker_group, head)
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                num_samples=num_trials,
+                search_alg=RecordSearcher(record, study.space, shared),
+                scheduler=scheduler,
+                max_concurrent_trials=resources.concurrent,
+                reuse_actors=resources.workers == 1,
+                time_budget_s=study.args.time_budget,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=ray_folder,
+                verbose=0,
+                callbacks=[StudyCallback(record, tracker, progress, scheduler)],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+
+def summary(study: StudyPlan, record: StudyRecord) -> str:
+    """Return the end of a study: counts, the best trials, and what to type next."""
+    from study.progress import trial_table
+    from study.record import counts
+    from study.tables import per_class_table
+
+    count = counts(record.trials())
+    sample = "" if study.source.dataset == "real" else "   SAMPLE DATA (drawn, not real)"
+    states = ", ".join(f"{number} {state}" for state, number in count.items() if number)
+    lines = [f"\nstudy {study.name}: {states}{sample}"]
+    ranking = record.ranking()
+    if not ranking:
+        reasons = {trial.reason for trial in record.trials() if trial.reason}
+        return "\n".join([*lines, "no trial has a result", *sorted(reasons)])
+    best = ranking[0]
+    where = "" if study.args.studies_dir == "studies" else f" --studies-dir {record.path.parent}"
+    return "\n".join(
+        [
+            *lines,
+            trial_table(study.task, ranking[:5], study.epochs),
+            f"\nbest: trial {best.number}, {study.task.metric} {best.value:.4f} at epoch "
+            f"{best.epoch} (validation, chosen as the best of {len(ranking)}: optimistic)",
+            per_class_table(study.task, best.metrics),
+            "\nnext:",
+            f"  python -m study.best {study.name}{where} --export   # test it once and export it",
+            "  mlflow ui   # in this directory: all trials, curves and figures",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
