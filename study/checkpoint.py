@@ -6,6 +6,7 @@ a truncated or altered file is found out, and only tensors and plain values are 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -47,3 +48,8 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a damaged archive makes the readers raise
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return state
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -171,9 +171,10 @@ def evaluate(
     *,
     limit_batches: int | None = None,
     watch: Watch[Any] = lambda batches, total, phase: batches,
-    scale_to: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
 ) -> tuple[dict[str, float], Meter, ImageSet]:
     """Evaluate the unwrapped network, each image once over all ranks.
+
+    Where targets are larger than the network's output, its logits are enlarged (bilinear).
 
     Args:
         task: Gives loss and meter.
@@ -183,7 +184,6 @@ def evaluate(
         images: The set.
         limit_batches: Stop after so many batches.
         watch: Shows progress.
-        scale_to: Brings logits to the size of the targets.
 
     Returns:
         Metrics by name without the split (`loss`, `accuracy`, ...), the meter, and this rank's
@@ -203,7 +203,8 @@ def evaluate(
             with torch.autocast(
                 batches.device.type, torch.bfloat16, enabled=batches.device.type == "cuda"
             ):
-                logits = scale_to(network(inputs))
+                logits = network(inputs)
+            logits = _sized_like(logits, targets)
             loss = task.loss(logits.float(), targets, config)
             sums += torch.stack([loss * len(inputs), torch.ones_like(loss) * len(inputs)])
             meter.update(logits, targets)
@@ -216,6 +217,13 @@ def evaluate(
         share = share[: limit_batches * config.batch_size]
     seen = ImageSet(images.images, images.targets, share)
     return {"loss": loss_sum / num_images, **meter.compute()}, meter, seen
+
+
+def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if targets.ndim == 3 and logits.shape[2:] != targets.shape[1:]:
+        size = targets.shape[1:]
+        return torch.nn.functional.interpolate(logits.float(), size, mode="bilinear")
+    return logits
 
 
 def _limit(batches: Iterator[Item], limit: int | None) -> Iterator[Item]:

@@ -68,6 +68,7 @@ class StudyPlan:
             "mode": self.task.mode,
             "epochs": self.epochs,
             "space": self.space.describe(),
+            "settings": self.settings,
             "seed": self.args.seed,
             "data": self.identity,
         }

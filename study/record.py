@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # How a trial ended: all epochs, early by the scheduler, or with an error.
 Ending = Literal["finished", "stopped", "failed"]
 # What must be the same for trials to belong to one study.
-IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "space")
+IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "space")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class StudyRecord:
         file = path / "study.json"
         try:
             manifest = json.loads(file.read_text())
-            missing = [key for key in (*IDENTITY, "study", "seed") if key not in manifest]
+            missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
         except FileNotFoundError:
             raise InputError(f"there is no study in {path}.") from None
         except (OSError, ValueError, TypeError) as error:
@@ -127,7 +127,7 @@ class StudyRecord:
         if (path / "study.json").exists():
             known = StudyRecord.read(path).manifest
             _refuse_other_study(path, known, manifest)
-            manifest = {**known, "seed": manifest["seed"]}
+            manifest = known
         start = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **driver}
         manifest = {**manifest, "starts": [*manifest.get("starts", []), start]}
         write_text(path / "study.json", json.dumps(manifest, indent=1))
@@ -246,6 +246,14 @@ class StudyRecord:
             reason=trial.user_attrs.get("reason"),
             run_id=trial.user_attrs.get("run_id"),
         )
+
+    def seed(self, number: int) -> int:
+        """Return the seed of a trial; trial 0 has the study's own."""
+        return int(self.manifest["seed"]) + number
+
+    def params(self, trial: TrialRecord) -> dict[str, Value]:
+        """Return all settings of a trial, searched and shared."""
+        return {**self.manifest["settings"], **trial.values, "seed": self.seed(trial.number)}
 
     def ranking(self) -> list[TrialRecord]:
         """Return the trials that have a value and did not fail, best first."""

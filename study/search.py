@@ -17,7 +17,7 @@ from study.progress import Progress
 from study.record import Ending, StudyRecord, TrialRecord
 from study.space import SearchSpace
 from study.task import Value
-from study.tracking import StudyTracker, trial_seed
+from study.tracking import StudyTracker
 
 
 class NotPickled:
@@ -51,8 +51,7 @@ class RecordSearcher(NotPickled, Searcher):
             values = self.record.reopen(number)
         else:
             number, values = self.record.ask(self.space)
-        seed = trial_seed(self.record.manifest, number)
-        settings = {**self.space.fixed, **values, "seed": seed}
+        settings = {**self.space.fixed, **values, "seed": self.record.seed(number)}
         return {**self.shared, "trial": number, "settings": settings}
 
     def on_trial_complete(

@@ -208,8 +208,13 @@ class Task(Protocol):
     def load_splits(self, source: DataSource, config: Any) -> Splits:
         """Return training and validation images, sharing one memory-mapped cache."""
 
-    def load_test(self, source: DataSource, config: Any) -> ImageSet:
-        """Return the closed test split; only `study.best` calls this."""
+    def load_full_size(
+        self, source: DataSource, config: Any, split: Literal["val", "test"]
+    ) -> ImageSet:
+        """Return images as the network takes them with targets at the data set's own size.
+
+        The test split is closed: only `study.best` asks for it.
+        """
 
     def build_model(self, config: Any) -> torch.nn.Module:
         """Return a module: `(B, C, H, W)` float32, normalised -> logits `(B, K, ...)`."""

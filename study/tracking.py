@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from study.errors import InputError
 from study.record import StudyRecord, TrialRecord
 from study.run_folder import RunFolder
-from study.task import Task, TrainConfig
+from study.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -213,19 +213,10 @@ class StudyTracker:
             self.client.set_tag(run.run_id, "study.reason", trial.reason[:5000])
         if trial.epoch is not None:
             self.client.set_tag(run.run_id, "study.best_epoch", str(trial.epoch))
-            folder.draw(self.task, self.note(trial))
-        self._upload(run.run_id, folder)
+            folder.draw(self.task, figure_note(self.task, self.record, trial))
+        upload_folder(self.client, run.run_id, folder)
         self.client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True
-
-    def note(self, trial: TrialRecord) -> str:
-        """Return the line that says what a trial's figures show."""
-        return figure_note(
-            self.task, self.record.manifest, {**self.settings, **trial.values}, trial
-        )
-
-    def _upload(self, run_id: str, folder: RunFolder) -> None:
-        upload_folder(self.client, run_id, folder)
 
     def _find_or_create_parent(self, name: str) -> str:
         found = self._find("tags.`study.role` = 'study'")
@@ -271,7 +262,7 @@ class StudyTracker:
             name += " [sample data]"
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
         run_id = str(run.info.run_id)
-        params = {**self.settings, **trial.values, "seed": trial_seed(manifest, trial.number)}
+        params = {**self.settings, **self.record.params(trial)}
         log_settings(self.client, run_id, params, self.known)
         return run_id
 
@@ -337,21 +328,13 @@ def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
             client.log_artifact(run_id, str(path), target)
 
 
-def trial_seed(manifest: Mapping[str, Any], number: int) -> int:
-    """Return the seed of a trial, so that trial 0 has the study's own."""
-    return int(manifest["seed"]) + number
-
-
-def figure_note(
-    task: Task, manifest: Mapping[str, Any], settings: Mapping[str, Any], trial: TrialRecord
-) -> str:
+def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
     """Return the line that says what the figures of a trial show."""
-    data = task.name if manifest["dataset"] == "real" else f"{task.name}, SAMPLE data (not real)"
-    size = f", {settings['image_size']}x{settings['image_size']} pixels" * (
-        "image_size" in settings
-    )
-    epochs = manifest["epochs"]
-    return f"{data}, trial {trial.number}, validation{size}, epoch {trial.epoch} of {epochs}"
+    dataset, epochs = record.manifest["dataset"], record.manifest["epochs"]
+    data = task.name if dataset == "real" else f"{task.name}, SAMPLE data (not real)"
+    size = record.params(trial).get("image_size")
+    pixels = f", {size}x{size} pixels" if size else ""
+    return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.epoch} of {epochs}"
 
 
 def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, str]]:
@@ -371,17 +354,23 @@ def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, 
     return run.data.tags["data.dataset"], dict(run.data.params)
 
 
-def record_test(uri: str, run_id: str, metrics: Mapping[str, float], folder: Path) -> None:
-    """Add test metrics and the export's figures to a trial's run."""
-    client = connect(uri)
+def record_test(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, folder: Path
+) -> None:
+    """Add test metrics and the export's figures to a trial's run.
+
+    Raises:
+        InputError: The store does not have the run.
+    """
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        raise InputError(
+            f"exported, but the run {run_id} is not in this tracking store; name the study's with "
+            "--tracking-uri and export again (the test is not repeated)."
+        ) from None
     now = int(time.time() * 1000)
     values = [Metric(name, value, now, 0) for name, value in metrics.items() if value == value]
-    tags = [RunTag("study.exported", "true")]
+    tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
     client.log_batch(run_id, metrics=values, tags=tags)
-    if (folder / "figures").is_dir():
-        client.log_artifacts(run_id, str(folder / "figures"), "figures/test")
-
-
-def config_of(task: Task, settings: Mapping[str, Any]) -> TrainConfig:
-    """Build the config of a trial from its settings."""
-    return task.config_class(**settings)
+    client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")

@@ -120,10 +120,16 @@ class Facade:
         images, targets = scaled.array("train_images"), scaled.array("train_targets")
         return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
 
-    def load_test(self, source: DataSource, config: FacadeConfig) -> ImageSet:
-        """Return the closed test split."""
-        scaled = mini_facade.resized(self._load(source), source, config.image_size)
-        images, targets = scaled.array("test_images"), scaled.array("test_targets")
+    def load_full_size(
+        self, source: DataSource, config: FacadeConfig, split: Literal["val", "test"]
+    ) -> ImageSet:
+        """Return images at `image_size` with masks at the data set's own size."""
+        entry = self._load(source)
+        if split == "val":
+            val = self.load_splits(source, config).val
+            return ImageSet(val.images, entry.array("train_targets"), val.indices)
+        scaled = mini_facade.resized(entry, source, config.image_size)
+        images, targets = scaled.array("test_images"), entry.array("test_targets")
         return ImageSet(images, targets, np.arange(len(targets)))
 
     def build_model(self, config: FacadeConfig) -> torch.nn.Module:
@@ -159,7 +165,7 @@ class Facade:
         return {
             "confusion": arrays["confusion"],
             "histograms": arrays["histograms"],
-            "images": images.images[images.indices[places]],
+            "images": _enlarged(images.images[images.indices[places]], targets.shape[1]),
             "targets": targets[places],
             "predictions": arrays["predictions"][places],
             "scores": scores[places],
@@ -192,6 +198,14 @@ class Facade:
                 note,
             ),
         }
+
+
+def _enlarged(images: np.ndarray, size: int) -> np.ndarray:
+    """Return images `(n, 3, S, S)` with pixels repeated to `size`, to lie over masks."""
+    if images.shape[-1] == size:
+        return images
+    nearest = np.arange(size) * images.shape[-1] // size
+    return images[:, :, nearest][..., nearest]
 
 
 TASK = Facade()

@@ -88,8 +88,12 @@ class Fashion:
         train, val = stratified_split(targets, VAL_SHARE, config.split_seed)
         return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
 
-    def load_test(self, source: DataSource, config: FashionConfig) -> ImageSet:
-        """Return the closed test split."""
+    def load_full_size(
+        self, source: DataSource, config: FashionConfig, split: Literal["val", "test"]
+    ) -> ImageSet:
+        """Return a split to be scored as the tables of this data set do."""
+        if split == "val":
+            return self.load_splits(source, config).val
         entry = self._load(source)
         images, targets = entry.array("test_images"), entry.array("test_targets")
         return ImageSet(images, targets, np.arange(len(targets)))

@@ -1,0 +1,149 @@
+"""The best trials of a study, and the winner tested once and exported.
+
+python -m study.best                    # the study last run
+python -m study.best facade --top 10
+python -m study.best facade --export    # evaluates the test split, writes export/facade
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from study.command import add_place_flags, run_command
+from study.data import DataSource
+from study.errors import InputError, TrialError
+from study.progress import trial_table
+from study.record import StudyRecord, TrialRecord, counts, find_study
+from study.tables import per_class_table
+from study.task import Task, load_task
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `study.best`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.best",
+        description="Show the best trials of a study; test and export the winner.",
+    )
+    add = parser.add_argument
+    add("study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)")
+    add("--top", metavar="N", type=int, default=5, help="trials to show (default: %(default)s)")
+    add("--json", action="store_true", help="print JSON")
+    add(
+        "--export",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="evaluate the winner on the closed test split, once, and write it to DIR "
+        "(default: export/NAME)",
+    )
+    add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
+    add_place_flags(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m study.best`."""
+    args = build_parser().parse_args(argv)
+    if args.top < 1:
+        raise InputError(f"--top must be at least 1, but got {args.top}.")
+    record = StudyRecord.read(find_study(Path(args.studies_dir).expanduser(), args.study))
+    task = load_task(record.manifest["task"])
+    ranking = record.ranking()
+    result = as_json(record, ranking[: args.top])
+    if not args.json:
+        print(show(task, record, ranking[: args.top]))
+    if args.export is not None:
+        if not ranking:
+            raise InputError(f"study {record.path.name} has no trial with a result to export yet.")
+        target = Path(args.export or Path("export") / record.path.name).expanduser().absolute()
+        try:
+            result["export"] = export_winner(task, record, ranking[0], target, args)
+        except TrialError as error:
+            print(f"failed: {error}", file=sys.stderr)
+            return 1
+    if args.json:
+        print(json.dumps(result, indent=1))
+    return 0
+
+
+def as_json(record: StudyRecord, best: list[TrialRecord]) -> dict[str, Any]:
+    """Return the study and its best trials as a JSON object."""
+    manifest = record.manifest
+    return {
+        **{key: manifest[key] for key in ("study", "task", "dataset", "metric", "mode")},
+        "trials": counts(record.trials()),
+        "best": [
+            {
+                "trial": trial.number,
+                "run_id": trial.run_id,
+                "value": trial.value,
+                "epoch": trial.epoch,
+                "params": record.params(trial),
+                "metrics": trial.metrics,
+            }
+            for trial in best
+        ],
+    }
+
+
+def show(task: Task, record: StudyRecord, best: list[TrialRecord]) -> str:
+    """Return the table of the best trials, and the winner per class."""
+    manifest = record.manifest
+    states = ", ".join(f"{n} {state}" for state, n in counts(record.trials()).items() if n)
+    sample = "" if manifest["dataset"] == "real" else "   SAMPLE DATA (drawn, not real)"
+    lines = [f"study {manifest['study']} ({manifest['task']}): {states}{sample}"]
+    if not best:
+        return "\n".join([*lines, "no trial has a result yet"])
+    winner = best[0]
+    return "\n".join(
+        [
+            *lines,
+            trial_table(task, best, manifest["epochs"]),
+            f"\ntrial {winner.number}, validation, epoch {winner.epoch}, MLflow run "
+            f"{winner.run_id}:",
+            per_class_table(task, winner.metrics),
+        ]
+    )
+
+
+def export_winner(
+    task: Task, record: StudyRecord, winner: TrialRecord, target: Path, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Test the winner once, export it, and record both; return what was done."""
+    from study import export, tracking
+
+    source = DataSource.find(record.manifest["dataset"], args.data_dir)
+    identity = task.identity(source)
+    if identity["checksum"] != record.manifest["checksum"]:
+        raise InputError(
+            f"the data set in {source.data_dir} is not the one of the study (its checksum "
+            "differs); name the right folder with --data-dir."
+        )
+    if target.exists() and not (target / "meta.json").exists() and any(target.iterdir()):
+        raise InputError(f"{target} is no earlier export; name an empty folder.")
+    client = tracking.connect(tracking.resolve_uri(args.tracking_uri))
+    print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
+    test = export.test_once(task, source, record, winner)
+    params = record.params(winner)
+    difference = export.export(task, source, record, winner, test, params, target)
+    tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
+    if winner.run_id is not None:
+        tracking.record_test(client, winner.run_id, tests, test["size"], target)
+    if not args.json:
+        metric = task.metric.split("/", 1)[1]
+        value, val = (test["metrics"][f"{split}/{metric}"] for split in ("test", "val"))
+        print(
+            f"\ntest (evaluated once, {test['size']}): {metric} {value:.4f}; validation at the "
+            f"same size {val:.4f}, gap {value - val:+.4f}\n{per_class_table(task, tests, 'test')}"
+            f"\n\nexported to {target}; the reloaded model.pt2 differs from the trained model by "
+            f"at most {difference:.1e} in a logit"
+        )
+    return {"dir": str(target), "test": tests, "size": test["size"], "difference": difference}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

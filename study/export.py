@@ -1,0 +1,249 @@
+"""From a trial's best checkpoint to a folder that works without this project.
+
+model.pt2             torch.export; takes images in [0, 1], normalises them itself
+weights.safetensors   the network's weights, for `task.build_model`
+meta.json             task, classes, preprocessing, settings, metrics, origin
+README.md             a model card
+figures/              validation and test
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from study import checkpoint
+from study.batches import Batches
+from study.data import DataSource, ImageSet
+from study.errors import TrialError
+from study.loop import evaluate
+from study.models import Normalized
+from study.record import StudyRecord, TrialRecord
+from study.run_folder import save_figures, write_text
+from study.tables import per_class_table
+from study.task import Task, TrainConfig, build_config
+
+TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
+NUM_COMPARED = 16  # validation images
+
+
+def load_trained(
+    task: Task, record: StudyRecord, trial: TrialRecord
+) -> tuple[torch.nn.Module, TrainConfig, dict[str, Any]]:
+    """Return the network of a trial's best epoch, its settings and the checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+    """
+    state = checkpoint.load(record.run_folder(trial.number).best_checkpoint)
+    config = build_config(task.config_class, state["config"])
+    network = task.build_model(config)
+    network.load_state_dict(state["network"])
+    return network.eval(), config, state
+
+
+def score(
+    task: Task, config: TrainConfig, network: torch.nn.Module, images: ImageSet
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Return metrics (without the split's name) and evidence of a network on an image set."""
+    batches = Batches(images, torch.device("cpu"), task.normalization)
+    metrics, meter, seen = evaluate(task, config, network, batches, images)
+    return metrics, task.evidence(network, meter, seen)
+
+
+def test_once(
+    task: Task,
+    source: DataSource,
+    record: StudyRecord,
+    trial: TrialRecord,
+) -> dict[str, Any]:
+    """Score a trial on the closed test split, and on validation at the same size.
+
+    What was scored is kept in the study's `tests.json`, so the same weights are tested once.
+
+    Returns:
+        `metrics` by full name (`test/...`, `val/...`), `size` of the targets, `time`.
+    """
+    file = record.path / "tests.json"
+    folder = record.run_folder(trial.number)
+    tests: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    digest = checkpoint.digest(folder.best_checkpoint)
+    for test in tests:
+        if test["checkpoint"] == digest and test["checksum"] == record.manifest["checksum"]:
+            return test
+    network, config, _ = load_trained(task, record, trial)
+    metrics: dict[str, float] = {}
+    size = "one label for each image"
+    for split in ("val", "test"):
+        images = task.load_full_size(source, config, split)
+        scores, evidence = score(task, config, network, images)
+        metrics |= {f"{split}/{name}": value for name, value in scores.items()}
+        if images.targets.ndim == 3:
+            size = "{}x{} pixels".format(*images.targets.shape[1:])
+        if split == "test":
+            np.savez_compressed(folder.path / "test.npz", **evidence)
+    test = {
+        "trial": trial.number,
+        "run_id": trial.run_id,
+        "checkpoint": digest,
+        "checksum": record.manifest["checksum"],
+        "size": size,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "metrics": metrics,
+    }
+    write_text(file, json.dumps([*tests, test], indent=1))
+    return test
+
+
+def export(
+    task: Task,
+    source: DataSource,
+    record: StudyRecord,
+    trial: TrialRecord,
+    test: Mapping[str, Any],
+    params: Mapping[str, Any],
+    folder: Path,
+) -> float:
+    """Write the export folder, replacing an earlier export only when this one is complete.
+
+    Args:
+        task: The task.
+        source: Gives the validation images on which the exported model is compared.
+        record: The study.
+        trial: The winner.
+        test: From `test_once`.
+        params: All settings of the trial.
+        folder: Where to.
+
+    Returns:
+        The largest difference between a logit of the reloaded and of the trained model.
+
+    Raises:
+        TrialError: The reloaded model differs by more than `TOLERANCE`.
+    """
+    network, config, state = load_trained(task, record, trial)
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    images = task.load_splits(source, config).val
+    chosen = images.images[images.indices[:NUM_COMPARED]]
+    inputs = torch.from_numpy(chosen).float() / 255
+    model = Normalized(network, *task.normalization).eval()
+    dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(model, (inputs[:2],), dynamic_shapes=dynamic)
+    torch.export.save(program, draft / "model.pt2")
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, draft / "weights.safetensors", {"task": task.name})
+    difference = _largest_difference(draft / "model.pt2", model, inputs)
+    if not difference < TOLERANCE:
+        raise TrialError(f"the exported model differs from the trained one by {difference:g}.")
+    meta = {
+        "task": task.name,
+        "classes": list(task.classes),
+        "preprocessing": {
+            "input": ["batch", *inputs.shape[1:]],
+            "dtype": "float32",
+            "range": [0.0, 1.0],
+            "color": "RGB" if inputs.shape[1] == 3 else "grey, light garment on dark ground",
+            "resize": "average over the area of each new pixel",
+            "normalization": "inside the model",
+        },
+        "output": "logits; softmax over dimension 1 gives probabilities",
+        "params": dict(params),
+        "metrics": dict(test["metrics"]),
+        "evaluated_at": test["size"],
+        "search_metrics": {"epoch": trial.epoch, **trial.metrics},
+        "study": record.manifest["study"],
+        "dataset": record.manifest["dataset"],
+        "trial": trial.number,
+        "run_id": trial.run_id,
+        "data": record.manifest["data"],
+        "origin": state["facts"],
+        "largest_difference": difference,
+    }
+    (draft / "meta.json").write_text(json.dumps(meta, indent=1))
+    (draft / "README.md").write_text(model_card(task, meta))
+    _draw(task, record, trial, test, draft / "figures")
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return difference
+
+
+def _largest_difference(path: Path, model: torch.nn.Module, inputs: torch.Tensor) -> float:
+    reloaded = torch.export.load(path).module()
+    with torch.inference_mode():
+        return max(
+            float((reloaded(part) - model(part)).abs().max()) for part in (inputs[:1], inputs)
+        )
+
+
+def _draw(
+    task: Task, record: StudyRecord, trial: TrialRecord, test: Mapping[str, Any], target: Path
+) -> None:
+    source = record.run_folder(trial.number).path
+    data = task.name if record.manifest["dataset"] == "real" else f"{task.name}, SAMPLE data"
+    note = f"{data}, trial {trial.number}, test split, {test['size']}"
+    with np.load(source / "test.npz", allow_pickle=False) as evidence:
+        save_figures(task.figures(evidence, note), target / "test")
+    if (source / "figures").is_dir():
+        shutil.copytree(source / "figures", target / "validation")
+
+
+def model_card(task: Task, meta: Mapping[str, Any]) -> str:
+    """Return the README of an export."""
+    shape = ", ".join(map(str, meta["preprocessing"]["input"][1:]))
+    metric = task.metric.split("/", 1)[1]
+    metrics = meta["metrics"]
+    settings = "\n".join(f"| {name} | {value} |" for name, value in meta["params"].items())
+    sample = (
+        ""
+        if meta["dataset"] == "real"
+        else "\n> **Trained and tested on the drawn sample data. These numbers say nothing about "
+        "the real data set.**\n"
+    )
+    return f"""# {task.title}
+{sample}
+Trial {meta["trial"]} of the study `{meta["study"]}`, data set: {meta["data"]["dataset"]}
+(checksum `{meta["data"]["checksum"][:12]}`).
+
+| | {metric} |
+|---|---|
+| test, evaluated once, {meta["evaluated_at"]} | **{metrics["test/" + metric]:.4f}** |
+| validation, same size, on which this trial was chosen (optimistic) | \
+{metrics["val/" + metric]:.4f} |
+
+Test, per class:
+
+```
+{per_class_table(task, metrics, "test")}
+```
+
+## Use
+
+```python
+import torch
+
+model = torch.export.load("model.pt2").module()
+images = torch.rand(1, {shape})  # float32 in [0, 1]; the model normalises
+probabilities = model(images).softmax(dim=1)
+```
+
+Classes in order: {", ".join(meta["classes"])}.
+`weights.safetensors` holds the same weights for `study`'s own network. Nothing needs unpickling.
+
+## Settings
+
+| setting | value |
+|---|---|
+{settings}
+
+One seed, one split: for a claim about this configuration train it again with other seeds.
+"""
