@@ -27,7 +27,7 @@ from study.errors import TrialError
 from study.loop import evaluate
 from study.models import Normalized
 from study.record import StudyRecord, TrialRecord
-from study.run_folder import save_figures, write_text
+from study.run_folder import save_figures, write_arrays, write_text
 from study.tables import per_class_table
 from study.task import Task, TrainConfig, build_config
 
@@ -89,7 +89,7 @@ def test_once(
         if images.targets.ndim == 3:
             size = "{}x{} pixels".format(*images.targets.shape[1:])
         if split == "test":
-            np.savez_compressed(folder.path / "test.npz", **evidence)
+            write_arrays(folder.path / "test.npz", evidence)
     test = {
         "trial": trial.number,
         "run_id": trial.run_id,

@@ -34,12 +34,12 @@ class ClassificationMeter:
         all_reduce_sum([self.confusion.counts])
 
     def compute(self) -> dict[str, float]:
-        """Return `accuracy` and `accuracy/<class>`."""
+        """Return `accuracy` and `accuracy/<class>`; an absent class is left out."""
         counts = self.confusion.counts.cpu().numpy()
         result = {"accuracy": metrics.accuracy(counts)}
         for name, value in zip(self.classes, metrics.class_accuracies(counts), strict=True):
             result[f"accuracy/{name}"] = value
-        return result
+        return {name: value for name, value in result.items() if value == value}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return `confusion` `(K, K)`, `predictions` `(n,)` uint8, `confidences` `(n,)`."""

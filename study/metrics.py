@@ -6,6 +6,8 @@ short last batch or an uneven shard changes nothing.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,16 +34,17 @@ class ScoreHistograms:
     """Histograms of each class's score over its positives and its negatives.
 
     From them follow the precision-recall curve and average precision of one class against the
-    rest, equal to scikit-learn's up to scores that share a bin. Bins are even in log-odds rather
-    than in probability: softmax puts most scores next to 0 and 1, where even bins of probability
-    would lose their order.
+    rest, equal to scikit-learn's up to scores that share a bin. Scores are log-odds, whose order
+    is the order of softmax probabilities. Bins are even in asinh of the log-odds: even bins of
+    probability would lose the order of most scores, which lie next to 0 and 1.
 
     Attributes:
         counts: `(K, T, 2)` int64; last axis negatives, positives.
     """
 
-    NUM_BINS = 2048
-    LIMIT = 16.0  # log-odds beyond it share the outermost bins; float32 ends there
+    NUM_BINS = 8192
+    KNEE = 4.0  # log-odds up to which bins are about evenly wide
+    LIMIT = 88.0  # log-odds beyond it share the outermost bins; float32's exp ends there
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         shape = (num_classes, self.NUM_BINS, 2)
@@ -50,15 +53,29 @@ class ScoreHistograms:
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch: logits `(B, K, ...)` float, targets `(B, ...)` int64."""
         num_classes = len(self.counts)
-        scores = logits.float().softmax(dim=1).logit_(eps=1e-7)
-        scale = self.NUM_BINS / (2 * self.LIMIT)
-        bins = scores.add_(self.LIMIT).mul_(scale).clamp_(0, self.NUM_BINS - 1).long()
-        bins *= 2
-        bins.scatter_add_(1, targets.unsqueeze(1), torch.ones_like(bins[:, :1]))
+        reach = math.asinh(self.LIMIT / self.KNEE)
+        scores = log_odds(logits).div_(self.KNEE).asinh_()
+        scores.add_(reach).mul_(self.NUM_BINS / (2 * reach)).clamp_(0, self.NUM_BINS - 1)
+        # One number for each count: (class, bin, negative or positive).
+        cells = scores.long().mul_(2)
+        cells.scatter_add_(1, targets.unsqueeze(1), torch.ones_like(targets).unsqueeze(1))
         shape = (1, num_classes) + (1,) * (logits.ndim - 2)
-        bins += (torch.arange(num_classes, device=bins.device) * (2 * self.NUM_BINS)).view(shape)
-        counted = torch.bincount(bins.flatten(), minlength=self.counts.numel())
+        classes = torch.arange(num_classes, device=cells.device).view(shape)
+        cells += classes * (2 * self.NUM_BINS)
+        counted = torch.bincount(cells.flatten(), minlength=self.counts.numel())
         self.counts += counted.view_as(self.counts)
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) of softmax probabilities p over dimension 1, exact near 0 and 1."""
+    logits = logits.float()
+    top, where = logits.max(dim=1, keepdim=True)
+    shifted = logits - top
+    terms = shifted.exp()
+    rest = terms.sum(dim=1, keepdim=True) - terms
+    # Next to the largest term, a difference would lose all that the others add up to.
+    rest.scatter_(1, where, terms.scatter(1, where, 0.0).sum(dim=1, keepdim=True))
+    return shifted.sub_(rest.clamp_(min=1e-38).log_())
 
 
 def accuracy(counts: np.ndarray) -> float:

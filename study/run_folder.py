@@ -31,6 +31,13 @@ def write_text(path: Path, text: str) -> None:
     os.replace(draft, path)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz`; readers see the old file or the new one."""
+    draft = path.with_name(f".draft-{path.name}")
+    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
+    os.replace(draft, path)
+
+
 class RunFolder:
     """Reads and writes the folder of one trial."""
 
@@ -62,9 +69,7 @@ class RunFolder:
             best = {key: state[key] for key in ("task", "config", "network")}
             best |= {"epoch": result.epoch, "metrics": result.metrics, "facts": dict(facts)}
             checkpoint.save(self.best_checkpoint, best)
-            draft = self.path / ".evidence.draft.npz"
-            np.savez_compressed(draft, **result.evidence())  # type: ignore[arg-type]
-            os.replace(draft, self.path / "evidence.npz")
+            write_arrays(self.path / "evidence.npz", result.evidence())
         checkpoint.save(self.path / "last.pt", state)
         write_text(self.path / "metrics.json", json.dumps(state["history"], indent=1))
 

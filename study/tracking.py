@@ -363,14 +363,14 @@ def record_test(
         InputError: The store does not have the run.
     """
     try:
-        client.get_run(run_id)
+        known = client.get_run(run_id).data.metrics
     except MlflowException:
         raise InputError(
             f"exported, but the run {run_id} is not in this tracking store; name the study's with "
             "--tracking-uri and export again (the test is not repeated)."
         ) from None
     now = int(time.time() * 1000)
-    values = [Metric(name, value, now, 0) for name, value in metrics.items() if value == value]
+    values = [Metric(name, value, now, 0) for name, value in metrics.items() if name not in known]
     tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
     client.log_batch(run_id, metrics=values, tags=tags)
     client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")

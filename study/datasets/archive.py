@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import sys
 import tempfile
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from tqdm import tqdm
 
 from study.errors import InputError
 
@@ -25,17 +30,27 @@ def download(url: str, path: Path, sha256_prefix: str | None = None) -> Path:
     """
     if path.exists():
         return path
-    import torch.hub
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    print(f"downloading {url}", file=sys.stderr)
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256_prefix)
-    except (OSError, RuntimeError) as error:
+        with tqdm(desc=path.name, unit="B", unit_scale=True, file=sys.stderr) as bar:
+
+            def show(num_blocks: int, block_size: int, total: int) -> None:
+                bar.total = total if total > 0 else None
+                bar.update(num_blocks * block_size - bar.n)
+
+            urllib.request.urlretrieve(url, draft, show)
+        found = hashlib.sha256(draft.read_bytes()).hexdigest()
+        if sha256_prefix is not None and not found.startswith(sha256_prefix):
+            raise InputError(f"{url} is not the file that was expected (its SHA-256 is {found}).")
+        os.replace(draft, path)
+    except OSError as error:  # no network, no such file, or cut short
         raise InputError(
             f"cannot download {url} ({error}). Fetch it on a machine with a network and import it "
             "with --from PATH, or try the drawn data with --dataset sample."
         ) from None
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 

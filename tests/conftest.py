@@ -1,0 +1,84 @@
+"""Shared fixtures: data sources, command lines, and one real study that many tests look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from study.data import DataSource
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the session, empty at its start."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["STUDY_CACHE_DIR"] = str(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample(cache_dir: Path) -> DataSource:
+    """The drawn data sets."""
+    return DataSource.find("sample")
+
+
+@pytest.fixture(scope="session")
+def real(cache_dir: Path) -> DataSource:
+    """The real data sets; tests that need them skip without them."""
+    source = DataSource.find("real")
+    if not os.environ.get("STUDY_DATA_DIR") or not source.data_dir.is_dir():
+        pytest.skip("no real data: set STUDY_DATA_DIR")
+    return source
+
+
+def run_module(
+    module: str, *args: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m study.<module>` as a user would, in a folder of its own."""
+    command = [sys.executable, "-m", f"study.{module}", *map(str, args)]
+    variables = {**os.environ, **(env or {})}
+    variables.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
+    )
+
+
+SPACE = """\
+# Trials with the second learning rate end with a loss that is not finite.
+search:
+  learning_rate: {type: categorical, choices: [0.001, 1.0e+30]}
+  width1: {type: int, low: 2, high: 16, log: true}
+  width2: {type: int, low: 2, high: 16, log: true}
+baseline: {width1: 16, width2: 16}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A study that has run: its folder's parent's parent, and what the command printed."""
+
+    home: Path
+    command: tuple[object, ...]
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Finished:
+    """A study of eight trials on drawn garments, some stopped early, some failing."""
+    home = tmp_path_factory.mktemp("finished")
+    (home / "space.yaml").write_text(SPACE)
+    command = (
+        *("fashion", "--dataset", "sample", "--num-samples", 8, "--epochs", 3, "--seed", 1),
+        *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-concurrent", 2),
+    )
+    done = run_module("tune", *command, cwd=home)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return Finished(home, command, done)

@@ -1,0 +1,138 @@
+"""The training loop: resuming, failing, several ranks."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_tasks import timeless
+
+from study import checkpoint, distributed
+from study.batches import Batches
+from study.data import DataSource
+from study.errors import InputError, TrialError
+from study.loop import evaluate, fit
+from study.models import HourglassNet, TwoConv
+from study.run_folder import RunFolder
+from study.tasks.facade import TASK as FACADE
+from study.tasks.facade import FacadeConfig
+from study.tasks.fashion import TASK, FashionConfig
+
+SMALL = {"width1": 4, "width2": 4, "hidden": 16, "batch_size": 64}
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(sample: DataSource, tmp_path: Path) -> None:
+    config = FashionConfig(epochs=3, **SMALL)
+    whole = list(fit(TASK, config, sample, limit_batches=5))
+    folder = RunFolder(tmp_path)
+    for result in fit(TASK, config, sample, limit_batches=5):
+        folder.record(result, {})
+        if result.epoch == 1:
+            break  # the process dies here
+    rest = list(fit(TASK, config, sample, limit_batches=5, resume=folder.last_state()))
+    assert [result.epoch for result in rest] == [2, 3]
+    for resumed, uninterrupted in zip(rest, whole[1:], strict=True):
+        assert timeless(resumed.metrics) == timeless(uninterrupted.metrics)
+        assert resumed.is_best == uninterrupted.is_best
+    for name, tensor in whole[-1].state["network"].items():
+        assert torch.equal(rest[-1].state["network"][name], tensor)
+
+
+def test_the_best_checkpoint_is_of_the_best_epoch(sample: DataSource, tmp_path: Path) -> None:
+    config = FashionConfig(epochs=4, learning_rate=0.02, **SMALL)
+    folder = RunFolder(tmp_path)
+    for result in fit(TASK, config, sample, limit_batches=8):
+        folder.record(result, {"data.name": "sample"})
+    history = folder.history()
+    best = max(history, key=lambda row: row["val/accuracy"])
+    state = checkpoint.load(folder.best_checkpoint)
+    assert state["epoch"] == best["epoch"]
+    assert state["metrics"]["val/accuracy"] == best["val/accuracy"]
+    assert state["facts"] == {"data.name": "sample"}
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial(sample: DataSource) -> None:
+    config = FashionConfig(epochs=2, learning_rate=1e30, **SMALL)
+    with pytest.raises(TrialError, match="training loss is not finite.*smaller learning rate"):
+        list(fit(TASK, config, sample))
+
+
+def test_a_trial_is_checked_before_it_trains(sample: DataSource, monkeypatch) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    config = FashionConfig(**{**SMALL, "batch_size": 64})
+    with pytest.raises(InputError, match="batch_size=64 cannot be divided among 3 workers"):
+        next(fit(TASK, config, sample))
+
+
+def test_validation_enlarges_logits_to_the_targets(sample: DataSource) -> None:
+    config = FacadeConfig(image_size=64)
+    network = HourglassNet((4, 4, 4, 4, 4), 5)
+    full_size = FACADE.load_full_size(sample, config, "val")
+    assert full_size.images.shape[-1] == 64 and full_size.targets.shape[-1] == 128
+    batches = Batches(full_size, torch.device("cpu"), FACADE.normalization)
+    scores, meter, seen = evaluate(FACADE, config, network, batches, full_size, limit_batches=1)
+    assert meter.arrays()["predictions"].shape[1:] == (128, 128)
+    evidence = FACADE.evidence(network, meter, seen)
+    assert evidence["images"].shape[-2:] == evidence["targets"].shape[-2:] == (128, 128)
+
+
+def test_baseline_shapes() -> None:
+    facade = HourglassNet((64, 128, 256, 128, 64), 5)
+    assert facade(torch.randn(1, 3, 32, 48)).shape == (1, 5, 32, 48)
+    assert facade(torch.randn(1, 3, 32, 48)).min() >= 0, "the baseline ends with a ReLU"
+    kernels = [m.kernel_size[0] for m in facade.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert kernels == [7, 5, 5, 3, 3, 3]
+    fashion = TwoConv((32, 32), 128, 5, 10)
+    assert fashion(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+def run_rank(rank: int, world: int, port: int, source: DataSource, queue) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+    )
+    torch.set_num_threads(1)
+    config = FashionConfig(epochs=1, **SMALL)
+    splits = TASK.load_splits(source, config)
+    shares = [
+        Batches(part, torch.device("cpu"), TASK.normalization).evaluation(64)
+        for part in (splits.val,)
+    ]
+    num_val = sum(len(images) for images, _ in shares[0])
+    result = next(fit(TASK, config, source))
+    queue.put((rank, num_val, timeless(result.metrics)))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_train_and_count_like_one(sample: DataSource) -> None:
+    config = FashionConfig(epochs=1, **SMALL)
+    alone = timeless(next(fit(TASK, config, sample)).metrics)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with distributed_port() as port:
+        ranks = [context.Process(target=run_rank, args=(r, 2, port, sample, queue)) for r in (0, 1)]
+        for process in ranks:
+            process.start()
+        results = sorted(queue.get(timeout=120) for _ in ranks)
+        for process in ranks:
+            process.join(60)
+    assert sum(num for _, num, _ in results) == len(TASK.load_splits(sample, config).val)
+    assert results[0][2] == results[1][2], "both ranks hold the metrics of all images"
+    for name, value in alone.items():
+        assert results[0][2][name] == pytest.approx(value, abs=5e-3), name
+
+
+class distributed_port:
+    """A free port on loopback."""
+
+    def __enter__(self) -> int:
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    def __exit__(self, *args: object) -> None:
+        pass

@@ -1,0 +1,32 @@
+"""Splits that do not leak."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from study.split import grouped_split, stratified_split
+
+
+def test_stratified_split_keeps_class_shares() -> None:
+    targets = np.repeat([0, 1, 2], [60, 30, 12])
+    train, val = stratified_split(targets, 1 / 6, seed=0)
+    assert np.bincount(targets[val]).tolist() == [10, 5, 2]
+    assert sorted([*train, *val]) == list(range(102))
+
+
+def test_grouped_split_never_cuts_a_group_and_keeps_shares() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.tile(np.arange(60), 3)
+    shares = rng.dirichlet([4.0, 4.0, 0.3], 60)[groups]  # a rare class in few groups
+    train, val = grouped_split(groups, shares, 1 / 6, seed=0)
+    assert not set(groups[train]) & set(groups[val])
+    assert len(set(groups[val])) == 10
+    ratio = shares[val].mean(axis=0) / shares.mean(axis=0)
+    assert np.abs(ratio - 1).max() < 0.2
+
+
+def test_grouped_split_takes_any_group_names() -> None:
+    groups = np.array([7, 7, 100, 3, 3, 3, 8, 9])
+    train, val = grouped_split(groups, np.ones((8, 1)), 0.3, seed=1)
+    assert not set(groups[train]) & set(groups[val])
+    assert len(train) + len(val) == 8 and len(val)
