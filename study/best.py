@@ -79,7 +79,7 @@ def as_json(record: StudyRecord, best: list[TrialRecord]) -> dict[str, Any]:
         "best": [
             {
                 "trial": trial.number,
-                "run_id": trial.run_id,
+                "run_id": record.run_folder(trial.number).run_id,
                 "value": trial.value,
                 "epoch": trial.epoch,
                 "params": record.params(trial),
@@ -104,7 +104,7 @@ def show(task: Task, record: StudyRecord, best: list[TrialRecord]) -> str:
             *lines,
             trial_table(task, best, manifest["epochs"]),
             f"\ntrial {winner.number}, validation, epoch {winner.epoch}, MLflow run "
-            f"{winner.run_id}:",
+            f"{record.run_folder(winner.number).run_id}:",
             per_class_table(task, winner.metrics),
         ]
     )
@@ -131,8 +131,9 @@ def export_winner(
     params = record.params(winner)
     difference = export.export(task, source, record, winner, test, params, target)
     tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
-    if winner.run_id is not None:
-        tracking.record_test(client, winner.run_id, tests, test["size"], target)
+    run_id = record.run_folder(winner.number).run_id
+    if run_id is not None:
+        tracking.record_test(client, run_id, tests, test["size"], target)
     if not args.json:
         metric = task.metric.split("/", 1)[1]
         value, val = (test["metrics"][f"{split}/{metric}"] for split in ("test", "val"))

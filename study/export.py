@@ -92,7 +92,6 @@ def test_once(
             write_arrays(folder.path / "test.npz", evidence)
     test = {
         "trial": trial.number,
-        "run_id": trial.run_id,
         "checkpoint": digest,
         "checksum": record.manifest["checksum"],
         "size": size,
@@ -164,7 +163,7 @@ def export(
         "study": record.manifest["study"],
         "dataset": record.manifest["dataset"],
         "trial": trial.number,
-        "run_id": trial.run_id,
+        "run_id": record.run_folder(trial.number).run_id,
         "data": record.manifest["data"],
         "origin": state["facts"],
         "largest_difference": difference,

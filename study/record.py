@@ -48,7 +48,6 @@ class TrialRecord:
         curve: The metric by epoch.
         seconds: Time spent, over all epochs.
         reason: Why it failed.
-        run_id: Its run in MLflow.
     """
 
     number: int
@@ -60,7 +59,6 @@ class TrialRecord:
     curve: dict[int, float]
     seconds: float
     reason: str | None
-    run_id: str | None
 
 
 class StudyRecord:
@@ -104,6 +102,7 @@ class StudyRecord:
             InputError: The folder cannot be written, another process has the study open, or the
                 study under this name is another one.
         """
+        manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_text(path / ".probe", "")
@@ -214,13 +213,6 @@ class StudyRecord:
             value = best[self.manifest["metric"]]
         self.study.tell(trial, value, state)
 
-    def set_run_id(self, number: int, run_id: str) -> None:
-        """Remember a trial's run in MLflow."""
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        if frozen.user_attrs.get("run_id") != run_id:
-            # Not by `optuna.trial.Trial`: the trial may have ended, and this is no result.
-            self.study._storage.set_trial_user_attr(frozen._trial_id, "run_id", run_id)
-
     def trial(self, number: int) -> TrialRecord:
         """Return one trial."""
         return self._record_of(self.study.get_trials(deepcopy=False)[number])
@@ -244,7 +236,6 @@ class StudyRecord:
             curve=dict(trial.intermediate_values),
             seconds=trial.user_attrs.get("seconds", 0.0),
             reason=trial.user_attrs.get("reason"),
-            run_id=trial.user_attrs.get("run_id"),
         )
 
     def seed(self, number: int) -> int:

@@ -6,6 +6,7 @@ metrics.json    one object per epoch
 evidence.npz    what the figures of the best epoch are drawn from
 figures/*.png
 error.txt       traceback of a failed trial
+mlflow_run      id of the trial's run in MLflow
 """
 
 from __future__ import annotations
@@ -53,6 +54,17 @@ class RunFolder:
     def error_file(self) -> Path:
         """The traceback of a trial that failed."""
         return self.path / "error.txt"
+
+    @property
+    def run_id(self) -> str | None:
+        """The trial's run in MLflow; None if it has none yet."""
+        path = self.path / "mlflow_run"
+        return path.read_text().strip() if path.exists() else None
+
+    @run_id.setter
+    def run_id(self, run_id: str) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "mlflow_run", run_id + "\n")
 
     def record(self, result: EpochResult, facts: Mapping[str, Any]) -> None:
         """Save an epoch; what is already there stays whole if the process dies in the middle.

@@ -104,10 +104,11 @@ class RecordASHA(NotPickled, ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether a trial goes on; the last epoch ends it anyway."""
-        if "metrics" not in result or result["epoch"] >= self._max_t:
+        key = f"metrics/{self._metric}"  # Ray flattens results for schedulers
+        if key not in result or result["epoch"] >= self._max_t:
             return str(TrialScheduler.CONTINUE)
         number = trial.config["trial"]
-        decision = self._decide(number, result["epoch"], result["metrics"][self._metric])
+        decision = self._decide(number, result["epoch"], result[key])
         if decision == TrialScheduler.STOP:
             self.stopped.add(number)
         return decision

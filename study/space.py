@@ -209,9 +209,8 @@ def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: ty
         if len(set(values)) < len(values):
             raise place.error(f"{name}: choices has a value twice.")
         return Parameter(name=name, kind=kind, choices=values, when=when)
-    allowed = {"float": (float,), "int": (int, float)}[kind]
-    if field_kind not in allowed:
-        fitting = "int or categorical" if field_kind is int else "categorical"
+    if field_kind.__name__ != kind:
+        fitting = " or ".join(sorted({field_kind.__name__, "categorical"} & KEYS.keys()))
         raise place.error(f"{name} cannot be searched as {kind}; use type: {fitting}.")
     low, high = (_number(name, bound, entry, place, kind) for bound in ("low", "high"))
     log = entry.get("log", False)

@@ -243,7 +243,7 @@ class StudyTracker:
             run.ended = self.client.get_run(run_id).info.status == STATUS[trial.state] != "RUNNING"
             if not run.ended:
                 self.client.update_run(run_id, status="RUNNING")
-        self.record.set_run_id(trial.number, run_id)
+        self.record.run_folder(trial.number).run_id = run_id
         self.runs[trial.number] = run
         return run
 

@@ -52,9 +52,9 @@ def run_module(
 
 
 SPACE = """\
-# Trials with the second learning rate end with a loss that is not finite.
+# Trials with the last learning rate end with a loss that is not finite.
 search:
-  learning_rate: {type: categorical, choices: [0.001, 1.0e+30]}
+  learning_rate: {type: categorical, choices: [0.001, 1.0e-5, 1.0e+30]}
   width1: {type: int, low: 2, high: 16, log: true}
   width2: {type: int, low: 2, high: 16, log: true}
 baseline: {width1: 16, width2: 16}

@@ -1,0 +1,62 @@
+"""Dividing a machine among trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from study.errors import InputError
+from study.resources import Resources, plan
+
+
+def divide(cpus: float, gpus: float = 0, **flags: Any) -> Resources:
+    request: dict[str, Any] = {
+        **{"num_samples": 50, "workers": 1, "max_concurrent": None},
+        **{"cpus_per_worker": None, "gpus_per_worker": None},
+    }
+    return plan(total_cpus=cpus, total_gpus=gpus, **{**request, **flags})
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ((2, 0), {}, (1, 0, 2)),  # a core each
+        ((8, 0), {"num_samples": 2}, (4, 0, 2)),  # few trials share all cores
+        ((8, 0), {"max_concurrent": 3}, (2, 0, 3)),
+        ((8, 0), {"cpus_per_worker": 3}, (3, 0, 2)),
+        ((16, 4), {}, (4, 1, 4)),  # a GPU each, and its share of the cores
+        ((16, 1), {"gpus_per_worker": 0.5}, (8, 0.5, 2)),
+        ((16, 4), {"gpus_per_worker": 0}, (1, 0, 16)),
+        ((16, 4), {"workers": 2}, (4, 1, 2)),
+        ((2, 0), {"workers": 2}, (1, 0, 1)),
+        ((2, 0), {"num_samples": 1}, (2, 0, 1)),
+    ],
+)
+def test_division(
+    machine: tuple[int, int], flags: dict[str, Any], expected: tuple[int, float, int]
+) -> None:
+    resources = divide(*machine, **flags)
+    found = (resources.cpus_per_worker, resources.gpus_per_worker, resources.concurrent)
+    assert found == expected
+    used = resources.concurrent * resources.workers
+    assert used * resources.cpus_per_worker <= machine[0]
+    assert used * resources.gpus_per_worker <= machine[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"gpus_per_worker": 1}, "asks for 1 GPUs, but there are 0"),
+        ({"cpus_per_worker": 4}, "asks for 4 CPUs"),
+        ({"workers": 3}, "asks for 3 CPUs"),
+        ({"workers": 0}, "--workers-per-trial must be at least 1, but got 0"),
+        ({"max_concurrent": 0}, "--max-concurrent must be at least 1, but got 0"),
+        ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
+        ({"gpus_per_worker": 1.5}, "above 1 it must be a whole number"),
+        ({"gpus_per_worker": -1}, "--gpus-per-worker must be 0 or more"),
+    ],
+)
+def test_what_can_never_fit_is_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        divide(2, **flags)
