@@ -99,43 +99,57 @@ def right_and_wrong(
         note: Line below the title.
     """
     num_classes, num = right[1].shape
-    figure = _titled("Recognised (left) and mistaken (right)", note, (13.0, 1.05 * num_classes))
-    grid = figure.subplots(num_classes, 2 * num, squeeze=False)
-    for label, row in enumerate(grid):
-        for column, axes in enumerate(row):
-            axes.set(xticks=[], yticks=[])
-            images, confidences = (right if column < num else wrong)[:2]
-            place = column % num
-            confidence = confidences[label, place]
-            if np.isnan(confidence):
-                axes.set_axis_off()
-                continue
-            axes.imshow(images[label, place], cmap="gray", vmin=0, vmax=255)
-            name = classes[label if column < num else int(wrong[2][label, place])]
-            color = RIGHT_COLOR if column < num else WRONG_COLOR
-            axes.set_title(f"{name} {100 * confidence:.0f} %", fontsize=6, color=color, pad=2)
-            for spine in axes.spines.values():
-                spine.set_color(color)
-        row[0].set_ylabel(classes[label], fontsize=8, rotation=0, ha="right", va="center")
-        row[0].set_axis_on()
+    height, width = right[0].shape[2:]
+    # One picture of all tiles: an axes for each would take seconds to draw.
+    tile_height, tile_width = height + 9, width + 4  # room for a line of text, and a frame
+    tiles = np.full((num_classes * tile_height, 2 * num * tile_width + 6, 3), 255, np.uint8)
+    figure = _titled("Recognised (left) and mistaken (right)", note, (13.0, 1.12 * num_classes))
+    axes = figure.subplots()
+    for label, column in np.ndindex(num_classes, 2 * num):
+        is_right, place = column < num, column % num
+        images, confidences = (right if is_right else wrong)[:2]
+        confidence = confidences[label, place]
+        if np.isnan(confidence):
+            continue
+        color = RIGHT_COLOR if is_right else WRONG_COLOR
+        top, left = label * tile_height + 7, column * tile_width + (0 if is_right else 6)
+        frame = tiles[top : top + height + 2, left : left + width + 2]
+        frame[:] = np.array([round(255 * part) for part in to_rgb(color)], np.uint8)
+        frame[1:-1, 1:-1] = images[label, place][..., None]
+        name = classes[label if is_right else int(wrong[2][label, place])]
+        text = f"{name} {100 * confidence:.0f} %"
+        middle = left + width / 2
+        axes.text(middle, top - 1, text, fontsize=6.5, color=color, ha="center", va="bottom")
+    axes.imshow(tiles, interpolation="nearest")
+    middles = [label * tile_height + 8 + height / 2 for label in range(num_classes)]
+    axes.set_yticks(middles, classes)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return figure
 
 
 def filters(weights: np.ndarray, note: str) -> Figure:
     """Draw the filters of a first layer `(N, C, k, k)`, one or three channels."""
-    num = len(weights)
+    num, channels, kernel = weights.shape[:3]
     columns = min(8, num)
     rows = -(-num // columns)
-    figure = _titled("First-layer filters", note, (0.8 * columns + 0.6, 0.8 * rows + 0.8))
+    figure = _titled("First-layer filters", note, (0.8 * columns + 0.8, 0.8 * rows + 0.8))
     limit = float(np.abs(weights).max()) or 1.0
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for index, axes in enumerate(grid):
-        axes.set_axis_off()
-        if index < num:
-            if weights.shape[1] == 3:
-                axes.imshow(weights[index].transpose(1, 2, 0) / (2 * limit) + 0.5)
-            else:
-                axes.imshow(weights[index, 0], cmap="RdBu", vmin=-limit, vmax=limit)
+    step = kernel + 1
+    tiles = np.full((rows * step, columns * step, channels), np.nan, np.float32)
+    for index, weight in enumerate(weights):
+        top, left = index // columns * step, index % columns * step
+        tiles[top : top + kernel, left : left + kernel] = weight.transpose(1, 2, 0)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    if channels == 3:
+        axes.imshow(np.nan_to_num(tiles / (2 * limit) + 0.5, nan=1.0), interpolation="nearest")
+    else:
+        shown = axes.imshow(
+            tiles.mean(axis=2), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest"
+        )
+        figure.colorbar(shown, ax=axes, label="weight", shrink=0.8)
     return figure
 
 
