@@ -154,8 +154,8 @@ def load(source: DataSource) -> Entry:
     """Return the cached arrays of the data set.
 
     They are `{train,test}_images` `(N, 3, 256, 256)` uint8, `{train,test}_targets` `(N, 256, 256)`
-    uint8, `train_groups` `(N,)` int64 and `train_shares` `(N, 5)` float64, the share of each class
-    in the pixels of each image.
+    uint8, `train_alike` `(P, 2)` int64, pairs that look alike, `train_groups` `(N,)` int64, and
+    `train_shares` `(N, 5)` float64, the share of each class in the pixels of each image.
 
     Raises:
         InputError: Missing or damaged; the message names the file.
@@ -184,7 +184,10 @@ def load(source: DataSource) -> Entry:
                 counts[name] = len(images)
         train_checksum = checksum(path for pair in pairs["train"] for path in pair)
         images = np.load(draft / "train_images.npy")
-        groups, grouped_by = find_groups(images, train_checksum)
+        print("facade: looking for crops of the same building", file=sys.stderr)
+        alike = look_alikes(images)
+        groups, grouped_by = find_groups(len(images), alike, train_checksum)
+        np.save(draft / "train_alike.npy", alike)
         np.save(draft / "train_groups.npy", groups)
         np.save(draft / "train_shares.npy", class_shares(np.load(draft / "train_targets.npy")))
         known = train_checksum == STARTER_SET_CHECKSUM
@@ -200,24 +203,24 @@ def load(source: DataSource) -> Entry:
     return cached(source.cache_dir, "facade", file_stamps(files), build)
 
 
-def find_groups(images: np.ndarray, train_checksum: str) -> tuple[np.ndarray, str]:
+def find_groups(num: int, alike: np.ndarray, train_checksum: str) -> tuple[np.ndarray, str]:
     """Return which facade each training image shows, and how that was found.
 
     Args:
-        images: `(N, 3, H, W)` uint8.
+        num: Number of training images.
+        alike: Pairs of images that look alike, `(P, 2)`.
         train_checksum: Tells the published starter set, whose numbering is then used as well.
 
     Returns:
         Group numbers `(N,)` int64 from 0, and a phrase.
     """
-    print("facade: looking for crops of the same building", file=sys.stderr)
-    pairs = look_alikes(images)
+    pairs = alike
     grouped_by = "the images (phase correlation)"
     if train_checksum == STARTER_SET_CHECKSUM:
-        rule = [(i, i % STARTER_SET_FACADES) for i in range(STARTER_SET_FACADES, len(images))]
+        rule = [(i, i % STARTER_SET_FACADES) for i in range(STARTER_SET_FACADES, num)]
         pairs = np.concatenate([pairs, np.array(rule)])
         grouped_by = "the set's numbering (i mod 302) and the images (phase correlation)"
-    return connect(len(images), pairs), grouped_by
+    return connect(num, pairs), grouped_by
 
 
 def class_shares(targets: np.ndarray) -> np.ndarray:

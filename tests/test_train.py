@@ -1,0 +1,114 @@
+"""One trial from its command line."""
+
+from __future__ import annotations
+
+import json
+import pdb
+from pathlib import Path
+
+import pytest
+from conftest import Finished, run_module
+from mlflow.tracking import MlflowClient
+
+from study.record import StudyRecord
+from study.run_folder import RunFolder
+from study.train import main
+
+QUICK = ("fashion", "--dataset", "sample", "--limit-batches", 3, "--epochs", 2)
+
+
+def test_a_run_leaves_checkpoint_metrics_and_figures(tmp_path: Path) -> None:
+    done = run_module("train", *QUICK, "--run-dir", "run", "--width1", 4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("last.pt", "best.pt", "metrics.json", "evidence.npz", "figures")
+    }
+    assert [row["epoch"] for row in RunFolder(tmp_path / "run").history()] == [1, 2]
+    assert "T-shirt/top" in done.stdout and "SAMPLE data" in done.stdout
+    assert not (tmp_path / "mlflow.db").exists()
+    again = run_module("train", *QUICK, "--run-dir", "run", cwd=tmp_path)
+    assert again.returncode == 2 and "holds a run; add --resume" in again.stderr
+
+
+def test_params_come_from_a_file_and_flags_stand_above(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text('{"width1": 3, "width2": 5}')
+    done = run_module(
+        "train", *QUICK, "--params", "params.json", "--width2", 6, "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder(Path(json.loads(done.stdout)["run_dir"]))
+    config = (folder.last_state() or {})["config"]
+    assert (config["width1"], config["width2"]) == (3, 6)
+
+
+def test_tracking_is_asked_for(tmp_path: Path) -> None:
+    done = run_module("train", *QUICK, "--track", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("fashion")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED" and run.data.tags["study.role"] == "train"
+    history = client.get_metric_history(run.info.run_id, "val/accuracy")
+    assert [metric.step for metric in history] == [1, 2]
+
+
+def test_a_trial_is_repeated_bit_for_bit(finished: Finished) -> None:
+    record = StudyRecord.read(finished.home / "studies" / "fashion")
+    trial = next(t for t in record.trials() if t.state == "finished")
+    run_id = record.run_folder(trial.number).run_id
+    done = run_module(
+        "train", "fashion", "--like", run_id, "--threads", 1, "--run-dir", "like", "--json",
+        cwd=finished.home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    history = RunFolder(finished.home / "like").history()
+    assert {row["epoch"]: row["val/accuracy"] for row in history} == trial.curve
+
+
+def test_a_failing_run_says_why(tmp_path: Path) -> None:
+    done = run_module("train", *QUICK, "--learning-rate", "1e30", cwd=tmp_path)
+    assert done.returncode == 1 and "failed: the training loss is not finite" in done.stderr
+
+
+def test_a_breakpoint_in_the_loop_stops_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from study.models import TwoConv
+
+    stops = []
+    forward = TwoConv.forward
+
+    def stopping(self, images):
+        if not stops:
+            breakpoint()
+        return forward(self, images)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TwoConv, "forward", stopping)
+    monkeypatch.setattr(pdb, "set_trace", lambda **keywords: stops.append(keywords))
+    assert main([str(word) for word in QUICK]) == 0
+    assert len(stops) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["fashon"], "unknown task 'fashon'; did you mean 'fashion'?"),
+        (["fashion", "--width1", "0"], "--width1: width1 must be at least 1"),
+        (["fashion", "--width1", "x"], "--width1: width1 must be a whole number, but got 'x'"),
+        (["fashion", "--limit-batches", "0"], "--limit-batches must be at least 1"),
+        (["fashion", "--params", "none.json"], "--params none.json cannot be read"),
+        (["fashion", "--resume"], "there is no last.pt"),
+        (["fashion", "--like", "0123"], "there is no run '0123'"),
+        (["facade", "--data-dir", "nowhere"], "there is no facade data set"),
+    ],
+)
+def test_mistakes(tmp_path: Path, capsys, monkeypatch, flags: list[str], message: str) -> None:
+    from study.command import run_command
+
+    monkeypatch.chdir(tmp_path)
+    sample = [] if flags[0] == "facade" else ["--dataset", "sample"]
+    assert run_command(lambda: main([*flags, *sample])) == 2
+    error = capsys.readouterr().err
+    assert message in error.splitlines()[-1]
