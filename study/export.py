@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from study import checkpoint
+from study import checkpoint, distributed
 from study.batches import Batches
 from study.data import DataSource, ImageSet
 from study.errors import TrialError
@@ -54,8 +54,9 @@ def score(
     task: Task, config: TrainConfig, network: torch.nn.Module, images: ImageSet
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Return metrics (without the split's name) and evidence of a network on an image set."""
-    batches = Batches(images, torch.device("cpu"), task.normalization)
-    metrics, meter, seen = evaluate(task, config, network, batches, images)
+    device = distributed.device()
+    batches = Batches(images, device, task.normalization)
+    metrics, meter, seen = evaluate(task, config, network.to(device), batches, images)
     return metrics, task.evidence(network, meter, seen)
 
 

@@ -82,7 +82,9 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name
         location = folder.as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    # Has `mlflow ui` open the page for trained models, not the one for language models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 @dataclasses.dataclass
@@ -157,6 +159,10 @@ class StudyTracker:
         if self._waiting or self._thread.is_alive():
             return self.trouble or "the tracking store is slow"
         try:
+            for run in self.runs.values():
+                if not run.ended:  # cut off; the next command goes on with it
+                    self.client.set_tag(run.run_id, "study.resumable", "true")
+                    self.client.set_terminated(run.run_id, "KILLED")
             if best is not None and best.value is not None:
                 key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
                 self.client.log_metric(self.parent, key, best.value, step=best.number)
@@ -240,9 +246,12 @@ class StudyTracker:
         else:
             history = self.client.get_metric_history(run_id, self.task.metric)
             run = _Run(run_id, max((metric.step for metric in history), default=0))
-            run.ended = self.client.get_run(run_id).info.status == STATUS[trial.state] != "RUNNING"
+            known = self.client.get_run(run_id)
+            resumable = known.data.tags.get("study.resumable") == "true"
+            run.ended = known.info.status == STATUS[trial.state] != "RUNNING" and not resumable
             if not run.ended:
                 self.client.update_run(run_id, status="RUNNING")
+                self.client.set_tag(run_id, "study.resumable", "false")
         self.record.run_folder(trial.number).run_id = run_id
         self.runs[trial.number] = run
         return run

@@ -255,3 +255,12 @@ def test_sample_data_is_deterministic() -> None:
     assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
     assert set(np.unique(first[1])) <= set(range(5))
+
+
+def test_with_no_network_fashion_names_both_ways_out(tmp_path: Path, monkeypatch) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    # Nothing listens on the discard port of this machine.
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(InputError, match="--data-dir DIR.*--dataset sample"):
+        fashion_mnist.acquire(source(tmp_path), [])
