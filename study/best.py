@@ -99,15 +99,35 @@ def show(task: Task, record: StudyRecord, best: list[TrialRecord]) -> str:
     if not best:
         return "\n".join([*lines, "no trial has a result yet"])
     winner = best[0]
+    size = record.params(winner).get("image_size")
+    pixels = f" at {size}x{size} pixels" if size else ""
     return "\n".join(
         [
             *lines,
             trial_table(task, best, manifest["epochs"]),
-            f"\ntrial {winner.number}, validation, epoch {winner.epoch}, MLflow run "
+            f"\ntrial {winner.number}, validation{pixels}, epoch {winner.epoch}, MLflow run "
             f"{record.run_folder(winner.number).run_id}:",
             per_class_table(task, winner.metrics),
         ]
     )
+
+
+def _check_target(target: Path) -> None:
+    """Refuse, before the test split is opened, a folder that an export may not replace.
+
+    Raises:
+        InputError: It is no folder, is not an earlier export, or cannot be written.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"--export {target} is a file; name a folder.")
+    earlier = all((target / name).exists() for name in ("model.pt2", "meta.json"))
+    if target.exists() and not earlier and any(target.iterdir()):
+        raise InputError(f"{target} is no earlier export; name an empty folder.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        (target.parent / f".{target.name}.draft").mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {target} ({error.strerror}); name another.") from None
 
 
 def export_winner(
@@ -123,8 +143,7 @@ def export_winner(
             f"the data set in {source.data_dir} is not the one of the study (its checksum "
             "differs); name the right folder with --data-dir."
         )
-    if target.exists() and not (target / "meta.json").exists() and any(target.iterdir()):
-        raise InputError(f"{target} is no earlier export; name an empty folder.")
+    _check_target(target)
     client = tracking.connect(tracking.resolve_uri(args.tracking_uri))
     print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
     test = export.test_once(task, source, record, winner)

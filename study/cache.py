@@ -88,6 +88,14 @@ def file_stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
     return stamps
 
 
+def array_checksum(arrays: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 over the contents of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def checksum(paths: Iterable[Path]) -> str:
     """Return the SHA-256 over names and contents of files, in the order given."""
     digest = hashlib.sha256()

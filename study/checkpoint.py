@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from study.errors import TrialError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(TrialError):
     """A checkpoint is missing, truncated or altered; the message names the file."""
 
 
@@ -51,5 +53,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a checkpoint's file."""
+    """Return the SHA-256 of a checkpoint's file.
+
+    Raises:
+        CheckpointError: It is missing.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing.")
     return hashlib.sha256(path.read_bytes()).hexdigest()

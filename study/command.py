@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,9 @@ def run_command(main: Callable[[], int]) -> int:
     anything else is a fault of ours and keeps its traceback (exit code 1).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # Nothing is reported home, by Ray or by MLflow.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         return main()
     except InputError as error:
@@ -92,21 +96,19 @@ def config_values(args: argparse.Namespace, config_class: type[TrainConfig]) -> 
     return values
 
 
-def parse_assignments(
-    assignments: list[str], config_class: type[TrainConfig], flag: str = "--set"
-) -> dict[str, Value]:
-    """Return the values of repeated `FIELD=VALUE` arguments."""
+def parse_assignments(assignments: list[str], config_class: type[TrainConfig]) -> dict[str, Value]:
+    """Return the values of repeated `--set FIELD=VALUE` flags."""
     fields = config_fields(config_class)
     values = {}
     for text in assignments:
         name, separator, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not separator:
-            raise InputError(f"{flag} takes FIELD=VALUE, but got {text!r}.")
+            raise InputError(f"--set takes FIELD=VALUE, but got {text!r}.")
         if name not in fields:
-            raise InputError(f"{flag}: there is no setting {name!r}{did_you_mean(name, fields)}")
+            raise InputError(f"--set: there is no setting {name!r}{did_you_mean(name, fields)}")
         try:
             values[name] = parse_value(fields[name], value.strip())
         except InputError as error:
-            raise InputError(f"{flag} {text}: {error}") from None
+            raise InputError(f"--set {text}: {error}") from None
     return values

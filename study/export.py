@@ -142,7 +142,7 @@ def export(
     torch.export.save(program, draft / "model.pt2")
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, draft / "weights.safetensors", {"task": task.name})
-    difference = _largest_difference(draft / "model.pt2", model, inputs)
+    difference = _largest_difference(task, network, images, draft / "model.pt2", inputs)
     if not difference < TOLERANCE:
         raise TrialError(f"the exported model differs from the trained one by {difference:g}.")
     meta = {
@@ -152,7 +152,7 @@ def export(
             "input": ["batch", *inputs.shape[1:]],
             "dtype": "float32",
             "range": [0.0, 1.0],
-            "color": "RGB" if inputs.shape[1] == 3 else "grey, light garment on dark ground",
+            "channels": "RGB" if inputs.shape[1] == 3 else "grey",
             "resize": "average over the area of each new pixel",
             "normalization": "inside the model",
         },
@@ -177,12 +177,17 @@ def export(
     return difference
 
 
-def _largest_difference(path: Path, model: torch.nn.Module, inputs: torch.Tensor) -> float:
+def _largest_difference(
+    task: Task, network: torch.nn.Module, images: ImageSet, path: Path, inputs: torch.Tensor
+) -> float:
+    """Compare the file, given images in [0, 1], with the network on batches as in training."""
     reloaded = torch.export.load(path).module()
+    batches = Batches(images, torch.device("cpu"), task.normalization)
+    normalised, _ = next(batches.evaluation(len(inputs)))
     with torch.inference_mode():
-        return max(
-            float((reloaded(part) - model(part)).abs().max()) for part in (inputs[:1], inputs)
-        )
+        expected = network(normalised)
+        whole, single = reloaded(inputs), reloaded(inputs[:1])
+        return float(max((whole - expected).abs().max(), (single - expected[:1]).abs().max()))
 
 
 def _draw(
@@ -217,7 +222,7 @@ Trial {meta["trial"]} of the study `{meta["study"]}`, data set: {meta["data"]["d
 | | {metric} |
 |---|---|
 | test, evaluated once, {meta["evaluated_at"]} | **{metrics["test/" + metric]:.4f}** |
-| validation, same size, on which this trial was chosen (optimistic) | \
+| the validation images on which this trial was chosen (optimistic), same size | \
 {metrics["val/" + metric]:.4f} |
 
 Test, per class:

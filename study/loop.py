@@ -69,6 +69,7 @@ def fit(
 
     Raises:
         TrialError: The loss is not finite.
+        InputError: The batch cannot be divided among the workers.
     """
     if config.batch_size % distributed.world_size():
         raise InputError(
@@ -146,7 +147,8 @@ def _train_epoch(
         counts = (loss.detach() * len(images), len(images), right, targets.numel())
         for index, value in enumerate(counts):
             sums[index] += value
-        if number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
+        alone = distributed.world_size() == 1  # else the other ranks would wait for this one
+        if alone and number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
             break
     distributed.all_reduce_sum([sums])
     loss_sum, num_images, num_right, num_predictions = sums.tolist()

@@ -179,6 +179,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         for field in config_fields(task.config_class)
         if field not in searched
     }
+    _check_batches(space, config.batch_size, args.workers_per_trial)
     source = DataSource.find(args.dataset, args.data_dir)
     study = StudyPlan(
         task=task,
@@ -193,9 +194,24 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     )
     if args.address is None:
         study = study.with_resources(local_cpus(), local_gpus())
-    if study.folder.parent.exists() and not study.folder.parent.is_dir():
-        raise InputError(f"--studies-dir {args.studies_dir} is a file; name a folder.")
     return dataclasses.replace(study, identity=prepare(task, source))
+
+
+def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:
+    """Refuse batches that cannot be divided among the workers of a trial."""
+    sizes: list[Value] = [batch_size]
+    for parameter in space.parameters:
+        if parameter.name == "batch_size":
+            sizes = list(parameter.choices)
+            if parameter.kind == "int":
+                assert parameter.low is not None
+                sizes = [parameter.low, parameter.low + (parameter.step or 1)]
+    for size in sizes:
+        if int(size) % workers:
+            raise InputError(
+                f"batch_size={size} cannot be divided among {workers} workers; change batch_size "
+                "(in a search space: low and step) or --workers-per-trial."
+            )
 
 
 def parse_time(text: str) -> float:
@@ -226,7 +242,10 @@ def describe(study: StudyPlan) -> str:
             if parameter.kind == "categorical"
             else f"{kind}{parameter.kind} {parameter.low:g} to {parameter.high:g}"
         )
-        condition = f" when {parameter.when[0]} is {parameter.when[1]}" if parameter.when else ""
+        condition = ""
+        if parameter.when:
+            values = " or ".join(map(str, parameter.when[1]))
+            condition = f" when {parameter.when[0]} is {values}"
         baseline = study.space.baseline.get(parameter.name, "-")
         lines.append(f"search     {parameter.name}: {extent}{condition} (baseline {baseline})")
     lines.append(

@@ -20,14 +20,12 @@ class Progress:
         task: Gives the metric.
         record: The study.
         num_samples: Number of trials at which the study is done.
-        concurrent: Trials at a time.
     """
 
-    def __init__(self, task: Task, record: StudyRecord, num_samples: int, concurrent: int) -> None:
+    def __init__(self, task: Task, record: StudyRecord, num_samples: int) -> None:
         self.task = task
         self.record = record
         self.num_samples = num_samples
-        self.concurrent = concurrent
         self.epochs: dict[int, int] = {}  # running trial -> its last epoch
         self.begun = time.monotonic()
         self.said = self.begun

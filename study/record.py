@@ -69,6 +69,7 @@ class StudyRecord:
         self.manifest = manifest
         self._open: dict[int, optuna.trial.Trial] = {}
         self._study: optuna.Study | None = None
+        self.lock: FileLock | None = None  # held as long as the record is open for writing
 
     @staticmethod
     def read(path: Path) -> StudyRecord:
@@ -131,7 +132,7 @@ class StudyRecord:
         manifest = {**manifest, "starts": [*manifest.get("starts", []), start]}
         write_text(path / "study.json", json.dumps(manifest, indent=1))
         record = StudyRecord(path, manifest)
-        record._lock = lock  # type: ignore[attr-defined]  # held as long as the record
+        record.lock = lock
         return record
 
     @property
@@ -163,9 +164,21 @@ class StudyRecord:
 
     def ask(self, space: SearchSpace) -> tuple[int, dict[str, Value]]:
         """Begin a new trial; return its number and hyperparameters. Trial 0 is the baseline."""
-        if not self.study.trials:
+        if not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(space.baseline)
-        trial = self.study.ask()
+        return self._draw(self.study.ask(), space)
+
+    def reopen(self, number: int, space: SearchSpace) -> tuple[int, dict[str, Value]]:
+        """Go on with a trial that was cut off; return its number and hyperparameters."""
+        import optuna
+
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        if frozen.state == optuna.trial.TrialState.WAITING:  # cut off before it was asked
+            return self._draw(self.study.ask(), space)
+        return self._draw(optuna.trial.Trial(self.study, frozen._trial_id), space)
+
+    def _draw(self, trial: optuna.trial.Trial, space: SearchSpace) -> tuple[int, dict[str, Value]]:
+        """Draw what is searched; Optuna gives again what the trial has already."""
         values: dict[str, Value] = {}
         for parameter in space.parameters:
             if parameter.active({**space.fixed, **values}):
@@ -173,25 +186,17 @@ class StudyRecord:
         self._open[trial.number] = trial
         return trial.number, values
 
-    def reopen(self, number: int) -> dict[str, Value]:
-        """Go on with a trial that was cut off; return its hyperparameters."""
-        import optuna
-
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        self._open[number] = optuna.trial.Trial(self.study, frozen._trial_id)
-        return dict(frozen.params)
-
     def report(self, number: int, history: list[dict[str, float]]) -> None:
         """Record the epochs of a running trial that are not recorded yet."""
         trial = self._open[number]
         metric = self.manifest["metric"]
-        known = self.study.get_trials(deepcopy=False)[number].intermediate_values
-        for row in history:
-            if int(row["epoch"]) not in known:
-                trial.report(row[metric], int(row["epoch"]))
+        known = self.study.get_trials(deepcopy=False)[number]
         best = self._best_row(history)
-        if best is not None and int(best["epoch"]) not in known:
+        if best is not None and best != known.user_attrs.get("best"):
             trial.set_user_attr("best", best)
+        for row in history:
+            if int(row["epoch"]) not in known.intermediate_values:
+                trial.report(row[metric], int(row["epoch"]))
         trial.set_user_attr("seconds", sum(row["epoch_seconds"] for row in history))
 
     def end(self, number: int, ending: Ending, reason: str | None = None) -> None:

@@ -38,7 +38,13 @@ class Resources:
 
 def local_cpus() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")  # of a container, in microseconds per period
+    if quota.exists():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cpus = max(1, min(cpus, int(limit) // int(period)))
+    return cpus
 
 
 def local_gpus() -> int:
@@ -79,7 +85,7 @@ def plan(
     gpus = gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus >= workers else 0.0
-    if gpus < 0:
+    if not 0 <= gpus < float("inf"):
         raise InputError(f"--gpus-per-worker must be 0 or more, but got {gpus:g}.")
     if workers > 1 and gpus % 1:
         raise InputError(
@@ -93,6 +99,8 @@ def plan(
             f"a trial asks for {gpus * workers:g} GPUs, but there are {total_gpus:g}; lower "
             "--gpus-per-worker (0 for CPU only) or --workers-per-trial."
         )
+    if total_cpus < 1:
+        raise InputError("the cluster has no CPU; start nodes that have.")
     most = min(num_samples, max_concurrent or num_samples)
     if gpus:
         most = min(most, int(total_gpus / (gpus * workers)))

@@ -94,7 +94,12 @@ class RunFolder:
         from study import checkpoint
 
         path = self.path / "last.pt"
-        return checkpoint.load(path) if path.exists() else None
+        if not path.exists():
+            return None
+        state = checkpoint.load(path)
+        # In case the process died between the two files.
+        write_text(self.path / "metrics.json", json.dumps(state["history"], indent=1))
+        return state
 
     def history(self) -> list[dict[str, float]]:
         """Return the metrics of all epochs, oldest first."""

@@ -16,7 +16,6 @@ from ray.tune.search import Searcher
 from study.progress import Progress
 from study.record import Ending, StudyRecord, TrialRecord
 from study.space import SearchSpace
-from study.task import Value
 from study.tracking import StudyTracker
 
 
@@ -45,10 +44,8 @@ class RecordSearcher(NotPickled, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return the Ray config of the next trial."""
-        values: dict[str, Value]
         if self.cut_off:
-            number = self.cut_off.pop(0)
-            values = self.record.reopen(number)
+            number, values = self.record.reopen(self.cut_off.pop(0), self.space)
         else:
             number, values = self.record.ask(self.space)
         settings = {**self.space.fixed, **values, "seed": self.record.seed(number)}
@@ -161,10 +158,13 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial, unless the time budget cut it off: then the next command goes on."""
         number = trial.config["trial"]
-        last = trial.last_result or {}
         if number in self.failures:
             self._end(number, "failed", self.failures[number])
-        elif last.get("epoch") == self.record.manifest["epochs"]:
+            return
+        # The folder, not Ray's last result: a trial cut off after its last epoch reports nothing.
+        history = self.record.run_folder(number).history()
+        self.record.report(number, history)
+        if history and history[-1]["epoch"] >= self.record.manifest["epochs"]:
             self._end(number, "finished")
         elif self.scheduler is not None and number in self.scheduler.stopped:
             self._end(number, "stopped")

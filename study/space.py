@@ -17,6 +17,7 @@ parameter has that value, or one of a list of values.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -56,13 +57,18 @@ class Parameter:
 
     def contains(self, value: Value) -> bool:
         """Return whether a trial could have this value."""
-        return self.nearest(value) == value
+        nearest = self.nearest(value)
+        if isinstance(value, float) and isinstance(nearest, float):
+            return math.isclose(nearest, value, rel_tol=1e-9)  # steps do not add up exactly
+        return nearest == value
 
     def nearest(self, value: Value) -> Value:
         """Return the value of the space that is nearest to `value`."""
         if self.kind == "categorical":
             return value if value in self.choices else self.choices[0]
-        assert not isinstance(value, str) and self.low is not None and self.high is not None
+        if isinstance(value, str):
+            return math.nan  # near nothing
+        assert self.low is not None and self.high is not None
         clipped = min(max(value, self.low), self.high)
         if self.step:
             clipped = self.low + round((clipped - self.low) / self.step) * self.step
@@ -168,18 +174,19 @@ def load_space(
     settled = {**base, **fixed, **assigned}
     for name in assigned:
         parameters.pop(name, None)
-    ordered = _order(parameters, settled, places, config_class)
+    ordered = _order(path, parameters, settled, places, config_class)
     baseline: dict[str, Value] = {}
     for parameter in ordered:
         name = parameter.name
-        if not parameter.active({**settled, **baseline}):
-            continue
+        value: Value | None = None
         if name in sections["baseline"]:
             place, raw = sections["baseline"][name]
             value = checked(place, name, raw)
             if not parameter.contains(value):
                 raise place.error(f"baseline: {name}={value} is outside its search range.")
-        else:
+        if not parameter.active({**settled, **baseline}):
+            continue
+        if value is None:
             value = parameter.nearest(base.get(name, default_of(fields[name])))
         baseline[name] = value
     settled = {name: value for name, value in settled.items() if name not in parameters}
@@ -193,8 +200,8 @@ def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: ty
             f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
             "a value for all trials goes under `fixed`."
         )
-    kind = entry.get("type")
-    if kind not in KEYS:
+    kind: Any = entry.get("type")
+    if kind not in tuple(KEYS):
         raise place.error(f"{name}: type must be one of {', '.join(KEYS)}, but got {kind!r}.")
     for key in entry:
         if key not in KEYS[kind]:
@@ -255,6 +262,7 @@ def _condition(name: str, when: Any, place: Place) -> tuple[str, tuple[Value, ..
 
 
 def _order(
+    path: Path,
     parameters: Mapping[str, Parameter],
     settled: Mapping[str, Value],
     places: Mapping[str, Place],
@@ -297,5 +305,5 @@ def _order(
             names = ", ".join(waiting)
             raise next(iter(places.values())).error(f"when: {names} depend on one another.")
     if not ordered:
-        raise InputError("the search space searches nothing; leave a parameter under `search`.")
+        raise InputError(f"{path} searches nothing; leave a parameter under `search`.")
     return list(ordered.values())

@@ -47,6 +47,13 @@ def read_sections(path: Path, names: Sequence[str]) -> dict[str, Section]:
         raise Place(path, line).error(f"this is not YAML ({error.problem}).") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: this is not YAML ({error}).") from None
+    try:
+        return _sections(root, path, names)
+    except RecursionError:
+        raise InputError(f"{path}: an anchor contains itself.") from None
+
+
+def _sections(root: Any, path: Path, names: Sequence[str]) -> dict[str, Section]:
     sections: dict[str, Section] = {name: {} for name in names}
     for name, (place, node) in _entries(root, Place(path, 1)).items():
         if name not in sections:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from study.errors import InputError
+
 NUM_CANDIDATES = 2000
 
 
@@ -46,9 +48,17 @@ def grouped_split(
 
     Returns:
         Sorted indices of training and validation images, int64.
+
+    Raises:
+        InputError: There is only one group.
     """
     generator = np.random.default_rng(seed)
     names, member_of = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise InputError(
+            f"all {len(groups)} images show the same thing, so none can be held out for "
+            "validation; add images of others."
+        )
     num_val = max(1, round(share * len(names)))
     sums = np.zeros((len(names), shares.shape[1] + 1))  # per group: class shares and image count
     np.add.at(sums, member_of, np.column_stack([shares, np.ones(len(groups))]))

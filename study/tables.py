@@ -21,11 +21,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def per_class_table(task: Task, metrics: Mapping[str, float], split: str = "val") -> str:
     """Return every per-class metric of a split as a table, with its mean or total below."""
     keys = [class_key(name) for name in task.classes]
-    kinds = [
-        kind
-        for kind in ("ap", "iou", "accuracy")
-        if any(f"{split}/{kind}/{key}" in metrics for key in keys)
-    ]
+    parts = [name.split("/") for name in metrics]
+    found = [part[1] for part in parts if len(part) == 3 and part[0] == split and part[2] in keys]
+    kinds = list(dict.fromkeys([task.class_metric, *found]))
     rows = [
         [name, *(_number(metrics.get(f"{split}/{kind}/{key}")) for kind in kinds)]
         for name, key in zip(task.classes, keys, strict=True)

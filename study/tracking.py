@@ -128,7 +128,7 @@ class StudyTracker:
         self.parent = self._find_or_create_parent(name)
         self.runs: dict[int, _Run] = {}
         self.trouble: str | None = None
-        self.seconds = 0.0  # spent in MLflow
+        self._unsent: dict[int, str] = {}  # trial -> why, when closing
         self._waiting: dict[int, None] = {}  # trials to bring up to date, oldest first
         self._changed = threading.Condition()
         self._closing = False
@@ -156,8 +156,10 @@ class StudyTracker:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout)
-        if self._waiting or self._thread.is_alive():
+        if self._thread.is_alive():
             return self.trouble or "the tracking store is slow"
+        if self._unsent:
+            return "; ".join(f"trial {number}: {why}" for number, why in self._unsent.items())
         try:
             for run in self.runs.values():
                 if not run.ended:  # cut off; the next command goes on with it
@@ -181,7 +183,6 @@ class StudyTracker:
                     return
                 number = next(iter(self._waiting))
                 del self._waiting[number]
-            started = time.perf_counter()
             try:
                 self._bring_up_to_date(number)
                 self.trouble = None
@@ -190,11 +191,11 @@ class StudyTracker:
                     logger.warning("tracking failed, training goes on: %s", error, exc_info=True)
                 self.trouble = f"{type(error).__name__}: {error}"
                 with self._changed:
-                    self._waiting[number] = None
-                    if self._closing:
-                        return
-                    self._changed.wait(RETRY_SECONDS)
-            self.seconds += time.perf_counter() - started
+                    if self._closing:  # each trial has one more try
+                        self._unsent[number] = self.trouble
+                    else:
+                        self._waiting[number] = None
+                        self._changed.wait(RETRY_SECONDS)
 
     def _bring_up_to_date(self, number: int) -> None:
         trial = self.record.trial(number)
@@ -302,12 +303,12 @@ class SingleRun:
         values = [Metric(name, value, now, epoch) for name, value in metrics.items()]
         self.client.log_batch(self.run_id, metrics=[m for m in values if m.value == m.value])
 
-    def end(self, folder: RunFolder, reason: str | None) -> None:
-        """Upload the folder's results and end the run."""
+    def end(self, folder: RunFolder, status: str, reason: str | None = None) -> None:
+        """Upload the folder's results and end the run as FINISHED, KILLED or FAILED."""
         if reason is not None:
             self.client.set_tag(self.run_id, "study.reason", reason)
         upload_folder(self.client, self.run_id, folder)
-        self.client.set_terminated(self.run_id, "FINISHED" if reason is None else "FAILED")
+        self.client.set_terminated(self.run_id, status)
 
 
 def log_settings(

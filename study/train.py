@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ from study.task import (
     config_fields,
     load_task,
     parse_value,
+    task_names,
 )
 
 
@@ -50,7 +52,7 @@ def build_parser(task: Task | None) -> argparse.ArgumentParser:
     parser.add_argument("task", metavar="TASK", help="fashion, facade, ...")
     add_data_flags(parser)
     parser.add_argument(
-        "--params", metavar="FILE", type=Path, help="JSON file with settings; flags go before it"
+        "--params", metavar="FILE", type=Path, help="JSON file with settings; flags override it"
     )
     parser.add_argument(
         "--like", metavar="RUN_ID", help="take data set and settings of a run in MLflow"
@@ -78,16 +80,19 @@ def build_parser(task: Task | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.train`."""
     argv = sys.argv[1:] if argv is None else argv
-    named = [word for word in argv if not word.startswith("-")][:1]
+    named = [word for word in argv if word in task_names()]
     task = load_task(named[0]) if named else None
     args = build_parser(task).parse_args(argv)
     task = task if task and task.name == args.task else load_task(args.task)
+    for flag in ("limit_batches", "threads"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
     source, config = _source_and_config(task, args)
-    if args.limit_batches is not None and args.limit_batches < 1:
-        raise InputError(f"--limit-batches must be at least 1, but got {args.limit_batches}.")
-    folder = _run_folder(task, args)
+    resume = _resume_state(config, args) if args.resume else None
     identity = prepare(task, source)
-    return _train(task, config, source, identity, folder, args)
+    folder = _run_folder(task, args)
+    return _train(task, config, source, identity, folder, resume, args)
 
 
 def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource, TrainConfig]:
@@ -103,6 +108,8 @@ def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource
         values = base_values(task, dataset)
     if args.params:
         values |= _read_params(args.params)
+    if args.resume:
+        values = dict(_last_state(args)["config"])
     values |= config_values(args, task.config_class)
     return DataSource.find(dataset, args.data_dir), build_config(task.config_class, values)
 
@@ -117,11 +124,36 @@ def _read_params(path: Path) -> dict[str, Any]:
     return values
 
 
+def _last_state(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the state in `--run-dir` from which `--resume` goes on."""
+    state = RunFolder(args.run_dir).last_state() if args.run_dir else None
+    if state is None:
+        where = args.run_dir or "no --run-dir"
+        raise InputError(f"--resume: there is no last.pt ({where}); name its folder by --run-dir.")
+    if state["task"] != args.task:
+        raise InputError(f"--resume: {args.run_dir} holds a run of {state['task']}.")
+    return state
+
+
+def _resume_state(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the state to resume from, after making sure that only `epochs` differs."""
+    state = _last_state(args)
+    for name, value in dataclasses.asdict(config).items():
+        if name != "epochs" and value != state["config"][name]:
+            raise InputError(
+                f"--resume goes on with {name}={state['config'][name]}, but got {value}; only "
+                "--epochs can change. Leave the flag out, or start another run."
+            )
+    if config.epochs <= len(state["history"]):
+        raise InputError(
+            f"--resume: {args.run_dir} has {len(state['history'])} epochs; give a larger --epochs."
+        )
+    return state
+
+
 def _run_folder(task: Task, args: argparse.Namespace) -> RunFolder:
-    default = Path("runs") / time.strftime(f"{task.name}-%Y%m%d-%H%M%S")
+    default = Path("runs") / time.strftime(f"{task.name}-%Y%m%d-%H%M%S-{os.getpid()}")
     folder = RunFolder((args.run_dir or default).absolute())
-    if args.resume and not (folder.path / "last.pt").exists():
-        raise InputError(f"--resume: there is no last.pt in {folder.path}; name it by --run-dir.")
     if not args.resume and (folder.path / "last.pt").exists():
         raise InputError(f"{folder.path} holds a run; add --resume, or name another --run-dir.")
     try:
@@ -137,6 +169,7 @@ def _train(
     source: DataSource,
     identity: dict[str, Any],
     folder: RunFolder,
+    resume: dict[str, Any] | None,
     args: argparse.Namespace,
 ) -> int:
     import torch
@@ -159,7 +192,7 @@ def _train(
     def watch(batches: Any, total: int, phase: str) -> Any:
         return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
 
-    resume = folder.last_state() if args.resume else None
+    status, reason = "FAILED", None
     try:
         for result in fit(
             task, config, source, resume=resume, limit_batches=args.limit_batches, watch=watch
@@ -168,19 +201,21 @@ def _train(
             print(metric_line(task, result.metrics, result.epoch, config.epochs), file=sys.stderr)
             if track:
                 track.report(result.epoch, result.metrics)
-    except (TrialError, KeyboardInterrupt) as error:
-        if track:
-            track.end(folder, str(error) or "interrupted")
-        if isinstance(error, KeyboardInterrupt):
-            raise
+        history = folder.history()
+        best = (max if task.mode == "max" else min)(history, key=lambda row: row[task.metric])
+        note = run_note(task, config, source, int(best["epoch"]))
+        folder.draw(task, note)
+        status = "FINISHED"
+    except TrialError as error:
+        reason = str(error)
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    history = folder.history()
-    best = (max if task.mode == "max" else min)(history, key=lambda row: row[task.metric])
-    note = run_note(task, config, source, int(best["epoch"]))
-    folder.draw(task, note)
-    if track:
-        track.end(folder, None)
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        if track:
+            track.end(folder, status, reason)
     if args.json:
         print(json.dumps({"run_dir": str(folder.path), "best": best, "epochs": len(history)}))
     else:

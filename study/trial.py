@@ -100,6 +100,9 @@ def run_epochs(
     config: dict[str, Any], folder: RunFolder, save: bool = True
 ) -> Iterator[EpochResult]:
     """Run `fit` as a trial's Ray config says, saving every epoch before it is reported."""
+    if not config["gpus_per_worker"]:
+        # Ray leaves the GPUs visible to a worker that asked for none.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
     from study.loop import fit

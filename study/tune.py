@@ -42,9 +42,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(study: StudyPlan, command: str) -> int:
     """Run or continue a study; return the exit code."""
-    # Nothing is reported home, by Ray or by MLflow.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from study import tracking
     from study.progress import Progress
     from study.provenance import facts
@@ -56,43 +53,49 @@ def run(study: StudyPlan, command: str) -> int:
     known = facts(study.identity, study.source)
     trials = record.trials()
     left = study.args.num_samples - (len(trials) - counts(trials)["running"])
-    if left <= 0:
-        print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
-        print(summary(study, record))
-        return 0
-    settings = {**study.settings, "dataset": study.source.dataset}
-    tracker = tracking.StudyTracker(uri, record, study.task, settings, known)
-    interrupted = False
-    try:
+    if left > 0:
         study = start_ray(study)
-        assert study.resources is not None
-        progress = Progress(study.task, record, study.args.num_samples, study.resources.concurrent)
-        verb = "continues" if trials else "begins"
-        progress.say(
-            f"study {study.name} {verb}: {left} trials of up to {study.epochs} epochs, "
-            f"{study.resources.describe()}; {study.identity['dataset']}\n"
-            f"    folder {study.folder}, tracking {uri}"
-        )
+    tracker = None
+    status = "FAILED"
+    try:
+        settings = {**study.settings, "dataset": study.source.dataset}
+        tracker = tracking.StudyTracker(uri, record, study.task, settings, known)
         for trial in trials:  # what an earlier command could not send
             tracker.touch(trial.number)
-        run_trials(study, record, tracker, progress, known, left)
-    except KeyboardInterrupt:
-        interrupted = True
+        if left > 0:
+            progress = Progress(study.task, record, study.args.num_samples)
+            assert study.resources is not None
+            progress.say(
+                f"study {study.name} {'continues' if trials else 'begins'}: {left} trials of up to "
+                f"{study.epochs} epochs, {study.resources.describe()}; "
+                f"{study.identity['dataset']}\n"
+                f"    folder {study.folder}, tracking {uri}"
+            )
+            run_trials(study, record, tracker, progress, known, left)
+        else:
+            print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
+        count = counts(record.trials())
+        ended = sum(count.values()) - count["running"]
+        complete = ended >= study.args.num_samples
+        status = "FINISHED" if complete else "KILLED"
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or SIGTERM by way of Ray
+        status = "KILLED"
+        raise
     finally:
         shut_down_ray()
         best = record.ranking()[:1]
-        status = "KILLED" if interrupted else "FINISHED"
-        trouble = tracker.close(status, best[0] if best else None)
+        trouble = tracker.close(status, best[0] if best else None) if tracker else None
         if trouble:
             print(
                 f"tracking is not complete ({trouble}); nothing is lost: the same command sends "
                 "the rest.",
                 file=sys.stderr,
             )
-    print(summary(study, record))
-    if interrupted:
-        print(f"interrupted; continue with: {command}", file=sys.stderr)
-        return 130
+        if status == "KILLED":
+            print(summary(study, record))
+            print(f"not complete; continue with: {command}", file=sys.stderr)
+    if status == "FINISHED":
+        print(summary(study, record))
     return 0 if best else 1
 
 
@@ -104,7 +107,6 @@ def start_ray(study: StudyPlan) -> StudyPlan:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import logging
 
     import ray
@@ -120,6 +122,7 @@ def start_ray(study: StudyPlan) -> StudyPlan:
 
     assert study.resources is not None
     ray.init(
+        address="local",  # not a cluster that happens to run on this machine
         num_cpus=local_cpus(),
         num_gpus=local_gpus(),
         # The head of a worker group takes this instead of a part of a core.
@@ -226,17 +229,30 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
         reasons = {trial.reason for trial in record.trials() if trial.reason}
         return "\n".join([*lines, "no trial has a result", *sorted(reasons)])
     best = ranking[0]
-    where = "" if study.args.studies_dir == "studies" else f" --studies-dir {record.path.parent}"
+    size = study.settings.get("image_size")
+    measured = f"validation at {size}x{size} pixels" if size else "validation"
+    args = study.args
+    flags = {"--studies-dir": args.studies_dir, "--data-dir": args.data_dir}
+    if args.studies_dir == "studies":
+        del flags["--studies-dir"]
+    flags["--tracking-uri"] = args.tracking_uri
+    given = [word for flag, value in flags.items() if value for word in (flag, value)]
+    export = shlex.join(["python", "-m", "study.best", study.name, *given, "--export"])
+    store = ["--backend-store-uri", args.tracking_uri] if args.tracking_uri else []
+    if args.tracking_uri and not args.tracking_uri.startswith("sqlite"):
+        page = f"look at {args.tracking_uri}"
+    else:
+        page = shlex.join(["mlflow", "ui", *store])
     return "\n".join(
         [
             *lines,
             trial_table(study.task, ranking[:5], study.epochs),
             f"\nbest: trial {best.number}, {study.task.metric} {best.value:.4f} at epoch "
-            f"{best.epoch} (validation, chosen as the best of {len(ranking)}: optimistic)",
+            f"{best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
             per_class_table(study.task, best.metrics),
             "\nnext:",
-            f"  python -m study.best {study.name}{where} --export   # test it once and export it",
-            "  mlflow ui   # in this directory: all trials, curves and figures",
+            f"  {export}   # test it once and export it",
+            f"  {page}   # all trials, curves and figures",
         ]
     )
 

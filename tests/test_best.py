@@ -103,6 +103,8 @@ def test_the_test_split_is_evaluated_once_and_recorded(finished: Finished, expor
         (["--studies-dir", "nowhere"], "there is no study in"),
         (["--top", "0"], "--top must be at least 1"),
         (["fashion", "--export", "."], "is no earlier export"),
+        (["fashion", "--export", "space.yaml"], "space.yaml is a file; name a folder"),
+        (["fashion", "--export", "/proc/export"], "cannot write /proc/export"),
     ],
 )
 def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) -> None:
@@ -115,6 +117,22 @@ def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) 
     assert message in error and len(error.splitlines()) == 1
 
 
+def test_a_damaged_checkpoint_is_named(finished: Finished, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished.home / "studies", tmp_path / "studies")
+    record = StudyRecord.read(tmp_path / "studies" / "fashion")
+    checkpoint = record.run_folder(record.ranking()[0].number).best_checkpoint
+    for damage in (checkpoint.read_bytes()[:1000], None):
+        checkpoint.unlink()
+        if damage is not None:
+            checkpoint.write_bytes(damage)
+        done = run_module("best", "--export", cwd=tmp_path)
+        assert done.returncode == 1 and str(checkpoint) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (record.path / "tests.json").exists()
+
+
 def test_another_data_set_under_the_same_path_is_refused(
     finished: Finished, tmp_path: Path, capsys, monkeypatch
 ) -> None:
@@ -125,7 +143,7 @@ def test_another_data_set_under_the_same_path_is_refused(
 
     shutil.copytree(finished.home / "studies", tmp_path / "studies")
     manifest = tmp_path / "studies" / "fashion" / "study.json"
-    manifest.write_text(manifest.read_text().replace('"drawn 3000+500"', '"drawn otherwise"'))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "checksum": "other"}))
     monkeypatch.chdir(tmp_path)
     assert run_command(lambda: main(["fashion", "--export"])) == 2
     assert "is not the one of the study" in capsys.readouterr().err

@@ -134,6 +134,10 @@ def test_a_damaged_file_ends_a_study_before_ray_starts(facade_dir: Path, tmp_pat
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_starter_set_is_imported(facade_dir: Path, tmp_path: Path, packed: bool) -> None:
     given = facade_dir / "facade"
+    forks = given / "__MACOSX" / "starter_set"  # what the Finder adds to archives
+    for split in ("train", "test_dev"):
+        (forks / split).mkdir(parents=True)
+        (forks / split / "._x_0000.jpg").write_bytes(b"fork")
     if packed:
         given = Path(shutil.make_archive(str(tmp_path / "starter"), "zip", given))
     done = run_module(
@@ -233,20 +237,26 @@ def address() -> Iterator[str]:
 
 
 def test_a_download_arrives_whole(tmp_path: Path, address: str) -> None:
-    path = download(f"{address}/file", tmp_path / "new" / "file.zip")
+    path = download(f"{address}/file", tmp_path / "new" / "file.bin")
     assert path.read_bytes() == bytes(range(256)) * 400
+
+
+def test_a_page_instead_of_an_archive_is_refused(tmp_path: Path, address: str, monkeypatch) -> None:
+    with pytest.raises(InputError, match="gave no zip archive"):
+        download(f"{address}/file", tmp_path / "archive.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("what", ["cut", "none"])
 def test_a_failed_download_leaves_no_file(tmp_path: Path, address: str, what: str) -> None:
     with pytest.raises(InputError, match="--from PATH.*--dataset sample"):
-        download(f"{address}/{what}", tmp_path / "file.zip")
+        download(f"{address}/{what}", tmp_path / "file.bin")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_of_other_content_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(InputError, match="is not the file that was expected"):
-        download(f"{address}/file", tmp_path / "file.zip", sha256_prefix="0000")
+        download(f"{address}/file", tmp_path / "file.bin", sha256_prefix="0000")
     assert list(tmp_path.iterdir()) == []
 
 

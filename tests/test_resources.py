@@ -55,6 +55,7 @@ def test_division(
         ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
         ({"gpus_per_worker": 1.5}, "above 1 it must be a whole number"),
         ({"gpus_per_worker": -1}, "--gpus-per-worker must be 0 or more"),
+        ({"gpus_per_worker": float("nan")}, "--gpus-per-worker must be 0 or more"),
     ],
 )
 def test_what_can_never_fit_is_refused(flags: dict[str, Any], message: str) -> None:

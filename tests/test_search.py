@@ -44,10 +44,15 @@ def rows(*values: float) -> list[dict[str, float]]:
     ]
 
 
+def closed(record: StudyRecord) -> Path:
+    assert record.lock is not None
+    record.lock.release()
+    return record.path
+
+
 def reopened(record: StudyRecord) -> StudyRecord:
     """The record as another process would find it."""
-    record._lock.release()  # type: ignore[attr-defined]
-    return open_record(record.path)
+    return open_record(closed(record))
 
 
 def test_trial_zero_is_the_baseline_and_others_lie_in_the_space(tmp_path: Path) -> None:
@@ -106,6 +111,31 @@ def test_a_trial_that_was_cut_off_goes_on_first_and_keeps_its_epochs(tmp_path: P
     assert again.trial(1).curve == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
+def test_a_trial_cut_off_while_it_was_asked_keeps_what_it_has(tmp_path: Path) -> None:
+    record = open_record(tmp_path / "s")
+    record.study.enqueue_trial(SPACE.baseline)  # killed before `ask`
+    again = reopened(record)
+    searcher = RecordSearcher(again, SPACE, {})
+    assert searcher.suggest("a")["settings"] == {**SPACE.fixed, **SPACE.baseline, "seed": 3}
+    half = again.study.ask()
+    rate = half.suggest_float("learning_rate", 1e-4, 1e-1, log=True)  # killed after the first
+    settings = RecordSearcher(reopened(again), SPACE, {})
+    settings.suggest("b")  # trial 0
+    drawn = settings.suggest("c")["settings"]
+    assert drawn["learning_rate"] == rate and {"width1", "last_relu"} <= drawn.keys()
+
+
+def test_the_best_epoch_survives_a_kill_between_two_writes(tmp_path: Path) -> None:
+    record = open_record(tmp_path / "s")
+    record.ask(SPACE)
+    record.report(0, rows(0.1))
+    record._open[0].report(0.5, 2)  # killed after this
+    again = reopened(record)
+    again.reopen(0, SPACE)
+    again.report(0, rows(0.1, 0.5))
+    assert (again.trial(0).value, again.trial(0).epoch) == (0.5, 2)
+
+
 def test_a_continued_search_does_not_repeat_its_first_draws(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
     first = [record.ask(SPACE)[1]["learning_rate"] for _ in range(3)]
@@ -120,13 +150,13 @@ def test_a_continued_search_does_not_repeat_its_first_draws(tmp_path: Path) -> N
 def test_another_study_under_the_same_name_is_refused(
     tmp_path: Path, key: str, value: object
 ) -> None:
-    open_record(tmp_path / "s")._lock.release()  # type: ignore[attr-defined]
+    closed(open_record(tmp_path / "s"))
     with pytest.raises(InputError, match=f"'s' in .* has another {key}: .*another --name"):
         open_record(tmp_path / "s", **{key: value})
 
 
 def test_another_space_is_refused_with_what_differs(tmp_path: Path) -> None:
-    open_record(tmp_path / "s")._lock.release()  # type: ignore[attr-defined]
+    closed(open_record(tmp_path / "s"))
     other = {**SPACE.describe(), "fixed": {"image_size": 32}}
     with pytest.raises(InputError, match="image_size: 64 there, image_size: 32 asked for"):
         open_record(tmp_path / "s", space=other)

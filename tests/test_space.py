@@ -66,6 +66,13 @@ def test_the_file_stands_above_sample_settings_and_below_set(tmp_path: Path) -> 
     assert space.fixed["image_size"] == 32
 
 
+def test_a_step_of_a_float_need_not_add_up_exactly(tmp_path: Path) -> None:
+    text = "search:\n  weight_decay: {type: float, low: 0.1, high: 0.7, step: 0.1}\n"
+    for value in (0.1, 0.3, 0.6, 0.7):
+        space = load(tmp_path, text + f"baseline: {{weight_decay: {value}}}\n")
+        assert space.baseline["weight_decay"] == value
+
+
 def test_order_follows_conditions(tmp_path: Path) -> None:
     space = load(
         tmp_path,
@@ -161,6 +168,13 @@ RATE = "search:\n  learning_rate: "
             3,
             "width1=90 is outside its search range",
         ),
+        (RATE + "{type: [1], low: 1, high: 2}\n", 2, "type must be one of float"),
+        (
+            "search:\n  width1: {type: int, low: 4, high: 9, when: {width2: big}}\n"
+            "  width2: {type: int, low: 4, high: 9}\n",
+            2,
+            "width2 is never 'big' in this space",
+        ),
         ("search: [1\n", 2, "this is not YAML"),
         ("- 1\n", 1, "expected `name: value` lines"),
     ],
@@ -175,9 +189,11 @@ def test_a_mistake_is_named_with_its_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "search: {}\n", "fixed:\n  epochs: 3\n"])
+@pytest.mark.parametrize(
+    "text", ["", "search: {}\n", "fixed:\n  epochs: 3\n", "search: &a\n  w: *a\n"]
+)
 def test_a_space_must_search_something(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"space.yaml"):
         load(tmp_path, text)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from study.errors import InputError
 from study.split import grouped_split, stratified_split
 
 
@@ -23,6 +25,11 @@ def test_grouped_split_never_cuts_a_group_and_keeps_shares() -> None:
     assert len(set(groups[val])) == 10
     ratio = shares[val].mean(axis=0) / shares.mean(axis=0)
     assert np.abs(ratio - 1).max() < 0.2
+
+
+def test_one_group_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="all 5 images show the same thing"):
+        grouped_split(np.zeros(5, np.int64), np.ones((5, 1)), 0.2, seed=0)
 
 
 def test_grouped_split_takes_any_group_names() -> None:

@@ -41,6 +41,29 @@ def test_params_come_from_a_file_and_flags_stand_above(tmp_path: Path) -> None:
     assert (config["width1"], config["width2"]) == (3, 6)
 
 
+def test_resuming_keeps_the_settings_and_changes_only_the_length(tmp_path: Path) -> None:
+    first = run_module("train", *QUICK, "--run-dir", "run", "--width1", 4, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    resume = ("fashion", "--dataset", "sample", "--run-dir", "run", "--resume")
+    for flags, message in (
+        (("--learning-rate", "0.1"), "--resume goes on with learning_rate=0.001, but got 0.1"),
+        ((), "has 2 epochs; give a larger --epochs"),
+    ):
+        done = run_module("train", *resume, *flags, cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr
+    done = run_module("train", *resume, "--epochs", 3, "--limit-batches", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder(tmp_path / "run")
+    assert [row["epoch"] for row in folder.history()] == [1, 2, 3]
+    assert (folder.last_state() or {})["config"]["width1"] == 4
+
+
+def test_flags_may_stand_before_the_task(tmp_path: Path) -> None:
+    words = ("--dataset", "sample", "--epochs", 1, "fashion", "--limit-batches", 1)
+    done = run_module("train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tracking_is_asked_for(tmp_path: Path) -> None:
     done = run_module("train", *QUICK, "--track", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -100,6 +123,7 @@ def test_a_breakpoint_in_the_loop_stops_in_this_process(
         (["fashion", "--limit-batches", "0"], "--limit-batches must be at least 1"),
         (["fashion", "--params", "none.json"], "--params none.json cannot be read"),
         (["fashion", "--resume"], "there is no last.pt"),
+        (["fashion", "--threads", "0"], "--threads must be at least 1"),
         (["fashion", "--like", "0123"], "there is no run '0123'"),
         (["facade", "--data-dir", "nowhere"], "there is no facade data set"),
     ],

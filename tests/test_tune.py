@@ -79,17 +79,16 @@ def test_a_complete_study_says_so_and_a_larger_number_extends_it(
     shutil.copytree(finished.home, home, ignore=shutil.ignore_patterns("mlruns", "mlflow.db"))
     again = run_module("tune", *finished.command, cwd=home)
     assert again.returncode == 0 and "has its 8 trials" in again.stderr
+    # The store was gone: the same command has sent all to the new one.
+    assert len(client(home).search_runs(["1"], max_results=1000)) == 9
     more = [9 if argument == 8 else argument for argument in finished.command]
     done = run_module("tune", *more, cwd=home)
     assert done.returncode == 0, done.stderr
     before = StudyRecord.read(finished.home / "studies" / "fashion").trials()
     after = StudyRecord.read(home / "studies" / "fashion").trials()
     assert after[:8] == before and len(after) == 9
-    # The store was gone: all nine runs are in the new one.
-    runs = client(home).search_runs(
-        [client(home).get_experiment_by_name("fashion").experiment_id], max_results=1000
-    )
-    assert len(runs) == 10
+    runs = client(home).search_runs(["1"], max_results=1000)
+    assert len(runs) == 10 and "RUNNING" not in {run.info.status for run in runs}
 
 
 def test_a_study_whose_trials_all_fail_ends_with_the_reason(tmp_path: Path) -> None:
@@ -138,7 +137,11 @@ BAD = [
     (["fashion", "--time-budget", "soon"], "--time-budget must be a time like"),
     (["fashion", "--scheduler", "random"], "invalid choice: 'random'"),
     (["fashion", "--reduction-factor", "1"], "--reduction-factor must be above 1"),
-    (["fashion", "--studies-dir", "a-file"], "a-file is a file"),
+    (["fashion", "--studies-dir", "a-file"], "cannot write the study's folder"),
+    (
+        ["fashion", "--workers-per-trial", "2", "--set", "batch_size=7"],
+        "batch_size=7 cannot be divided among 2 workers",
+    ),
     (["fashion", "--studies-dir", "/proc/studies"], "cannot write the study's folder"),
     (["fashion", "--tracking-uri", "nonsense"], "tracking URI 'nonsense' is none"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import os
 import sys
 import tempfile
@@ -43,8 +44,10 @@ def download(url: str, path: Path, sha256_prefix: str | None = None) -> Path:
         found = hashlib.sha256(draft.read_bytes()).hexdigest()
         if sha256_prefix is not None and not found.startswith(sha256_prefix):
             raise InputError(f"{url} is not the file that was expected (its SHA-256 is {found}).")
+        if path.suffix == ".zip" and not zipfile.is_zipfile(draft):
+            raise InputError(f"{url} gave no zip archive; is there a log-in page in between?")
         os.replace(draft, path)
-    except OSError as error:  # no network, no such file, or cut short
+    except (OSError, http.client.HTTPException) as error:  # no network, no such file, or cut short
         raise InputError(
             f"cannot download {url} ({error}). Fetch it on a machine with a network and import it "
             "with --from PATH, or try the drawn data with --dataset sample."

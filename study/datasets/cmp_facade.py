@@ -59,7 +59,7 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
         pairs = [
             (photo, photo.with_suffix(".png"))
             for root in roots
-            for photo in sorted(root.rglob("*.jpg"))
+            for photo in sorted(root.rglob("[!.]*.jpg"))
             if photo.with_suffix(".png").exists()
         ]
         if not pairs:
@@ -80,8 +80,9 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
             draft = drafts["test_dev" if group in held_out else "train"]
             photo.save(draft / f"{source.stem}.jpg", quality=95)
             mask.save(draft / f"{source.stem}.png")
-    for split, draft in drafts.items():
+    for split in drafts:  # never the training split of one set beside the test split of another
         shutil.rmtree(target / split, ignore_errors=True)
+    for split, draft in drafts.items():
         draft.rename(target / split)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+VERSION = 1  # raise it when the drawing changes, and cached sets are drawn anew
 OTHERS, FACADE, PILLAR, WINDOW, BALCONY = range(5)
 CANVAS = 320  # pixels
 CROPS = 3

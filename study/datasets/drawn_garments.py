@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+VERSION = 1  # raise it when the drawing changes, and cached sets are drawn anew
 SIZE = 28  # pixels
 SCALE = 4  # drawn this much larger, then averaged
 

@@ -49,8 +49,9 @@ def find_pairs(root: Path) -> list[tuple[Path, Path]]:
     Raises:
         InputError: A photograph without its mask or the other way round, or no pair at all.
     """
-    photos = {path.stem: path for path in sorted(root.glob("*.jpg"))}
-    masks = {path.stem: path for path in sorted(root.glob("*.png"))}
+    # Files that begin with a dot belong to the system that packed them.
+    photos = {path.stem: path for path in sorted(root.glob("[!.]*.jpg"))}
+    masks = {path.stem: path for path in sorted(root.glob("[!.]*.png"))}
     for stem, path in photos.items():
         if stem not in masks:
             raise InputError(f"{path} has no mask: {path.with_suffix('.png')} is missing.")
@@ -120,7 +121,7 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
     """
     target = folder(source)
     if not paths:
-        if target.is_dir():
+        if all((target / split).is_dir() for split in SPLITS):
             return
         paths = cmp_facade.fetch(source.data_dir / "facade" / "download")
     roots: list[Path] = []
@@ -128,6 +129,7 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
         with unpacked(paths[0]) as root:
             roots = [parent.parent for parent in sorted(root.rglob("test_dev")) if parent.is_dir()]
             roots = [found for found in roots if (found / "train").is_dir()]
+            roots = [found for found in roots if "__MACOSX" not in found.parts]
             if roots:
                 _import_starter_set(roots[0], target)
                 return
@@ -139,14 +141,16 @@ def _import_starter_set(root: Path, target: Path) -> None:
         for photo, mask in find_pairs(root / split):
             read_photo(photo)
             read_mask(mask)
-    for split in SPLITS:
-        draft = target / f".{split}.draft"
+    drafts = {split: target / f".{split}.draft" for split in SPLITS}
+    for split, draft in drafts.items():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         for photo, mask in find_pairs(root / split):
             shutil.copyfile(photo, draft / photo.name)
             shutil.copyfile(mask, draft / mask.name)
+    for split in SPLITS:  # never the training split of one set beside the test split of another
         shutil.rmtree(target / split, ignore_errors=True)
+    for split, draft in drafts.items():
         draft.rename(target / split)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from study.cache import Entry, cached
+from study.cache import Entry, array_checksum, cached
 from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_facades, mini_facade
 from study.split import grouped_split
@@ -88,8 +88,10 @@ class Facade:
             return mini_facade.load(source)
 
         def build(draft: Path) -> dict[str, Any]:
+            drawn = []
             for seed, (split, num) in enumerate([("train", SAMPLE_TRAIN), ("test", SAMPLE_TEST)]):
                 images, targets, groups = drawn_facades.draw_set(num, seed, SAMPLE_SIZE)
+                drawn += [images, targets]
                 np.save(draft / f"{split}_images.npy", images)
                 np.save(draft / f"{split}_targets.npy", targets)
                 if split == "train":
@@ -97,14 +99,14 @@ class Facade:
                     np.save(draft / "train_shares.npy", mini_facade.class_shares(targets))
             return {
                 "dataset": "sample facades (drawn by the program)",
-                "checksum": f"drawn {SAMPLE_TRAIN}+{SAMPLE_TEST}",
+                "checksum": array_checksum(drawn),
                 "train": SAMPLE_TRAIN * drawn_facades.CROPS,
                 "test": SAMPLE_TEST * drawn_facades.CROPS,
                 "facades": SAMPLE_TRAIN,
                 "grouped_by": "construction",
             }
 
-        key = [SAMPLE_TRAIN, SAMPLE_TEST, SAMPLE_SIZE]
+        key = [SAMPLE_TRAIN, SAMPLE_TEST, SAMPLE_SIZE, drawn_facades.VERSION]
         return cached(source.cache_dir, "facade-sample", key, build)
 
     def load_splits(self, source: DataSource, config: FacadeConfig) -> Splits:

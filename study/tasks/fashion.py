@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from study.cache import Entry, cached
+from study.cache import Entry, array_checksum, cached
 from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_garments, fashion_mnist
 from study.split import stratified_split
@@ -67,19 +67,21 @@ class Fashion:
             return fashion_mnist.load(source)
 
         def build(draft: Path) -> dict[str, Any]:
+            drawn = []
             for seed, (split, num) in enumerate([("train", SAMPLE_TRAIN), ("test", SAMPLE_TEST)]):
                 images, targets = drawn_garments.draw_set(num, seed)
+                drawn += [images, targets]
                 np.save(draft / f"{split}_images.npy", images)
                 np.save(draft / f"{split}_targets.npy", targets)
-            checksum = f"drawn {SAMPLE_TRAIN}+{SAMPLE_TEST}"
             return {
                 "dataset": "sample garments (drawn by the program)",
-                "checksum": checksum,
+                "checksum": array_checksum(drawn),
                 "train": SAMPLE_TRAIN,
                 "test": SAMPLE_TEST,
             }
 
-        return cached(source.cache_dir, "fashion-sample", [SAMPLE_TRAIN, SAMPLE_TEST], build)
+        key = [SAMPLE_TRAIN, SAMPLE_TEST, drawn_garments.VERSION]
+        return cached(source.cache_dir, "fashion-sample", key, build)
 
     def load_splits(self, source: DataSource, config: FashionConfig) -> Splits:
         """Return the stratified split: images `(N, 1, 28, 28)` uint8, targets `(N,)`."""
