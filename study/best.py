@@ -152,7 +152,11 @@ def export_winner(
     tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
     run_id = record.run_folder(winner.number).run_id
     if run_id is not None:
-        tracking.record_test(client, run_id, tests, test["size"], target)
+        # Of the per-class metrics only the task's own: MLflow's page drags with over 30 keys.
+        parts = {name: name.split("/") for name in tests}
+        shown = [n for n, part in parts.items() if len(part) < 3 or part[1] == task.class_metric]
+        logged = {name: tests[name] for name in shown}
+        tracking.record_test(client, run_id, logged, test["size"], target)
     if not args.json:
         metric = task.metric.split("/", 1)[1]
         value, val = (test["metrics"][f"{split}/{metric}"] for split in ("test", "val"))

@@ -82,13 +82,13 @@ def test_once(
             return test
     network, config, _ = load_trained(task, record, trial)
     metrics: dict[str, float] = {}
-    size = "one label for each image"
+    size = ""
     for split in ("val", "test"):
         images = task.load_full_size(source, config, split)
         scores, evidence = score(task, config, network, images)
         metrics |= {f"{split}/{name}": value for name, value in scores.items()}
-        if images.targets.ndim == 3:
-            size = "{}x{} pixels".format(*images.targets.shape[1:])
+        scored = images.targets if images.targets.ndim == 3 else images.images
+        size = "{}x{} pixels".format(*scored.shape[-2:])
         if split == "test":
             write_arrays(folder.path / "test.npz", evidence)
     test = {

@@ -82,9 +82,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name
         location = folder.as_uri()
-    # Has `mlflow ui` open the page for trained models, not the one for language models.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    return str(client.create_experiment(name, artifact_location=location))
 
 
 @dataclasses.dataclass
