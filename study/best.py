@@ -16,8 +16,9 @@ from typing import Any
 from study.command import add_place_flags, run_command
 from study.data import DataSource
 from study.errors import InputError, TrialError
+from study.manifest import find_study
 from study.progress import trial_table
-from study.record import StudyRecord, TrialRecord, counts, find_study
+from study.record import StudyRecord, TrialRecord, counts
 from study.tables import per_class_table
 from study.task import Task, load_task
 
@@ -134,7 +135,7 @@ def export_winner(
     task: Task, record: StudyRecord, winner: TrialRecord, target: Path, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Test the winner once, export it, and record both; return what was done."""
-    from study import export, tracking
+    from study import export, tracking_store
 
     source = DataSource.find(record.manifest["dataset"], args.data_dir)
     identity = task.identity(source)
@@ -144,7 +145,7 @@ def export_winner(
             "differs); name the right folder with --data-dir."
         )
     _check_target(target)
-    client = tracking.connect(tracking.resolve_uri(args.tracking_uri))
+    client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
     print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
     test = export.test_once(task, source, record, winner)
     params = record.params(winner)
@@ -156,7 +157,7 @@ def export_winner(
         parts = {name: name.split("/") for name in tests}
         shown = [n for n, part in parts.items() if len(part) < 3 or part[1] == task.class_metric]
         logged = {name: tests[name] for name in shown}
-        tracking.record_test(client, run_id, logged, test["size"], target)
+        tracking_store.record_test(client, run_id, logged, test["size"], target)
     if not args.json:
         metric = task.metric.split("/", 1)[1]
         value, val = (test["metrics"][f"{split}/{metric}"] for split in ("test", "val"))

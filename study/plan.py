@@ -12,7 +12,8 @@ from study.command import add_data_flags, add_place_flags, parse_assignments
 from study.data import DataSource, prepare
 from study.errors import InputError
 from study.resources import Resources, local_cpus, local_gpus, plan
-from study.space import SearchSpace, find_space, load_space
+from study.space import SearchSpace, find_space
+from study.space_file import load_space
 from study.task import (
     Task,
     Value,

@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 
 from study.errors import InputError
+from study.manifest import read_manifest, refuse_other_study
 from study.run_folder import RunFolder, write_text
 from study.space import Parameter, SearchSpace
-from study.task import Value, did_you_mean
+from study.task import Value
 
 if TYPE_CHECKING:
     import optuna
 
 # How a trial ended: all epochs, early by the scheduler, or with an error.
 Ending = Literal["finished", "stopped", "failed"]
-# What must be the same for trials to belong to one study.
-IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "space")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,17 +77,7 @@ class StudyRecord:
         Raises:
             InputError: There is none, or its manifest is damaged.
         """
-        file = path / "study.json"
-        try:
-            manifest = json.loads(file.read_text())
-            missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
-        except FileNotFoundError:
-            raise InputError(f"there is no study in {path}.") from None
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{file} is damaged ({error}).") from None
-        if missing:
-            raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")
-        return StudyRecord(path, manifest)
+        return StudyRecord(path, read_manifest(path))
 
     @staticmethod
     def create_or_continue(path: Path, manifest: dict[str, Any], command: str) -> StudyRecord:
@@ -125,8 +114,8 @@ class StudyRecord:
         driver = {"host": socket.gethostname(), "pid": os.getpid()}
         write_text(path / "driver.json", json.dumps(driver))
         if (path / "study.json").exists():
-            known = StudyRecord.read(path).manifest
-            _refuse_other_study(path, known, manifest)
+            known = read_manifest(path)
+            refuse_other_study(path, known, manifest)
             manifest = known
         start = {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **driver}
         manifest = {**manifest, "starts": [*manifest.get("starts", []), start]}
@@ -267,49 +256,6 @@ def counts(trials: list[TrialRecord]) -> dict[str, int]:
     """Return the number of trials by state."""
     states = ("finished", "stopped", "failed", "running")
     return {state: sum(trial.state == state for trial in trials) for state in states}
-
-
-def find_study(studies_dir: Path, name: str | None) -> Path:
-    """Return the folder of a study by name, or of the one last run.
-
-    Raises:
-        InputError: There is none; the nearest name is suggested.
-    """
-    found = {file.parent.name: file for file in studies_dir.glob("*/study.json")}
-    if not found:
-        raise InputError(
-            f"there is no study in {studies_dir.absolute()}; start one with `python -m study.tune "
-            "TASK`, or name the folder with --studies-dir."
-        )
-    if name is None:
-        name = max(found, key=lambda known: found[known].stat().st_mtime)
-    if name not in found:
-        raise InputError(f"there is no study {name!r} in {studies_dir}{did_you_mean(name, found)}")
-    return studies_dir.absolute() / name
-
-
-def _refuse_other_study(path: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
-    for key in IDENTITY:
-        if known[key] != asked[key]:
-            before, now = json.dumps(known[key]), json.dumps(asked[key])
-            if key == "space":
-                before, now = _differences(known[key], asked[key])
-            raise InputError(
-                f"the study {path.name!r} in {path.parent} has another {key}: {before} there, "
-                f"{now} asked for. Give the new study another --name, or the old study's settings."
-            )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
-    """Return the entries of two search spaces that differ."""
-    texts: tuple[list[str], list[str]] = ([], [])
-    for section in ("search", "fixed"):
-        for name in sorted(before[section].keys() | now[section].keys()):
-            pair = [space[section].get(name, "absent") for space in (before, now)]
-            if pair[0] != pair[1]:
-                for text, entry in zip(texts, pair, strict=True):
-                    text.append(f"{name}: {json.dumps(entry)}")
-    return "; ".join(texts[0]), "; ".join(texts[1])
 
 
 def _suggest(trial: optuna.trial.Trial, parameter: Parameter) -> Value:

@@ -1,97 +1,227 @@
-"""YAML files read with the line of every key, so that an error can name it."""
+"""Search spaces: YAML read with line numbers and checked against a task's settings.
+
+    fixed:                # settings of all trials
+      image_size: 128
+    search:               # one entry for each hyperparameter
+      learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+      batch_size: {type: int, low: 8, high: 32, step: 8}
+      last_relu: {type: categorical, choices: [true, false]}
+      width5: {type: int, low: 8, high: 64, when: {last_relu: true}}
+    baseline:             # trial 0 where it differs from the task's defaults
+      width5: 16
+
+`low` and `high` are inclusive. A parameter with `when` is only searched in trials where the other
+parameter has that value, or one of a list of values.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from study.errors import InputError
-from study.task import did_you_mean
+from study.space import Parameter, SearchSpace
+from study.task import (
+    TrainConfig,
+    Value,
+    check_value,
+    config_fields,
+    default_of,
+    did_you_mean,
+)
+from study.yaml_lines import Place, Section, read_sections
 
-# YAML 1.1 reads 1e-4 as text, because it wants 1.0e-4; people mean a number.
-FLOAT_WITHOUT_POINT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A line of a file."""
-
-    path: Path
-    line: int  # from 1
-
-    def error(self, message: str) -> InputError:
-        """Return the error that names this place."""
-        return InputError(f"{self.path}, line {self.line}: {message}")
-
-
-Section = dict[str, tuple[Place, Any]]  # key -> where it stands, and its value
+SECTIONS = ("fixed", "search", "baseline")
+KEYS = {
+    "float": ("type", "low", "high", "log", "step", "when"),
+    "int": ("type", "low", "high", "log", "step", "when"),
+    "categorical": ("type", "choices", "when"),
+}
 
 
-def read_sections(path: Path, names: Sequence[str]) -> dict[str, Section]:
-    """Read a file of sections, each a mapping; a section that is absent is empty.
+def load_space(
+    path: Path,
+    config_class: type[TrainConfig],
+    base: Mapping[str, Value],
+    assigned: Mapping[str, Value],
+) -> SearchSpace:
+    """Read and check a search space.
+
+    Args:
+        path: The YAML file.
+        config_class: Gives the names, types and bounds of hyperparameters.
+        base: Settings below those of the file (of the sample data set).
+        assigned: Settings above those of the file (`--set`); they are no longer searched.
 
     Raises:
-        InputError: The file cannot be read, is not YAML, or has an unknown or repeated key.
+        InputError: The file is wrong; the message names file, line, and what is allowed.
     """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}).") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise Place(path, line).error(f"this is not YAML ({error.problem}).") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: this is not YAML ({error}).") from None
-    try:
-        return _sections(root, path, names)
-    except RecursionError:
-        raise InputError(f"{path}: an anchor contains itself.") from None
+    fields = config_fields(config_class)
+    sections = read_sections(path, SECTIONS)
+
+    def known(section: Section) -> dict[str, tuple[Place, Any]]:
+        for name, (place, _) in section.items():
+            if name not in fields:
+                raise place.error(f"there is no setting {name!r}{did_you_mean(name, fields)}")
+        return section
+
+    def checked(place: Place, name: str, value: object) -> Value:
+        try:
+            return check_value(fields[name], value)
+        except InputError as error:
+            raise place.error(str(error)) from None
+
+    fixed = {
+        name: checked(place, name, value)
+        for name, (place, value) in known(sections["fixed"]).items()
+    }
+    parameters = {}
+    places = {}
+    for name, (place, entry) in known(sections["search"]).items():
+        if name in fixed:
+            raise place.error(f"{name} is both fixed and searched; remove one.")
+        if not fields[name].metadata["searchable"]:
+            raise place.error(f"{name} is the same for all trials; set it under `fixed`.")
+        parameters[name] = _parameter(name, entry, place, checked, type(fields[name].default))
+        places[name] = place
+    for name, (place, _) in known(sections["baseline"]).items():
+        if name not in parameters:
+            raise place.error(f"baseline: {name} is not searched; set it under `fixed`.")
+    settled = {**base, **fixed, **assigned}
+    for name in assigned:
+        parameters.pop(name, None)
+    ordered = _order(path, parameters, settled, places, config_class)
+    baseline: dict[str, Value] = {}
+    for parameter in ordered:
+        name = parameter.name
+        value: Value | None = None
+        if name in sections["baseline"]:
+            place, raw = sections["baseline"][name]
+            value = checked(place, name, raw)
+            if not parameter.contains(value):
+                raise place.error(f"baseline: {name}={value} is outside its search range.")
+        if not parameter.active({**settled, **baseline}):
+            continue
+        if value is None:
+            value = parameter.nearest(base.get(name, default_of(fields[name])))
+        baseline[name] = value
+    settled = {name: value for name, value in settled.items() if name not in parameters}
+    return SearchSpace(tuple(ordered), settled, baseline)
 
 
-def _sections(root: Any, path: Path, names: Sequence[str]) -> dict[str, Section]:
-    sections: dict[str, Section] = {name: {} for name in names}
-    for name, (place, node) in _entries(root, Place(path, 1)).items():
-        if name not in sections:
-            raise place.error(f"there is no section {name!r}{did_you_mean(name, names)}")
-        empty = isinstance(node, yaml.ScalarNode) and node.value in ("", "~", "null")
-        entries = {} if empty else _entries(node, place)
-        sections[name] = {
-            key: (where, _value(item, where)) for key, (where, item) in entries.items()
-        }
-    return sections
+def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: type) -> Parameter:
+    """Check one entry under `search`."""
+    if not isinstance(entry, dict):
+        raise place.error(
+            f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
+            "a value for all trials goes under `fixed`."
+        )
+    kind: Any = entry.get("type")
+    if kind not in tuple(KEYS):
+        raise place.error(f"{name}: type must be one of {', '.join(KEYS)}, but got {kind!r}.")
+    for key in entry:
+        if key not in KEYS[kind]:
+            hint = did_you_mean(str(key), KEYS[kind])
+            raise place.error(f"{name}: a {kind} parameter has no {key!r}{hint}")
+    when = _condition(name, entry.get("when"), place)
+    if kind == "categorical":
+        choices = entry.get("choices")
+        if not isinstance(choices, list) or not choices:
+            raise place.error(f"{name}: choices must be a list of values.")
+        values = tuple(checked(place, name, choice) for choice in choices)
+        if len(set(values)) < len(values):
+            raise place.error(f"{name}: choices has a value twice.")
+        return Parameter(name=name, kind=kind, choices=values, when=when)
+    if field_kind.__name__ != kind:
+        fitting = " or ".join(sorted({field_kind.__name__, "categorical"} & KEYS.keys()))
+        raise place.error(f"{name} cannot be searched as {kind}; use type: {fitting}.")
+    low, high = (_number(name, bound, entry, place, kind) for bound in ("low", "high"))
+    log = entry.get("log", False)
+    if not isinstance(log, bool):
+        raise place.error(f"{name}: log must be true or false, but got {log!r}.")
+    if low >= high:
+        raise place.error(f"{name}: low must be below high, but got low={low}, high={high}.")
+    if log and low <= 0:
+        raise place.error(f"{name}: log needs low above 0, but got low={low}.")
+    for bound in (low, high):
+        checked(place, name, bound)
+    step = None
+    if "step" in entry:
+        step = _number(name, "step", entry, place, kind)
+        if log:
+            raise place.error(f"{name}: log and step exclude each other; remove one.")
+        steps = (high - low) / step if step > 0 else 0.0
+        if steps < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+            raise place.error(
+                f"{name}: high must be low plus a multiple of step, but got low={low}, "
+                f"high={high}, step={step}."
+            )
+    return Parameter(name=name, kind=kind, low=low, high=high, log=log, step=step, when=when)
 
 
-def _entries(node: Any, place: Place) -> dict[str, tuple[Place, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode):
-        raise place.error("expected `name: value` lines here.")
-    entries: dict[str, tuple[Place, yaml.Node]] = {}
-    for key, value in node.value:
-        where = Place(place.path, key.start_mark.line + 1)
-        if not isinstance(key, yaml.ScalarNode):
-            raise where.error("a name must be a word.")
-        if key.value in entries:
-            raise where.error(f"{key.value!r} stands here twice.")
-        entries[key.value] = (where, value)
-    return entries
+def _number(name: str, key: str, entry: dict[str, Any], place: Place, kind: str) -> Any:
+    value: Any = entry.get(key)
+    fitting = isinstance(value, int) or (kind == "float" and isinstance(value, float))
+    if isinstance(value, bool) or not fitting or value != value or abs(value) == float("inf"):
+        wanted = "a whole number" if kind == "int" else "a number"
+        raise place.error(f"{name}: {key} must be {wanted}, but got {value!r}.")
+    return float(value) if kind == "float" else value
 
 
-def _value(node: Any, place: Place) -> Any:
-    """Return the plain value of a node."""
-    if isinstance(node, yaml.MappingNode):
-        return {key: _value(item, where) for key, (where, item) in _entries(node, place).items()}
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, place) for item in node.value]
-    if node.style is None and FLOAT_WITHOUT_POINT.fullmatch(node.value):
-        return float(node.value)
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node)
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise place.error(f"{node.value!r} cannot be read ({error}).") from None
-    finally:
-        loader.dispose()
+def _condition(name: str, when: Any, place: Place) -> tuple[str, tuple[Value, ...]] | None:
+    if when is None:
+        return None
+    if not isinstance(when, dict) or len(when) != 1:
+        raise place.error(f"{name}: when must be like {{other_parameter: value}}.")
+    ((other, values),) = when.items()
+    return str(other), tuple(values) if isinstance(values, list) else (values,)
+
+
+def _order(
+    path: Path,
+    parameters: Mapping[str, Parameter],
+    settled: Mapping[str, Value],
+    places: Mapping[str, Place],
+    config_class: type[TrainConfig],
+) -> list[Parameter]:
+    """Sort parameters so that each follows the one it depends on; settle fixed conditions."""
+    fields = config_fields(config_class)
+    ordered: dict[str, Parameter] = {}
+    waiting = dict(parameters)
+    dropped: set[str] = set()
+    while waiting:
+        before = len(waiting)
+        for name, parameter in list(waiting.items()):
+            other, values = parameter.when or (None, ())
+            if other is not None and other not in fields:
+                raise places[name].error(
+                    f"{name}: when: there is no setting {other!r}{did_you_mean(other, fields)}"
+                )
+            if other in waiting and other != name:
+                continue
+            del waiting[name]
+            if other is None:
+                ordered[name] = parameter
+            elif other in ordered:
+                for value in values:
+                    if not ordered[other].contains(value):
+                        raise places[name].error(
+                            f"{name}: when: {other} is never {value!r} in this space."
+                        )
+                ordered[name] = parameter
+            elif other in dropped:
+                dropped.add(name)
+            elif other != name and settled.get(other, default_of(fields[other])) in values:
+                ordered[name] = dataclasses.replace(parameter, when=None)
+            elif other != name:
+                dropped.add(name)
+            else:
+                raise places[name].error(f"{name}: when: it cannot depend on itself.")
+        if len(waiting) == before:
+            names = ", ".join(waiting)
+            raise next(iter(places.values())).error(f"when: {names} depend on one another.")
+    if not ordered:
+        raise InputError(f"{path} searches nothing; leave a parameter under `search`.")
+    return list(ordered.values())

@@ -98,10 +98,10 @@ def main(argv: list[str] | None = None) -> int:
 def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource, TrainConfig]:
     dataset, values = args.dataset, {}
     if args.like:
-        import study.tracking as tracking
+        from study import tracking_store
 
-        uri = tracking.resolve_uri(args.tracking_uri)
-        dataset, params = tracking.run_settings(uri, args.like, task.name)
+        uri = tracking_store.resolve_uri(args.tracking_uri)
+        dataset, params = tracking_store.run_settings(uri, args.like, task.name)
         fields = config_fields(task.config_class)
         values = {k: parse_value(fields[k], v) for k, v in params.items() if k in fields}
     else:
@@ -183,11 +183,11 @@ def _train(
     known = facts(identity, source)
     track = None
     if args.track:
-        import study.tracking as tracking
+        from study import tracking_store
 
-        uri = tracking.resolve_uri(args.tracking_uri)
+        uri = tracking_store.resolve_uri(args.tracking_uri)
         params = {**dataclasses.asdict(config), "dataset": source.dataset}
-        track = tracking.SingleRun(uri, task, params, known)
+        track = tracking_store.SingleRun(uri, task, params, known)
 
     def watch(batches: Any, total: int, phase: str) -> Any:
         return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)

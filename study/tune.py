@@ -42,13 +42,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(study: StudyPlan, command: str) -> int:
     """Run or continue a study; return the exit code."""
-    from study import tracking
+    from study import tracking, tracking_store
     from study.progress import Progress
     from study.provenance import facts
     from study.record import StudyRecord, counts
 
-    uri = tracking.resolve_uri(study.args.tracking_uri)
-    tracking.connect(uri)
+    uri = tracking_store.resolve_uri(study.args.tracking_uri)
+    tracking_store.connect(uri)
     record = StudyRecord.create_or_continue(study.folder, study.manifest(), command)
     known = facts(study.identity, study.source)
     trials = record.trials()

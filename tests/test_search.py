@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from study.errors import InputError
-from study.record import StudyRecord, counts, find_study
+from study.manifest import find_study
+from study.record import StudyRecord, counts
 from study.search import RecordASHA, RecordSearcher
 from study.space import Parameter, SearchSpace
 

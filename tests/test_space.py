@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from study.errors import InputError
-from study.space import SearchSpace, find_space, load_space
+from study.space import SearchSpace, find_space
+from study.space_file import load_space
 from study.tasks.facade import FacadeConfig
 
 GOOD = """\

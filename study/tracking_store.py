@@ -1,0 +1,169 @@
+"""The MLflow store: finding it, and writing and reading single runs.
+
+With `study.tracking` the only module that knows MLflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from study.errors import InputError
+from study.run_folder import RunFolder
+from study.task import Task
+
+
+def resolve_uri(flag: str | None) -> str:
+    """Return the tracking URI with absolute paths, so that it holds in any folder.
+
+    Args:
+        flag: `--tracking-uri`; else `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` here.
+    """
+    uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
+    if "://" not in uri and not uri.startswith("databricks"):
+        raise InputError(
+            f"the tracking URI {uri!r} is none; use sqlite:///PATH or the http:// address of an "
+            "MLflow server."
+        )
+    return uri
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client after making sure that the store answers; creates a SQLite store.
+
+    Raises:
+        InputError: The store cannot be reached or written.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the tracking store {uri} does not answer ({reason}).") from None
+    return client
+
+
+def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
+    """Return the experiment's id, creating it if there is none.
+
+    Beside a SQLite file the artifacts go to `mlruns/`, where `mlflow ui` started there finds them.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            raise InputError(
+                f"the MLflow experiment {name!r} was deleted; restore it with `mlflow experiments "
+                f"restore -x {found.experiment_id}`, or choose another --name."
+            )
+        return str(found.experiment_id)
+    location = None
+    if uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name
+        location = folder.as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+class SingleRun:
+    """One run of `study.train --track`, written as it goes."""
+
+    def __init__(
+        self, uri: str, task: Task, params: Mapping[str, Any], known: Mapping[str, str]
+    ) -> None:
+        self.client = connect(uri)
+        experiment = experiment_id(self.client, uri, task.name)
+        tags = {"study.role": "train", "study.task": task.name, **known}
+        run = self.client.create_run(experiment, run_name=f"train {task.name}", tags=tags)
+        self.run_id = str(run.info.run_id)
+        log_settings(self.client, self.run_id, params, known)
+
+    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of an epoch."""
+        now = int(time.time() * 1000)
+        values = [Metric(name, value, now, epoch) for name, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=[m for m in values if m.value == m.value])
+
+    def end(self, folder: RunFolder, status: str, reason: str | None = None) -> None:
+        """Upload the folder's results and end the run as FINISHED, KILLED or FAILED."""
+        if reason is not None:
+            self.client.set_tag(self.run_id, "study.reason", reason)
+        upload_folder(self.client, self.run_id, folder)
+        self.client.set_terminated(self.run_id, status)
+
+
+def log_settings(
+    client: MlflowClient, run_id: str, params: Mapping[str, Any], known: Mapping[str, str]
+) -> None:
+    """Log parameters, and the data set as MLflow shows it."""
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    dataset = Dataset(
+        name=known["data.name"],
+        digest=known["data.checksum"][:12],
+        source_type="study",
+        source=known["data.dataset"],
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, tags=[])])
+
+
+def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
+    """Upload figures, metrics, the best checkpoint and the error of a trial."""
+    if (folder.path / "figures").is_dir():
+        client.log_artifacts(run_id, str(folder.path / "figures"), "figures")
+    for path, target in (
+        (folder.path / "metrics.json", None),
+        (folder.best_checkpoint, "checkpoint"),
+        (folder.error_file, None),
+    ):
+        if path.exists():
+            client.log_artifact(run_id, str(path), target)
+
+
+def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, str]]:
+    """Return the data set (`real` or `sample`) and the parameters of a trial's run.
+
+    Raises:
+        InputError: There is no such run, or it is of another task.
+    """
+    client = connect(uri)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        raise InputError(f"there is no run {run_id!r} in {uri}.") from None
+    found = run.data.tags.get("study.task")
+    if found != task_name or run.data.tags.get("study.role") == "study":
+        raise InputError(f"run {run_id} is no trial of {task_name} (its task is {found}).")
+    return run.data.tags["data.dataset"], dict(run.data.params)
+
+
+def record_test(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, folder: Path
+) -> None:
+    """Add test metrics and the export's figures to a trial's run.
+
+    Raises:
+        InputError: The store does not have the run.
+    """
+    try:
+        known = client.get_run(run_id).data.metrics
+    except MlflowException:
+        raise InputError(
+            f"exported, but the run {run_id} is not in this tracking store; name the study's with "
+            "--tracking-uri and export again (the test is not repeated)."
+        ) from None
+    now = int(time.time() * 1000)
+    values = [Metric(name, value, now, 0) for name, value in metrics.items() if name not in known]
+    tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
+    client.log_batch(run_id, metrics=values, tags=tags)
+    client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
