@@ -48,7 +48,7 @@ def run(study: StudyPlan, command: str) -> int:
     from study.record import StudyRecord, counts
 
     uri = tracking_store.resolve_uri(study.args.tracking_uri)
-    tracking_store.connect(uri)
+    tracking_store.experiment_id(tracking_store.connect(uri), uri, study.name)
     record = StudyRecord.create_or_continue(study.folder, study.manifest(), command)
     known = facts(study.identity, study.source)
     trials = record.trials()
