@@ -137,9 +137,9 @@ def start_ray(study: StudyPlan) -> StudyPlan:
 
 def shut_down_ray() -> None:
     """Stop Ray if it runs."""
-    import ray
+    if "ray" in sys.modules:
+        import ray
 
-    if ray.is_initialized():
         ray.shutdown()
 
 
