@@ -104,10 +104,11 @@ class StudyTracker:
                 if not run.ended:  # cut off; the next command goes on with it
                     self.client.set_tag(run.run_id, "study.resumable", "true")
                     self.client.set_terminated(run.run_id, "KILLED")
-            if best is not None and best.value is not None:
+            if best is not None and best.value is not None and status == "FINISHED":
                 key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
-                self.client.log_metric(self.parent, key, best.value, step=best.number)
-                self.client.set_tag(self.parent, "study.best_trial", str(best.number))
+                if self.client.get_run(self.parent).data.metrics.get(key) != best.value:
+                    self.client.log_metric(self.parent, key, best.value, step=best.number)
+                    self.client.set_tag(self.parent, "study.best_trial", str(best.number))
             self.client.set_terminated(self.parent, status)
         except Exception as error:  # as in `_work`
             return str(error)

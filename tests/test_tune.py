@@ -81,6 +81,10 @@ def test_a_complete_study_says_so_and_a_larger_number_extends_it(
     assert again.returncode == 0 and "has its 8 trials" in again.stderr
     # The store was gone: the same command has sent all to the new one.
     assert len(client(home).search_runs(["1"], max_results=1000)) == 9
+    third = run_module("tune", *finished.command, cwd=home)
+    assert third.returncode == 0, third.stderr
+    (parent,) = client(home).search_runs(["1"], "tags.`study.role` = 'study'")
+    assert len(client(home).get_metric_history(parent.info.run_id, "best/accuracy")) == 1
     more = [9 if argument == 8 else argument for argument in finished.command]
     done = run_module("tune", *more, cwd=home)
     assert done.returncode == 0, done.stderr
