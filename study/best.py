@@ -148,8 +148,7 @@ def export_winner(
     client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
     print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
     test = export.test_once(task, source, record, winner)
-    params = record.params(winner)
-    difference = export.export(task, source, record, winner, test, params, target)
+    difference = export.export(task, source, record, winner, test, target)
     tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
     run_id = record.run_folder(winner.number).run_id
     if run_id is not None:

@@ -109,7 +109,6 @@ def export(
     record: StudyRecord,
     trial: TrialRecord,
     test: Mapping[str, Any],
-    params: Mapping[str, Any],
     folder: Path,
 ) -> float:
     """Write the export folder, replacing an earlier export only when this one is complete.
@@ -120,7 +119,6 @@ def export(
         record: The study.
         trial: The winner.
         test: From `test_once`.
-        params: All settings of the trial.
         folder: Where to.
 
     Returns:
@@ -157,7 +155,7 @@ def export(
             "normalization": "inside the model",
         },
         "output": "logits; softmax over dimension 1 gives probabilities",
-        "params": dict(params),
+        "params": record.params(trial),
         "metrics": dict(test["metrics"]),
         "evaluated_at": test["size"],
         "search_metrics": {"epoch": trial.epoch, **trial.metrics},

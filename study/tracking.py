@@ -9,16 +9,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Param
 
 from study.record import StudyRecord, TrialRecord
 from study.run_folder import RunFolder
 from study.task import Task
-from study.tracking_store import connect, experiment_id, log_settings, upload_folder
+from study.tracking_store import (
+    connect,
+    experiment_id,
+    log_metrics,
+    log_settings,
+    upload_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -144,13 +149,8 @@ class StudyTracker:
         for row in folder.history():
             epoch = int(row["epoch"])
             if epoch > run.epoch:
-                now = int(time.time() * 1000)
-                values = [
-                    Metric(name, value, now, epoch)
-                    for name, value in row.items()
-                    if name != "epoch" and value == value
-                ]
-                self.client.log_batch(run.run_id, metrics=values)
+                metrics = {name: value for name, value in row.items() if name != "epoch"}
+                log_metrics(self.client, run.run_id, epoch, metrics)
                 run.epoch = epoch
         if trial.state != "running" and not run.ended:
             self._end(trial, run, folder)

@@ -91,9 +91,7 @@ class SingleRun:
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of an epoch."""
-        now = int(time.time() * 1000)
-        values = [Metric(name, value, now, epoch) for name, value in metrics.items()]
-        self.client.log_batch(self.run_id, metrics=[m for m in values if m.value == m.value])
+        log_metrics(self.client, self.run_id, epoch, metrics)
 
     def end(self, folder: RunFolder, status: str, reason: str | None = None) -> None:
         """Upload the folder's results and end the run as FINISHED, KILLED or FAILED."""
@@ -115,6 +113,13 @@ def log_settings(
         source=known["data.dataset"],
     )
     client.log_inputs(run_id, [DatasetInput(dataset, tags=[])])
+
+
+def log_metrics(client: MlflowClient, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
+    """Log metrics of one step in one call; nan is left out."""
+    now = int(time.time() * 1000)
+    values = [Metric(name, value, now, step) for name, value in metrics.items() if value == value]
+    client.log_batch(run_id, metrics=values)
 
 
 def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
@@ -162,8 +167,7 @@ def record_test(
             f"exported, but the run {run_id} is not in this tracking store; name the study's with "
             "--tracking-uri and export again (the test is not repeated)."
         ) from None
-    now = int(time.time() * 1000)
-    values = [Metric(name, value, now, 0) for name, value in metrics.items() if name not in known]
+    log_metrics(client, run_id, 0, {k: v for k, v in metrics.items() if k not in known})
     tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
-    client.log_batch(run_id, metrics=values, tags=tags)
+    client.log_batch(run_id, tags=tags)
     client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")

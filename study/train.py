@@ -88,14 +88,18 @@ def main(argv: list[str] | None = None) -> int:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
-    source, config = _source_and_config(task, args)
-    resume = _resume_state(config, args) if args.resume else None
+    resume = _last_state(args) if args.resume else None
+    source, config = _source_and_config(task, args, resume)
+    if resume is not None:
+        _check_resume(config, resume, args)
     identity = prepare(task, source)
     folder = _run_folder(task, args)
     return _train(task, config, source, identity, folder, resume, args)
 
 
-def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource, TrainConfig]:
+def _source_and_config(
+    task: Task, args: argparse.Namespace, resume: dict[str, Any] | None
+) -> tuple[DataSource, TrainConfig]:
     dataset, values = args.dataset, {}
     if args.like:
         from study import tracking_store
@@ -108,8 +112,8 @@ def _source_and_config(task: Task, args: argparse.Namespace) -> tuple[DataSource
         values = base_values(task, dataset)
     if args.params:
         values |= _read_params(args.params)
-    if args.resume:
-        values = dict(_last_state(args)["config"])
+    if resume is not None:
+        values = dict(resume["config"])
     values |= config_values(args, task.config_class)
     return DataSource.find(dataset, args.data_dir), build_config(task.config_class, values)
 
@@ -135,9 +139,8 @@ def _last_state(args: argparse.Namespace) -> dict[str, Any]:
     return state
 
 
-def _resume_state(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the state to resume from, after making sure that only `epochs` differs."""
-    state = _last_state(args)
+def _check_resume(config: TrainConfig, state: dict[str, Any], args: argparse.Namespace) -> None:
+    """Make sure that only `epochs` differs from the run that goes on, and that it grows."""
     for name, value in dataclasses.asdict(config).items():
         if name != "epochs" and value != state["config"][name]:
             raise InputError(
@@ -148,7 +151,6 @@ def _resume_state(config: TrainConfig, args: argparse.Namespace) -> dict[str, An
         raise InputError(
             f"--resume: {args.run_dir} has {len(state['history'])} epochs; give a larger --epochs."
         )
-    return state
 
 
 def _run_folder(task: Task, args: argparse.Namespace) -> RunFolder:

@@ -9,6 +9,7 @@ larger --num-samples extends it.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from study.command import run_command
 from study.errors import InputError
 from study.plan import StudyPlan, build_parser, describe, make_plan
-from study.resources import DRIVER_CPUS
+from study.progress import Progress, trial_table
+from study.provenance import facts
+from study.record import StudyRecord, counts
+from study.resources import DRIVER_CPUS, local_cpus, local_gpus
+from study.tables import per_class_table
 
 if TYPE_CHECKING:
-    from study.progress import Progress
-    from study.record import StudyRecord
     from study.tracking import StudyTracker
 
 # How often Ray starts a trial again whose process died; it goes on from its checkpoint.
@@ -43,9 +46,6 @@ def main(argv: list[str] | None = None) -> int:
 def run(study: StudyPlan, command: str) -> int:
     """Run or continue a study; return the exit code."""
     from study import tracking, tracking_store
-    from study.progress import Progress
-    from study.provenance import facts
-    from study.record import StudyRecord, counts
 
     uri = tracking_store.resolve_uri(study.args.tracking_uri)
     tracking_store.experiment_id(tracking_store.connect(uri), uri, study.name)
@@ -107,8 +107,6 @@ def start_ray(study: StudyPlan) -> StudyPlan:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
-    import logging
-
     import ray
 
     if study.args.address is not None:
@@ -118,8 +116,6 @@ def start_ray(study: StudyPlan) -> StudyPlan:
             raise InputError(f"--address {study.args.address}: {error}") from None
         total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return study.with_resources(total.get("CPU", 0), total.get("GPU", 0))
-    from study.resources import local_cpus, local_gpus
-
     assert study.resources is not None
     ray.init(
         address="local",  # not a cluster that happens to run on this machine
@@ -152,8 +148,6 @@ def run_trials(
     num_trials: int,
 ) -> None:
     """Run trials under Ray Tune until so many have ended, or the time budget is used up."""
-    import logging
-
     from ray import tune
 
     from study.search import RecordASHA, RecordSearcher, StudyCallback
@@ -216,10 +210,6 @@ def run_trials(
 
 def summary(study: StudyPlan, record: StudyRecord) -> str:
     """Return the end of a study: counts, the best trials, and what to type next."""
-    from study.progress import trial_table
-    from study.record import counts
-    from study.tables import per_class_table
-
     count = counts(record.trials())
     sample = "" if study.source.dataset == "real" else "   SAMPLE DATA (drawn, not real)"
     states = ", ".join(f"{number} {state}" for state, number in count.items() if number)
@@ -232,10 +222,11 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
     size = study.settings.get("image_size")
     measured = f"validation at {size}x{size} pixels" if size else "validation"
     args = study.args
-    flags = {"--studies-dir": args.studies_dir, "--data-dir": args.data_dir}
-    if args.studies_dir == "studies":
-        del flags["--studies-dir"]
-    flags["--tracking-uri"] = args.tracking_uri
+    flags = {
+        "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
+        "--data-dir": args.data_dir,
+        "--tracking-uri": args.tracking_uri,
+    }
     given = [word for flag, value in flags.items() if value for word in (flag, value)]
     export = shlex.join(["python", "-m", "study.best", study.name, *given, "--export"])
     store = ["--backend-store-uri", args.tracking_uri] if args.tracking_uri else []
