@@ -45,15 +45,17 @@ class Batches:
         self.scale = (1 / (255 * deviation)).to(device)
         self.offset = (-mean / deviation).to(device)
 
-    def training(self, batch_size: int, seed: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's part of every global batch, in an order that `seed` decides.
+    def training(
+        self, batch_size: int, seed: Sequence[int], skip: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this rank's part of every global batch but the first `skip`, as `seed` orders them.
 
         Ranks get disjoint parts. An incomplete last batch is dropped, unless it is the only one:
         its gradient would count for as much as a full batch's.
         """
         order = torch.from_numpy(np.random.default_rng(list(seed)).permutation(len(self.indices)))
         num_batches = max(1, len(order) // batch_size)
-        for number in range(num_batches):
+        for number in range(skip, num_batches):
             batch = order[number * batch_size : (number + 1) * batch_size]
             yield self._gather(batch[rank() :: world_size()])
 

@@ -15,12 +15,13 @@ from typing import Any
 
 from study.command import add_place_flags, run_command
 from study.data import DataSource
-from study.errors import InputError, TrialError
+from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import find_study
 from study.progress import trial_table
-from study.record import StudyRecord, TrialRecord, counts
+from study.record import StudyRecord
 from study.tables import per_class_table
 from study.task import Task, load_task
+from study.trial_record import TrialRecord, counts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.top < 1:
         raise InputError(f"--top must be at least 1, but got {args.top}.")
     record = StudyRecord.read(find_study(Path(args.studies_dir).expanduser(), args.study))
+    for text in record.mended:
+        print(text, file=sys.stderr)
     task = load_task(record.manifest["task"])
     ranking = record.ranking()
     result = as_json(record, ranking[: args.top])
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         target = Path(args.export or Path("export") / record.path.name).expanduser().absolute()
         try:
             result["export"] = export_winner(task, record, ranking[0], target, args)
-        except TrialError as error:
+        except (TrialError, DamagedFile) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
     if args.json:

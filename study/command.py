@@ -1,6 +1,6 @@
 """What all commands share: exit codes, messages, and flags made from config fields.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 128 + n stopped by signal n (Ctrl-C: 130).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from study.errors import InputError
+from study.errors import DamagedFile, InputError, StorageError
 from study.task import TrainConfig, Value, config_fields, did_you_mean, parse_value
 
 
 def run_command(main: Callable[[], int]) -> int:
     """Run a command's `main` and turn what it raises into a message and an exit code.
 
-    `InputError` is how all modules report a user's mistake, so it becomes one line on stderr;
-    anything else is a fault of ours and keeps its traceback (exit code 1).
+    `InputError` is how all modules report a user's mistake, so it becomes one line on stderr, as
+    does a full disk or a damaged file; anything else is a fault of ours and keeps its traceback
+    (exit code 1).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # Nothing is reported home, by Ray or by MLflow.
@@ -31,6 +32,9 @@ def run_command(main: Callable[[], int]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (StorageError, DamagedFile) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

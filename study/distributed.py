@@ -1,4 +1,4 @@
-"""Rank, world size, device, wrapping and reducing, on plain `torch.distributed`.
+"""Rank, world size, device, random numbers, wrapping and reducing, on plain `torch.distributed`.
 
 In one process without a process group everything here is the identity. Under Ray Train or
 torchrun the group exists already and is only used.
@@ -29,6 +29,19 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def random_state() -> list[torch.Tensor]:
+    """Return the state of torch's random numbers, of the CPU and of the GPU if there is one."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states
+
+
+def set_random_state(states: list[torch.Tensor]) -> None:
+    """Go on with random numbers from a state; one of a GPU is ignored where there is none."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])
 
 
 def wrap(model: nn.Module) -> nn.Module:

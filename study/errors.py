@@ -1,4 +1,4 @@
-"""The two kinds of failure that are not a bug of ours."""
+"""The kinds of failure that are not a bug of ours."""
 
 from __future__ import annotations
 
@@ -9,3 +9,11 @@ class InputError(ValueError):
 
 class TrialError(RuntimeError):
     """A trial that cannot go on, a loss that is not finite for one; the study goes on."""
+
+
+class DamagedFile(RuntimeError):
+    """A file of ours is missing or not what was written; the message names it."""
+
+
+class StorageError(RuntimeError):
+    """The disk is full or cannot be written: no trial's fault, so the study stops and waits."""

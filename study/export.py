@@ -23,13 +23,15 @@ from safetensors.torch import save_file
 from study import checkpoint, distributed
 from study.batches import Batches
 from study.data import DataSource, ImageSet
-from study.errors import TrialError
+from study.errors import DamagedFile, InputError, TrialError
+from study.files import read_document, write_document
 from study.loop import evaluate
 from study.models import Normalized
-from study.record import StudyRecord, TrialRecord
-from study.run_folder import save_figures, write_arrays, write_text
+from study.record import StudyRecord
+from study.run_folder import save_figures, write_arrays
 from study.tables import per_class_table
 from study.task import Task, TrainConfig, build_config
+from study.trial_record import TrialRecord
 
 TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
 NUM_COMPARED = 16  # validation images
@@ -41,9 +43,17 @@ def load_trained(
     """Return the network of a trial's best epoch, its settings and the checkpoint.
 
     Raises:
-        CheckpointError: The checkpoint is missing or damaged.
+        DamagedFile: The checkpoint is missing or damaged.
+        TrialError: It is of another epoch.
     """
-    state = checkpoint.load(record.run_folder(trial.number).best_checkpoint)
+    folder = record.run_folder(trial.number)
+    state = folder.weights(trial.metric, trial.mode)
+    if len(state["history"]) != trial.epoch:
+        raise TrialError(
+            f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not {trial.epoch}; if "
+            "the trial still runs try again later, else repeat it: python -m study.train "
+            f"{task.name} --like {folder.run_id}"
+        )
     config = build_config(task.config_class, state["config"])
     network = task.build_model(config)
     network.load_state_dict(state["network"])
@@ -75,12 +85,18 @@ def test_once(
     """
     file = record.path / "tests.json"
     folder = record.run_folder(trial.number)
-    tests: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+    try:
+        tests: list[dict[str, Any]] = read_document(file)["tests"] if file.exists() else []
+    except DamagedFile as error:
+        raise InputError(
+            f"{error} It says which weights were tested already: put it back from a backup, or "
+            "delete it and test again."
+        ) from None
+    network, config, _ = load_trained(task, record, trial)
     digest = checkpoint.digest(folder.best_checkpoint)
     for test in tests:
         if test["checkpoint"] == digest and test["checksum"] == record.manifest["checksum"]:
             return test
-    network, config, _ = load_trained(task, record, trial)
     metrics: dict[str, float] = {}
     size = ""
     for split in ("val", "test"):
@@ -99,7 +115,7 @@ def test_once(
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "metrics": metrics,
     }
-    write_text(file, json.dumps([*tests, test], indent=1))
+    write_document(file, {"tests": [*tests, test]})
     return test
 
 

@@ -23,7 +23,16 @@ from study.task import Meter, Task, TrainConfig
 Item = TypeVar("Item")
 # Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").
 Watch = Callable[[Iterator[Item], int, str], Iterator[Item]]
+SUMS = ("loss", "images", "right", "predictions", "batches")  # of a training pass
 FINITE_CHECK_BATCHES = 50  # asking a GPU for the loss more often would stall it
+
+
+class Interrupted(Exception):
+    """`fit` was asked to stop; `state` is what to go on from, in the middle of an epoch."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__("interrupted")
+        self.state = state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,25 +60,31 @@ def fit(
     source: DataSource,
     *,
     resume: dict[str, Any] | None = None,
+    parts: int = 1,
+    stop: Callable[[], bool] = lambda: False,
     limit_batches: int | None = None,
     watch: Watch[Any] = lambda batches, total, phase: batches,
 ) -> Iterator[EpochResult]:
     """Train and validate, yielding after every epoch; the caller decides what a report is.
 
     The random numbers of an epoch depend on the seed and the epoch alone, so a resumed run gives
-    what an uninterrupted one gives.
+    what an uninterrupted one gives, also when it was interrupted in the middle of an epoch.
 
     Args:
         task: What is trained.
         config: Its settings.
         source: Its data.
-        resume: The `state` of an earlier `EpochResult`.
+        resume: The `state` of an earlier `EpochResult`, or of `Interrupted`.
+        parts: Computes each batch in so many parts, adding up their gradients: the same step in
+            less memory.
+        stop: Asked before every batch; only with one worker, several would not stop together.
         limit_batches: Batches per training and validation pass, for debugging.
         watch: Sees every iterator of batches, to show progress.
 
     Raises:
         TrialError: The loss is not finite.
         InputError: The batch cannot be divided among the workers.
+        Interrupted: `stop` said so.
     """
     if config.batch_size % distributed.world_size():
         raise InputError(
@@ -86,43 +101,68 @@ def fit(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     history: list[dict[str, float]] = []
+    part: dict[str, Any] = {}  # of an epoch that was interrupted
     if resume is not None:
         network.load_state_dict(resume["network"])
         optimizer.load_state_dict(resume["optimizer"])
-        history = list(resume["history"])
+        history, part = list(resume["history"]), resume.get("part", {})
     model = distributed.wrap(network)
+
+    def interruptible(batches: Iterator[Item]) -> Iterator[Item]:
+        for batch in batches:
+            if distributed.world_size() == 1 and stop():
+                raise Interrupted({})
+            yield batch
+
+    def state() -> dict[str, Any]:
+        return {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": list(history),
+            "config": dataclasses.asdict(config),
+            "task": task.name,
+            "parts": parts,
+        }
+
     sign = 1 if task.mode == "max" else -1
     for epoch in range(len(history) + 1, config.epochs + 1):
-        started = time.perf_counter()
+        started = time.perf_counter() - part.get("seconds", 0.0)
         torch.manual_seed(_seed(config.seed, epoch, distributed.rank()))
-        batches = train.training(config.batch_size, (config.seed, epoch))
-        num_batches = train.num_training_batches(config.batch_size)
-        limited = _limit(batches, limit_batches)
-        shown = watch(limited, min(num_batches, limit_batches or num_batches), "training")
-        metrics = _train_epoch(task, config, model, optimizer, shown, device)
-        metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
-        scores, meter, seen = evaluate(
-            task, config, network, val, splits.val, limit_batches=limit_batches, watch=watch
-        )
+        sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        if part:
+            distributed.set_random_state(part["random"])
+            sums += part["sums"].to(device)
+        done = int(sums[SUMS.index("batches")])
+        part = {}
+        batches = train.training(config.batch_size, (config.seed, epoch), skip=done)
+        total = train.num_training_batches(config.batch_size)
+        total = min(total, limit_batches or total) - done
+        try:
+            served = watch(interruptible(_limit(batches, total)), total, "training")
+            metrics = _train_epoch(task, config, model, optimizer, served, sums, parts)
+            metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
+            scores, meter, seen = evaluate(
+                *(task, config, network, val, splits.val),
+                parts=parts,
+                limit_batches=limit_batches,
+                watch=lambda batches, total, phase: watch(interruptible(batches), total, phase),
+            )
+        except Interrupted:
+            part = {"sums": sums.cpu(), "random": distributed.random_state()}
+            part["seconds"] = time.perf_counter() - started
+            raise Interrupted({**state(), "part": part}) from None
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         if task.metric not in metrics:
             raise TrialError(f"epoch {epoch}: {task.metric} cannot be computed.")
         metrics["epoch_seconds"] = time.perf_counter() - started
         best = max((sign * row[task.metric] for row in history), default=float("-inf"))
-        history.append({"epoch": epoch, **metrics})
-        state = {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": history,
-            "config": dataclasses.asdict(config),
-            "task": task.name,
-        }
+        history.append({"epoch": epoch, **metrics, "ended": time.time()})
 
         def evidence(meter: Meter = meter, seen: ImageSet = seen) -> dict[str, np.ndarray]:
             return task.evidence(network, meter, seen)
 
         is_best = sign * metrics[task.metric] > best
-        yield EpochResult(epoch, metrics, is_best, state, evidence)
+        yield EpochResult(epoch, metrics, is_best, state(), evidence)
 
 
 def _train_epoch(
@@ -131,27 +171,31 @@ def _train_epoch(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
-    device: torch.device,
+    sums: torch.Tensor,
+    parts: int,
 ) -> dict[str, float]:
-    """Take one pass; return `train/loss`, `train/accuracy` and `images`, over all workers."""
+    """Take one pass, adding to `sums`, which are `SUMS`; return their means over all workers."""
     model.train()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, images, right, predictions
+    cuda = sums.device.type == "cuda"
     for number, (images, targets) in enumerate(batches):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(images)
-            loss = task.loss(logits, targets, config)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for inputs, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+            with torch.autocast(sums.device.type, torch.bfloat16, enabled=cuda):
+                logits = model(inputs)
+                loss = task.loss(logits, wanted, config)
+            (loss * (len(inputs) / len(images))).backward()  # type: ignore[no-untyped-call]
+            right = (logits.detach().argmax(dim=1) == wanted).sum()
+            counts = (loss.detach() * len(inputs), len(inputs), right, wanted.numel())
+            for index, value in enumerate(counts):
+                sums[index] += value
         optimizer.step()
-        right = (logits.detach().argmax(dim=1) == targets).sum()
-        counts = (loss.detach() * len(images), len(images), right, targets.numel())
-        for index, value in enumerate(counts):
-            sums[index] += value
+        sums[-1] += 1
         alone = distributed.world_size() == 1  # else the other ranks would wait for this one
         if alone and number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
             break
-    distributed.all_reduce_sum([sums])
-    loss_sum, num_images, num_right, num_predictions = sums.tolist()
+    over_all = sums.clone()
+    distributed.all_reduce_sum([over_all])
+    loss_sum, num_images, num_right, num_predictions, _ = over_all.tolist()
     if not abs(loss_sum) < float("inf"):
         raise TrialError(
             f"the training loss is not finite ({loss_sum}); a smaller learning rate than "
@@ -171,6 +215,7 @@ def evaluate(
     batches: Batches,
     images: ImageSet,
     *,
+    parts: int = 1,
     limit_batches: int | None = None,
     watch: Watch[Any] = lambda batches, total, phase: batches,
 ) -> tuple[dict[str, float], Meter, ImageSet]:
@@ -184,6 +229,7 @@ def evaluate(
         network: Takes normalised images.
         batches: `study.batches.Batches` over `images`.
         images: The set.
+        parts: Divides the batch size by so much.
         limit_batches: Stop after so many batches.
         watch: Shows progress.
 
@@ -198,8 +244,9 @@ def evaluate(
     meter = task.build_meter(batches.device)
     sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     share = images.indices[distributed.rank() :: distributed.world_size()]
-    total = -(-len(share) // config.batch_size)
-    served = _limit(batches.evaluation(config.batch_size), limit_batches)
+    batch_size = -(-config.batch_size // parts)
+    total = -(-len(share) // batch_size)
+    served = _limit(batches.evaluation(batch_size), limit_batches)
     with torch.inference_mode():
         for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
             with torch.autocast(
@@ -216,7 +263,7 @@ def evaluate(
         raise TrialError(f"the validation loss is not finite ({loss_sum}).")
     meter.reduce()
     if limit_batches:
-        share = share[: limit_batches * config.batch_size]
+        share = share[: limit_batches * batch_size]
     seen = ImageSet(images.images, images.targets, share)
     return {"loss": loss_sum / num_images, **meter.compute()}, meter, seen
 

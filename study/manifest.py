@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from study.errors import InputError
+from study.errors import DamagedFile, InputError
+from study.files import read_document, write_document
+from study.space import SearchSpace
 from study.task import did_you_mean
 
 # What must be the same for trials to belong to one study.
@@ -14,22 +16,39 @@ IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest in a study's folder.
+    """Read the manifest in a study's folder, from `optuna.db` if `study.json` is damaged.
 
     Raises:
-        InputError: There is none, or it is damaged.
+        InputError: There is none, or both are damaged.
     """
     file = path / "study.json"
+    if not file.exists() and not (path / "optuna.db").exists():
+        raise InputError(f"there is no study in {path}.")
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
-        missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
-    except FileNotFoundError:
-        raise InputError(f"there is no study in {path}.") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}).") from None
+        manifest = read_document(file)
+    except DamagedFile as error:
+        from study import optuna_file
+
+        recalled = optuna_file.recall_manifest(path / "optuna.db")
+        if recalled is None:
+            raise InputError(
+                f"{error} Put it back from a backup, or give the study another --name."
+            ) from None
+        manifest = recalled
+    missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
     if missing:
         raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")
     return manifest
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest to a study's folder."""
+    write_document(path / "study.json", manifest)
+
+
+def space_of(manifest: dict[str, Any]) -> SearchSpace:
+    """Return the search space that a manifest describes."""
+    return SearchSpace.of(manifest["space"])
 
 
 def find_study(studies_dir: Path, name: str | None) -> Path:
@@ -38,7 +57,11 @@ def find_study(studies_dir: Path, name: str | None) -> Path:
     Raises:
         InputError: There is none; the nearest name is suggested.
     """
-    found = {file.parent.name: file for file in studies_dir.glob("*/study.json")}
+    found = {
+        file.parent.name: file
+        for kind in ("optuna.db", "study.json")  # the second is the one that counts
+        for file in studies_dir.glob(f"*/{kind}")
+    }
     if not found:
         raise InputError(
             f"there is no study in {studies_dir.absolute()}; start one with `python -m study.tune "
@@ -57,21 +80,29 @@ def refuse_other_study(path: Path, known: dict[str, Any], asked: dict[str, Any])
     Raises:
         InputError: It does not; the message says what differs.
     """
+    ways = (
+        "Give the new study another --name (with --warm-start-from "
+        f"{path.name} it knows what this one found), or the old study's settings."
+    )
+    where = f"the study {path.name!r} in {path.parent}"
     for key in IDENTITY:
         if known[key] != asked[key]:
             before, now = json.dumps(known[key]), json.dumps(asked[key])
             if key == "space":
                 before, now = _differences(known[key], asked[key])
-            raise InputError(
-                f"the study {path.name!r} in {path.parent} has another {key}: {before} there, "
-                f"{now} asked for. Give the new study another --name, or the old study's settings."
-            )
+            raise InputError(f"{where} has another {key}: {before} there, {now} asked for. {ways}")
+    before, now = (manifest.get("warm_start", {}).get("from") for manifest in (known, asked))
+    if now is not None and now != before:
+        raise InputError(
+            f"{where} began without what {now!r} found: --warm-start-from belongs to the first "
+            "command of a study. Leave it out, or give the new study another --name."
+        )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
     """Return the entries of two search spaces that differ."""
     texts: tuple[list[str], list[str]] = ([], [])
-    for section in ("search", "fixed"):
+    for section in ("search", "fixed", "baseline"):
         for name in sorted(before[section].keys() | now[section].keys()):
             pair = [space[section].get(name, "absent") for space in (before, now)]
             if pair[0] != pair[1]:

@@ -11,6 +11,8 @@ from typing import Any
 from study.command import add_data_flags, add_place_flags, parse_assignments
 from study.data import DataSource, prepare
 from study.errors import InputError
+from study.manifest import find_study
+from study.record import StudyRecord
 from study.resources import Resources, local_cpus, local_gpus, plan
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
@@ -22,6 +24,7 @@ from study.task import (
     config_fields,
     load_task,
 )
+from study.warm_start import warm_start
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -60,7 +63,7 @@ class StudyPlan:
 
     def manifest(self) -> dict[str, Any]:
         """Return what `study.json` says of the study, before it has run."""
-        return {
+        manifest = {
             "study": self.name,
             "task": self.task.name,
             "dataset": self.source.dataset,
@@ -73,6 +76,13 @@ class StudyPlan:
             "seed": self.args.seed,
             "data": self.identity,
         }
+        name = self.args.warm_start_from
+        if name and self.folder.exists():  # what it told then is in the study's own manifest
+            manifest["warm_start"] = {"from": name}
+        elif name:
+            earlier = StudyRecord.read(find_study(self.folder.parent, name))
+            manifest["warm_start"] = warm_start(manifest, self.space, earlier)
+        return manifest
 
     def with_resources(self, cpus: float, gpus: float) -> StudyPlan:
         """Return the plan for a machine or cluster of this size."""
@@ -134,6 +144,22 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: 1 if there are any)",
     )  # fmt: skip
     add("--time-budget", metavar="TIME", help="stop after this time: 90s, 30m, 8h (default: never)")
+    add(
+        "--trial-timeout", metavar="TIME", default="1h", help="a trial that reports no epoch for "
+        "this time hangs: its process is ended and started again (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--max-failures", metavar="N", type=int, default=2, help="start a trial whose process "
+        "fails N times again, from its checkpoint (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--keep-weights", metavar="N", type=int, default=5, help="keep the weights of the N best "
+        "ended trials (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--warm-start-from", metavar="NAME", help="a study of the same task that the new search "
+        "is to know; if its values compare, its trials count, else its best are tried first",
+    )  # fmt: skip
     add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
     add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
     add_place_flags(parser)
@@ -159,7 +185,15 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         raise InputError(f"--grace-period must be at least 1, but got {args.grace_period}.")
     if not args.reduction_factor > 1:
         raise InputError(f"--reduction-factor must be above 1, but got {args.reduction_factor:g}.")
-    args.time_budget = parse_time(args.time_budget) if args.time_budget else None
+    if args.max_failures < 0:
+        raise InputError(f"--max-failures must be 0 or more, but got {args.max_failures}.")
+    if args.warm_start_from == name:
+        raise InputError(f"--warm-start-from {name}: the study itself; name another.")
+    if args.keep_weights < 1:
+        raise InputError(f"--keep-weights must be at least 1, but got {args.keep_weights}.")
+    if args.time_budget is not None:
+        args.time_budget = parse_time("--time-budget", args.time_budget)
+    args.trial_timeout = parse_time("--trial-timeout", args.trial_timeout)
     assigned = parse_assignments(args.set, task.config_class)
     if "seed" in assigned:
         raise InputError("--set seed: the seed of trial i is the study's plus i; use --seed.")
@@ -215,8 +249,8 @@ def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:
             )
 
 
-def parse_time(text: str) -> float:
-    """Return seconds of a time such as `90`, `90s`, `30m`, `8h`, `2d`.
+def parse_time(flag: str, text: str) -> float:
+    """Return seconds of a flag's time such as `90`, `90s`, `30m`, `8h`, `2d`.
 
     Raises:
         InputError: It is no such time, or not above zero.
@@ -224,7 +258,7 @@ def parse_time(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0
     if seconds <= 0:
-        raise InputError(f"--time-budget must be a time like 90s, 30m or 8h, but got {text!r}.")
+        raise InputError(f"{flag} must be a time like 90s, 30m or 8h, but got {text!r}.")
     return seconds
 
 

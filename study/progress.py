@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Mapping
 
-from study.record import StudyRecord, TrialRecord, counts
+from study.record import StudyRecord
 from study.tables import duration, table
 from study.task import Task, Value
+from study.trial_record import TrialRecord, counts
 
 SUMMARY_SECONDS = 60.0  # between two summaries while nothing ends
 
@@ -29,8 +30,7 @@ class Progress:
         self.epochs: dict[int, int] = {}  # running trial -> its last epoch
         self.begun = time.monotonic()
         self.said = self.begun
-        ended = [trial for trial in record.trials() if trial.state != "running"]
-        self.ended_before = len(ended)
+        self.ended_before = record.num_ended()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -47,14 +47,13 @@ class Progress:
         """Print the line of an ended trial."""
         self.epochs.pop(trial.number, None)
         epochs = self.record.manifest["epochs"]
-        last = max(trial.curve, default=0)
         score = "" if trial.value is None else f"{self.task.metric} {trial.value:.4f}  "
         word = {"stopped": "stopped early", "failed": "FAILED"}.get(trial.state, trial.state)
         why = f"  {trial.reason}" if trial.reason else ""
         best = self.record.ranking()[:1]
         star = "  * best so far" if best and best[0].number == trial.number else ""
         self.say(
-            f"trial {trial.number:>3}  {word:<13} {last}/{epochs} epochs  {score}"
+            f"trial {trial.number:>3}  {word:<13} {trial.epochs}/{epochs} epochs  {score}"
             f"{duration(trial.seconds)}  {settings_line(trial.values)}{why}{star}"
         )
         self.say(self.summary())
@@ -100,7 +99,7 @@ def trial_table(task: Task, trials: list[TrialRecord], epochs: int) -> str:
             trial.state,
             "-" if trial.value is None else f"{trial.value:.4f}",
             f"{trial.epoch or '-'}",
-            f"{max(trial.curve, default=0)}/{epochs}",
+            f"{trial.epochs}/{epochs}",
             duration(trial.seconds),
             *(number(trial.values[name]) if name in trial.values else "" for name in names),
         ]

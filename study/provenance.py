@@ -37,8 +37,13 @@ def code_and_machine() -> dict[str, str]:
         "machine.cpus": str(os.cpu_count()),
         "machine.system": f"{platform.system()} {platform.machine()}",
         "machine.python": platform.python_version(),
-        **{f"version.{name}": importlib.metadata.version(name) for name in PACKAGES},
+        **{f"version.{name}": version for name, version in versions().items()},
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that matter."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _commit() -> str:

@@ -1,49 +1,54 @@
-"""The folder of one trial: its checkpoints, metrics, figures and, if it failed, its error.
+"""The folder of one trial: its checkpoints, figures and, if it failed, its error.
 
-last.pt         everything to go on with (network, optimizer, history)
-best.pt         weights of the best epoch, with settings and metrics
-metrics.json    one object per epoch
+trial.json      what the study knows of the trial (`study.trial_record`); not with study.train
+last.pt         everything to go on with: network, optimizer, settings, metrics of all epochs
+best.pt         the same of the best epoch
+metrics.json    one object per epoch, for people
 evidence.npz    what the figures of the best epoch are drawn from
 figures/*.png
-error.txt       traceback of a failed trial
-mlflow_run      id of the trial's run in MLflow
+error.txt       traceback of the last failure
+mlflow_run.json id of the trial's run in MLflow
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from study.task import Task
+from study.errors import DamagedFile
+from study.files import read_document, replacing, write_document, write_text
+from study.task import Task, best_row
 
 if TYPE_CHECKING:
     from study.loop import EpochResult
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file; readers see the old content or the new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    os.replace(draft, path)
-
-
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an `.npz`; readers see the old file or the new one."""
-    draft = path.with_name(f".draft-{path.name}")
-    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
-    os.replace(draft, path)
+    """Write an `.npz` whole or not at all."""
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 class RunFolder:
-    """Reads and writes the folder of one trial."""
+    """Reads and writes the folder of one trial.
+
+    Attributes:
+        path: The folder.
+        damage: What was found damaged on reading, in sentences for people.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.damage: list[str] = []
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What the trial goes on from."""
+        return self.path / "last.pt"
 
     @property
     def best_checkpoint(self) -> Path:
@@ -52,19 +57,23 @@ class RunFolder:
 
     @property
     def error_file(self) -> Path:
-        """The traceback of a trial that failed."""
+        """The traceback of the last failure."""
         return self.path / "error.txt"
 
     @property
     def run_id(self) -> str | None:
-        """The trial's run in MLflow; None if it has none yet."""
-        path = self.path / "mlflow_run"
-        return path.read_text().strip() if path.exists() else None
+        """The trial's run in MLflow; None if it has none yet, or the file is damaged."""
+        path = self.path / "mlflow_run.json"
+        try:
+            return str(read_document(path)["run_id"])
+        except DamagedFile:
+            return None  # the tracker finds the run by its tags and writes the file again
 
     @run_id.setter
     def run_id(self, run_id: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "mlflow_run", run_id + "\n")
+        if self.run_id != run_id:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_document(self.path / "mlflow_run.json", {"run_id": run_id})
 
     def record(self, result: EpochResult, facts: Mapping[str, Any]) -> None:
         """Save an epoch; what is already there stays whole if the process dies in the middle.
@@ -72,50 +81,85 @@ class RunFolder:
         Args:
             result: The epoch.
             facts: Plain values stored with the weights: data set, code version, machine.
+
+        Raises:
+            StorageError: The disk is full.
         """
         from study import checkpoint
 
         self.path.mkdir(parents=True, exist_ok=True)
-        state = result.state
+        state = {**result.state, "facts": dict(facts)}
         if result.is_best:
-            best = {key: state[key] for key in ("task", "config", "network")}
-            best |= {"epoch": result.epoch, "metrics": result.metrics, "facts": dict(facts)}
-            checkpoint.save(self.best_checkpoint, best)
             write_arrays(self.path / "evidence.npz", result.evidence())
-        checkpoint.save(self.path / "last.pt", state)
+            checkpoint.save(state, self.best_checkpoint, self.last_checkpoint)
+        else:
+            checkpoint.save(state, self.last_checkpoint)
         write_text(self.path / "metrics.json", json.dumps(state["history"], indent=1))
 
-    def last_state(self) -> dict[str, Any] | None:
-        """Return the state to resume from, None if there is none yet.
+    def record_part(self, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Save a state in the middle of an epoch."""
+        from study import checkpoint
 
-        Raises:
-            CheckpointError: It is damaged.
+        self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.save({**state, "facts": dict(facts)}, self.last_checkpoint)
+
+    def last_state(self) -> dict[str, Any] | None:
+        """Return the state to resume from, None if there is none.
+
+        If the last checkpoint is damaged the one before it is taken, that of the best epoch;
+        `damage` says so.
         """
         from study import checkpoint
 
-        path = self.path / "last.pt"
-        if not path.exists():
-            return None
-        state = checkpoint.load(path)
-        # In case the process died between the two files.
-        write_text(self.path / "metrics.json", json.dumps(state["history"], indent=1))
-        return state
+        for path in (self.last_checkpoint, self.best_checkpoint):
+            try:
+                return checkpoint.load(path)
+            except DamagedFile as error:
+                if path.exists():
+                    self.damage.append(str(error))
+        return None
 
-    def history(self) -> list[dict[str, float]]:
-        """Return the metrics of all epochs, oldest first."""
-        path = self.path / "metrics.json"
-        rows: list[dict[str, float]] = json.loads(path.read_text()) if path.exists() else []
-        return rows
+    def weights(self, metric: str, mode: str) -> dict[str, Any]:
+        """Return the checkpoint of the best epoch.
 
-    def draw(self, task: Task, note: str) -> list[Path]:
+        If `best.pt` is damaged and the best epoch was the last one, that checkpoint serves.
+
+        Raises:
+            DamagedFile: Neither can be read; names `best.pt`.
+        """
+        from study import checkpoint
+
+        try:
+            return checkpoint.load(self.best_checkpoint)
+        except DamagedFile as error:
+            try:
+                state = checkpoint.load(self.last_checkpoint)
+            except DamagedFile:
+                raise error from None
+            if "part" in state or best_row(state["history"], metric, mode) != state["history"][-1]:
+                raise error from None
+            checkpoint.save(state, self.best_checkpoint)
+            return state
+
+    def drop_weights(self) -> None:
+        """Delete the checkpoints."""
+        for path in (self.last_checkpoint, self.best_checkpoint):
+            path.unlink(missing_ok=True)
+
+    def draw(self, task: Task, note: str, history: list[dict[str, float]]) -> list[Path]:
         """Draw learning curves and the figures of the best epoch; return the files."""
         from study.figures import learning_curves
 
-        history = self.history()
-        if not history:
-            return []
-        with np.load(self.path / "evidence.npz", allow_pickle=False) as evidence:
-            figures = task.figures(evidence, note)
+        path = self.path / "evidence.npz"
+        figures: dict[str, Any] = {}
+        try:
+            with np.load(path, allow_pickle=False) as evidence:
+                figures = dict(task.figures(evidence, note))
+        except Exception as error:  # whatever a damaged archive makes the readers raise
+            self.damage.append(
+                f"{path} is missing or damaged ({type(error).__name__}: {error}): there are no "
+                "figures of the best epoch."
+            )
         figures["learning_curves"] = learning_curves(history, task.metric, note)
         return save_figures(figures, self.path / "figures")
 

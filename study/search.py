@@ -6,17 +6,25 @@ objects from time to time; what it gets is empty.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from study.errors import StorageError
+from study.faults import NUM_ALIKE, common_failure, out_of_memory
 from study.progress import Progress
-from study.record import Ending, StudyRecord, TrialRecord
-from study.space import SearchSpace
+from study.record import StudyRecord
+from study.stopping import Stopping
+from study.tables import duration
 from study.tracking import StudyTracker
+from study.trial_record import Ending, TrialRecord
 
 
 class NotPickled:
@@ -27,29 +35,31 @@ class NotPickled:
 
 
 class RecordSearcher(NotPickled, Searcher):
-    """Hands Ray the trials that were cut off, then new ones from the record's Optuna study.
+    """Hands Ray the trials that were cut off, then new ones from the record.
 
     Args:
         record: The study.
-        space: What is searched.
+        stopping: Asked before each trial, told if the disk is full.
         shared: The part of a trial's Ray config that all trials have.
     """
 
-    def __init__(self, record: StudyRecord, space: SearchSpace, shared: dict[str, Any]) -> None:
+    def __init__(self, record: StudyRecord, stopping: Stopping, shared: dict[str, Any]) -> None:
         super().__init__(metric=record.manifest["metric"], mode=record.manifest["mode"])
         self.record = record
-        self.space = space
+        self.stopping = stopping
         self.shared = shared
-        self.cut_off = [trial.number for trial in record.trials() if trial.state == "running"]
+        self.cut_off = [trial for trial in record.trials() if trial.state == "running"]
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Return the Ray config of the next trial."""
-        if self.cut_off:
-            number, values = self.record.reopen(self.cut_off.pop(0), self.space)
-        else:
-            number, values = self.record.ask(self.space)
-        settings = {**self.space.fixed, **values, "seed": self.record.seed(number)}
-        return {**self.shared, "trial": number, "settings": settings}
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the Ray config of the next trial; None if there is none now."""
+        if self.stopping.why is not None:
+            return None
+        try:
+            trial = self.cut_off.pop(0) if self.cut_off else self.record.ask()
+        except StorageError as error:
+            self.stopping.request(str(error), 1)
+            return None
+        return {**self.shared, "trial": trial.number, "settings": self.record.params(trial)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -85,6 +95,7 @@ class RecordASHA(NotPickled, ASHAScheduler):
             grace_period=min(grace_period, manifest["epochs"]),
             reduction_factor=reduction_factor,
         )
+        self.record = record
         self.stopped: set[int] = set()  # numbers of the trials that were told to stop
         self._sign = 1.0 if manifest["mode"] == "max" else -1.0
         for trial in record.trials():
@@ -102,9 +113,11 @@ class RecordASHA(NotPickled, ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether a trial goes on; the last epoch ends it anyway."""
         key = f"metrics/{self._metric}"  # Ray flattens results for schedulers
+        number = trial.config["trial"]
         if key not in result or result["epoch"] >= self._max_t:
             return str(TrialScheduler.CONTINUE)
-        number = trial.config["trial"]
+        if result["epoch"] <= self.record.trial(number).epochs:  # decided before
+            return str(TrialScheduler.CONTINUE)
         decision = self._decide(number, result["epoch"], result[key])
         if decision == TrialScheduler.STOP:
             self.stopped.add(number)
@@ -122,6 +135,9 @@ class StudyCallback(NotPickled, tune.Callback):
         tracker: Brings MLflow up to date.
         progress: Prints.
         scheduler: Knows which trials were stopped early; None if none ever is.
+        stopping: Whether to leave.
+        keep: Of how many of the best ended trials the weights stay.
+        timeout: Seconds without a report after which a trial counts as hung.
     """
 
     def __init__(
@@ -130,51 +146,121 @@ class StudyCallback(NotPickled, tune.Callback):
         tracker: StudyTracker,
         progress: Progress,
         scheduler: RecordASHA | None,
+        stopping: Stopping,
+        keep: int,
+        timeout: float,
     ) -> None:
         self.record = record
         self.tracker = tracker
         self.progress = progress
         self.scheduler = scheduler
-        self.failures: dict[int, str] = {}
+        self.stopping = stopping
+        self.keep = keep
+        self.timeout = timeout
+        self.heard: dict[int, float] = {}  # running trial -> when it last gave a sign
+        self.saved: set[int] = set()  # running trials that wait for the study to stop
+        self.hung: dict[int, str] = {}  # trials that were killed for it -> reason
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self.stopping.request(str(error), 1)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Stop the study if it is time, and trials that hang."""
+        self.stopping.check(saving=bool(self.heard.keys() - self.saved))
+        for trial in trials:
+            number = trial.config["trial"]
+            if time.monotonic() - self.heard.get(number, float("inf")) > self.timeout:
+                self.hung[number] = f"no report for {duration(self.timeout)} (--trial-timeout)"
+                del self.heard[number]
+                ray.kill(trial.temporary_state.ray_actor)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts, anew or again."""
         number = trial.config["trial"]
+        self.heard[number] = time.monotonic()
         self.tracker.touch(number)
-        self.progress.epoch(number, max(self.record.trial(number).curve, default=0))
+        self.progress.epoch(number, self.record.trial(number).epochs)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Record an epoch."""
+        """Record what a trial reports; `study.trial` says what that can be."""
         number = trial.config["trial"]
-        if "failure" in result:
-            self.failures[number] = result["failure"]
-            return
-        self.record.report(number, self.record.run_folder(number).history())
-        self.tracker.touch(number)
-        self.progress.epoch(number, result["epoch"])
+        self.heard[number] = time.monotonic()
+        with self._writing():
+            if "note" in result:
+                self.progress.say(f"trial {number:>3}  {result['note']}")
+                if "parts" in result:
+                    self.record.retry(number, result["note"], result["parts"])
+            if "interrupted" in result:
+                self.saved.add(number)
+            if "halt" in result:
+                self.saved.add(number)
+                self.stopping.request(result["halt"], 1)
+            if "failure" in result:
+                self._end(number, "failed", result["failure"])
+            if "epoch" in result:
+                self.record.report(number, result["metrics"])
+                self.tracker.touch(number)
+                self.progress.epoch(number, result["epoch"])
+                # At once: a kill between decision and end must not lose the decision.
+                if self.scheduler is not None and number in self.scheduler.stopped:
+                    self._end(number, "stopped")
+                else:
+                    self._end_if_finished(number)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End a trial, unless the time budget cut it off: then the next command goes on."""
+        """End a trial that had all its epochs before it was cut off."""
         number = trial.config["trial"]
-        if number in self.failures:
-            self._end(number, "failed", self.failures[number])
-            return
-        # The folder, not Ray's last result: a trial cut off after its last epoch reports nothing.
-        history = self.record.run_folder(number).history()
-        self.record.report(number, history)
-        if history and history[-1]["epoch"] >= self.record.manifest["epochs"]:
-            self._end(number, "finished")
-        elif self.scheduler is not None and number in self.scheduler.stopped:
-            self._end(number, "stopped")
+        self.heard.pop(number, None)
+        with self._writing():
+            self._end_if_finished(number)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note a failure after which Ray starts the trial again."""
+        number = trial.config["trial"]
+        self.heard.pop(number, None)
+        reason, short_of_memory = self._why(number, trial)
+        known = self.record.trial(number)
+        with self._writing():
+            self.record.retry(number, reason, known.parts * (2 if short_of_memory else 1))
+        self.tracker.touch(number)
+        self.progress.say(f"trial {number:>3}  {reason}; again from epoch {known.epochs + 1}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End a trial whose process died more often than it is started again."""
-        lines = str(trial.get_error()).strip().splitlines()
-        self._end(trial.config["trial"], "failed", f"its process died: {lines[-1]}")
+        """End a trial that failed more often than it is started again."""
+        number = trial.config["trial"]
+        self.heard.pop(number, None)
+        reason, _ = self._why(number, trial)
+        tries = len(self.record.trial(number).failures) + 1
+        with self._writing():
+            self._end(number, "failed", reason + (f" (tried {tries} times)" if tries > 1 else ""))
+
+    def _why(self, number: int, trial: Any) -> tuple[str, bool]:
+        """Return why a trial failed, and whether memory was short."""
+        text = str(trial.get_error()).strip()
+        short = out_of_memory(text)
+        if number in self.hung:
+            return self.hung.pop(number), False
+        if "The actor died" in text or "ActorDiedError" in text:
+            return "its process died" + (" for want of memory" if short else ""), short
+        return text.splitlines()[-1], short
+
+    def _end_if_finished(self, number: int) -> None:
+        trial = self.record.trial(number)
+        if trial.state == "running" and trial.epochs >= self.record.manifest["epochs"]:
+            self._end(number, "finished")
 
     def _end(self, number: int, ending: Ending, reason: str | None = None) -> None:
+        self.heard.pop(number, None)
         self.record.end(number, ending, reason)
+        self.record.drop_losers(self.keep)
         self.tracker.touch(number)
         self.progress.ended(self.record.trial(number))
+        common = common_failure(self.record.trials())
+        if common is not None:
+            self.stopping.request(f"the first {NUM_ALIKE} trials all failed alike: {common}", 1)

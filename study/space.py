@@ -67,7 +67,20 @@ class SearchSpace:
     def describe(self) -> dict[str, Any]:
         """Return the space as a JSON object, equal for equal spaces."""
         searched = {p.name: dataclasses.asdict(p) for p in self.parameters}
-        return {"search": searched, "fixed": self.fixed}
+        return {"search": searched, "fixed": self.fixed, "baseline": self.baseline}
+
+    @staticmethod
+    def of(description: Mapping[str, Any]) -> SearchSpace:
+        """Return the space that `describe` described, also after a way through JSON."""
+        parameters = []
+        for entry in description["search"].values():
+            when = entry["when"]
+            condition = (when[0], tuple(when[1])) if when else None
+            known = {**entry, "choices": tuple(entry["choices"]), "when": condition}
+            parameters.append(Parameter(**known))
+        return SearchSpace(
+            tuple(parameters), dict(description["fixed"]), dict(description["baseline"])
+        )
 
 
 def find_space(name: str) -> Path:

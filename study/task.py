@@ -73,6 +73,12 @@ class TrainConfig:
             object.__setattr__(self, field.name, value)
 
 
+def best_row(history: Sequence[Mapping[str, float]], metric: str, mode: str) -> dict[str, float]:
+    """Return the epoch that is best by a metric, the first of equals."""
+    choose = max if mode == "max" else min
+    return dict(choose(history, key=lambda row: row[metric]))
+
+
 def field_type(field: dataclasses.Field[Any]) -> type:
     """Return the Python type of a config field, which is the type of its default."""
     return type(field.default)

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow.entities import Param
+from mlflow.tracking import MlflowClient
 
-from study.record import StudyRecord, TrialRecord
+from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.task import Task
 from study.tracking_store import (
@@ -24,11 +25,21 @@ from study.tracking_store import (
     log_settings,
     upload_folder,
 )
+from study.trial_record import TrialRecord, metrics_of
 
 logger = logging.getLogger(__name__)
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 RETRY_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Store:
+    """The study's place in MLflow."""
+
+    client: MlflowClient
+    experiment: str
+    parent: str
 
 
 @dataclasses.dataclass
@@ -49,9 +60,6 @@ class StudyTracker:
         task: Draws the figures.
         settings: Settings that all trials share, with their values; become parameters.
         known: Facts about data, code and machine; become tags.
-
-    Raises:
-        InputError: The store cannot be reached at the start.
     """
 
     def __init__(
@@ -62,14 +70,12 @@ class StudyTracker:
         settings: Mapping[str, Any],
         known: Mapping[str, str],
     ) -> None:
-        self.client = connect(uri)
+        self.uri = uri
         self.record = record
         self.task = task
         self.settings = dict(settings)
         self.known = dict(known)
-        name = record.manifest["study"]
-        self.experiment = experiment_id(self.client, uri, name)
-        self.parent = self._find_or_create_parent(name)
+        self._store: _Store | None = None  # None as long as the store was not reached
         self.runs: dict[int, _Run] = {}
         self.trouble: str | None = None
         self._unsent: dict[int, str] = {}  # trial -> why, when closing
@@ -105,19 +111,30 @@ class StudyTracker:
         if self._unsent:
             return "; ".join(f"trial {number}: {why}" for number, why in self._unsent.items())
         try:
+            client, parent = self.store.client, self.store.parent
             for run in self.runs.values():
                 if not run.ended:  # cut off; the next command goes on with it
-                    self.client.set_tag(run.run_id, "study.resumable", "true")
-                    self.client.set_terminated(run.run_id, "KILLED")
+                    client.set_tag(run.run_id, "study.resumable", "true")
+                    client.set_terminated(run.run_id, "KILLED")
             if best is not None and best.value is not None and status == "FINISHED":
                 key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
-                if self.client.get_run(self.parent).data.metrics.get(key) != best.value:
-                    self.client.log_metric(self.parent, key, best.value, step=best.number)
-                    self.client.set_tag(self.parent, "study.best_trial", str(best.number))
-            self.client.set_terminated(self.parent, status)
+                if client.get_run(parent).data.metrics.get(key) != best.value:
+                    client.log_metric(parent, key, best.value, step=best.number)
+                    client.set_tag(parent, "study.best_trial", str(best.number))
+            client.set_terminated(parent, status)
         except Exception as error:  # as in `_work`
-            return str(error)
+            return _first_line(error)
         return None
+
+    @property
+    def store(self) -> _Store:
+        """The study's place in MLflow; reaches for it if it was not reached yet."""
+        if self._store is None:
+            client = connect(self.uri)
+            name = self.record.manifest["study"]
+            experiment = experiment_id(client, self.uri, name)
+            self._store = _Store(client, experiment, self._parent(client, experiment, name))
+        return self._store
 
     def _work(self) -> None:
         while True:
@@ -130,11 +147,18 @@ class StudyTracker:
                 del self._waiting[number]
             try:
                 self._bring_up_to_date(number)
+                if self.trouble is not None:
+                    logger.warning("tracking is back; what is missing is sent now")
                 self.trouble = None
             except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+                # What a call that failed has written is not known: look again.
+                self.runs.pop(number, None)
                 if self.trouble is None:
-                    logger.warning("tracking failed, training goes on: %s", error, exc_info=True)
-                self.trouble = f"{type(error).__name__}: {error}"
+                    logger.warning(
+                        "tracking fails, training goes on and all is sent later: %s",
+                        _first_line(error),
+                    )
+                self.trouble = _first_line(error)
                 with self._changed:
                     if self._closing:  # each trial has one more try
                         self._unsent[number] = self.trouble
@@ -143,85 +167,105 @@ class StudyTracker:
                         self._changed.wait(RETRY_SECONDS)
 
     def _bring_up_to_date(self, number: int) -> None:
+        client = self.store.client
         trial = self.record.trial(number)
         run = self.runs.get(number) or self._find_or_create(trial)
         folder = self.record.run_folder(number)
-        for row in folder.history():
+        for row in trial.history:
             epoch = int(row["epoch"])
             if epoch > run.epoch:
-                metrics = {name: value for name, value in row.items() if name != "epoch"}
-                log_metrics(self.client, run.run_id, epoch, metrics)
+                log_metrics(client, run.run_id, epoch, metrics_of(row), row.get("ended"))
                 run.epoch = epoch
         if trial.state != "running" and not run.ended:
             self._end(trial, run, folder)
 
     def _end(self, trial: TrialRecord, run: _Run, folder: RunFolder) -> None:
+        client = self.store.client
         if trial.reason is not None:
-            self.client.set_tag(run.run_id, "study.reason", trial.reason[:5000])
+            client.set_tag(run.run_id, "study.reason", trial.reason[:5000])
         if trial.epoch is not None:
-            self.client.set_tag(run.run_id, "study.best_epoch", str(trial.epoch))
-            folder.draw(self.task, figure_note(self.task, self.record, trial))
-        upload_folder(self.client, run.run_id, folder)
-        self.client.set_terminated(run.run_id, STATUS[trial.state])
+            client.set_tag(run.run_id, "study.best_epoch", str(trial.epoch))
+            note = figure_note(self.task, self.record, trial)
+            folder.draw(self.task, note, list(trial.history))
+            for text in folder.damage:
+                logger.warning(text)
+        if trial.failures:
+            text = "; ".join(f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures)
+            client.set_tag(run.run_id, "study.retries", text[:5000])
+        upload_folder(client, run.run_id, folder)
+        client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True
 
-    def _find_or_create_parent(self, name: str) -> str:
-        found = self._find("tags.`study.role` = 'study'")
+    def _parent(self, client: MlflowClient, experiment: str, name: str) -> str:
+        found = self._find(client, experiment, "tags.`study.role` = 'study'")
         if found is not None:
-            self.client.update_run(found, status="RUNNING")
+            client.update_run(found, status="RUNNING")
             return found
         tags = {"study.role": "study", "study.name": name, "study.task": self.task.name}
-        run = self.client.create_run(self.experiment, run_name=name, tags={**tags, **self.known})
+        run = client.create_run(experiment, run_name=name, tags={**tags, **self.known})
         params = {**self.settings, "metric": self.record.manifest["metric"]}
-        self.client.log_batch(
+        client.log_batch(
             run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
         )
         return str(run.info.run_id)
 
     def _find_or_create(self, trial: TrialRecord) -> _Run:
-        role = "tags.`study.role` = 'trial'"
-        run_id = self._find(f"{role} and tags.`study.trial` = '{trial.number}'")
+        client = self.store.client
+        run_id = self._find(
+            client,
+            self.store.experiment,
+            f"tags.`study.role` = 'trial' and tags.`study.trial` = '{trial.number}'",
+        )
         if run_id is None:
             run_id = self._create(trial)
             run = _Run(run_id)
         else:
-            history = self.client.get_metric_history(run_id, self.task.metric)
+            history = client.get_metric_history(run_id, self.task.metric)
             run = _Run(run_id, max((metric.step for metric in history), default=0))
-            known = self.client.get_run(run_id)
+            known = client.get_run(run_id)
             resumable = known.data.tags.get("study.resumable") == "true"
             run.ended = known.info.status == STATUS[trial.state] != "RUNNING" and not resumable
+            if "seed" not in known.data.params:  # killed after creating the run
+                self._log_settings(client, run_id, trial)
             if not run.ended:
-                self.client.update_run(run_id, status="RUNNING")
-                self.client.set_tag(run_id, "study.resumable", "false")
+                client.update_run(run_id, status="RUNNING")
+                client.set_tag(run_id, "study.resumable", "false")
         self.record.run_folder(trial.number).run_id = run_id
         self.runs[trial.number] = run
         return run
 
     def _create(self, trial: TrialRecord) -> str:
+        client = self.store.client
         manifest = self.record.manifest
         tags = {
             "study.role": "trial",
             "study.name": manifest["study"],
             "study.trial": str(trial.number),
             "study.task": self.task.name,
-            "mlflow.parentRunId": self.parent,
+            "mlflow.parentRunId": self.store.parent,
             **self.known,
         }
         name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
         if manifest["dataset"] == "sample":
             name += " [sample data]"
-        run = self.client.create_run(self.experiment, run_name=name, tags=tags)
+        run = client.create_run(self.store.experiment, run_name=name, tags=tags)
         run_id = str(run.info.run_id)
-        params = {**self.settings, **self.record.params(trial)}
-        log_settings(self.client, run_id, params, self.known)
+        self._log_settings(client, run_id, trial)
         return run_id
 
-    def _find(self, condition: str) -> str | None:
+    def _log_settings(self, client: MlflowClient, run_id: str, trial: TrialRecord) -> None:
+        params = {**self.settings, **self.record.params(trial)}
+        log_settings(client, run_id, params, self.known)
+
+    def _find(self, client: MlflowClient, experiment: str, condition: str) -> str | None:
         name = self.record.manifest["study"]
-        found = self.client.search_runs(
-            [self.experiment], f"{condition} and tags.`study.name` = '{name}'", max_results=1
-        )
+        condition = f"{condition} and tags.`study.name` = '{name}'"
+        found = client.search_runs([experiment], condition, max_results=1)
         return str(found[0].info.run_id) if found else None
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:

@@ -47,6 +47,7 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
@@ -115,10 +116,25 @@ def log_settings(
     client.log_inputs(run_id, [DatasetInput(dataset, tags=[])])
 
 
-def log_metrics(client: MlflowClient, run_id: str, step: int, metrics: Mapping[str, float]) -> None:
-    """Log metrics of one step in one call; nan is left out."""
-    now = int(time.time() * 1000)
-    values = [Metric(name, value, now, step) for name, value in metrics.items() if value == value]
+def log_metrics(
+    client: MlflowClient,
+    run_id: str,
+    step: int,
+    metrics: Mapping[str, float],
+    measured: float | None = None,
+) -> None:
+    """Log metrics of one step in one call; nan is left out.
+
+    Args:
+        client: Of the store.
+        run_id: The run.
+        step: The epoch.
+        metrics: By name.
+        measured: Seconds since 1970, now if None. The same metric with the same time, sent again
+            after an answer was lost, is in MLflow once.
+    """
+    when = int((measured or time.time()) * 1000)
+    values = [Metric(name, value, when, step) for name, value in metrics.items() if value == value]
     client.log_batch(run_id, metrics=values)
 
 

@@ -34,6 +34,7 @@ from study.task import (
     Task,
     TrainConfig,
     base_values,
+    best_row,
     build_config,
     config_fields,
     load_task,
@@ -130,10 +131,15 @@ def _read_params(path: Path) -> dict[str, Any]:
 
 def _last_state(args: argparse.Namespace) -> dict[str, Any]:
     """Return the state in `--run-dir` from which `--resume` goes on."""
-    state = RunFolder(args.run_dir).last_state() if args.run_dir else None
+    folder = RunFolder(args.run_dir) if args.run_dir else None
+    state = folder.last_state() if folder else None
+    for text in folder.damage if folder else []:
+        print(text, file=sys.stderr)
     if state is None:
         where = args.run_dir or "no --run-dir"
-        raise InputError(f"--resume: there is no last.pt ({where}); name its folder by --run-dir.")
+        raise InputError(
+            f"--resume: no checkpoint to read ({where}); name its folder by --run-dir."
+        )
     if state["task"] != args.task:
         raise InputError(f"--resume: {args.run_dir} holds a run of {state['task']}.")
     return state
@@ -195,18 +201,19 @@ def _train(
         return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
 
     status, reason = "FAILED", None
+    history = list(resume["history"]) if resume else []
     try:
         for result in fit(
             task, config, source, resume=resume, limit_batches=args.limit_batches, watch=watch
         ):
             folder.record(result, known)
+            history = result.state["history"]
             print(metric_line(task, result.metrics, result.epoch, config.epochs), file=sys.stderr)
             if track:
                 track.report(result.epoch, result.metrics)
-        history = folder.history()
-        best = (max if task.mode == "max" else min)(history, key=lambda row: row[task.metric])
+        best = best_row(history, task.metric, task.mode)
         note = run_note(task, config, source, int(best["epoch"]))
-        folder.draw(task, note)
+        folder.draw(task, note, history)
         status = "FINISHED"
     except TrialError as error:
         reason = str(error)

@@ -1,25 +1,34 @@
 """What Ray runs: a trial in the process of its Tune actor, or in a group of Train workers.
 
-Both drive `study.loop.fit` and save to the trial's folder; Ray carries only metrics.
+Both drive `study.loop.fit` and save to the trial's folder; Ray carries only reports:
+
+    {"epoch": 3, "metrics": {...}}    an epoch that is saved
+    {"note": "..."}                   something to tell the user
+    {"interrupted": True}             saved in the middle of an epoch, because the study stops
+    {"failure": "...", "done": True}  failed, and would again
+    {"halt": "..."}                   the disk is full: the study must stop
 """
 
 from __future__ import annotations
 
 import os
-import traceback
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from filelock import FileLock
 from ray import tune
 
 from study.data import DataSource
-from study.errors import TrialError
+from study.errors import InputError, StorageError, TrialError
+from study.faults import keep_traceback, out_of_memory, reason_of, root_cause
 from study.run_folder import RunFolder
 from study.task import build_config, load_task
+from study.trial_record import TrialRecord
 
-if TYPE_CHECKING:
-    from study.loop import EpochResult
+STOP_CHECK_SECONDS = 0.5
+LOCK_SECONDS = 120.0  # to wait for the worker of a killed driver to die too
 
 
 class OneWorkerTrial(tune.Trainable):
@@ -28,8 +37,7 @@ class OneWorkerTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the trial, from its last checkpoint if it has one."""
         self.folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
-        self.epochs: Iterator[EpochResult] | None = None
-        self.end: int = config["epochs"]
+        self.reports: Iterator[dict[str, Any]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in the same process."""
@@ -37,22 +45,28 @@ class OneWorkerTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; an error ends the trial and is reported as `failure`."""
+        """Train one epoch.
+
+        What would fail again is reported as `failure`; anything else is raised, and Ray starts the
+        trial again in a new process.
+        """
         assert self.config is not None
+        if self.reports is None:
+            self.reports = run_trial(self.config, self.folder)
         try:
-            if self.epochs is None:
-                self.epochs = run_epochs(self.config, self.folder)
-            result = next(self.epochs, None)
-        except Exception as error:  # whatever training raises ends this trial and no other
-            return {**failure(self.folder, error), "done": True}
-        if result is None:  # it had ended before it was cut off
-            row = self.folder.history()[-1]
-            return {"epoch": int(row["epoch"]), "metrics": row, "done": True}
-        return {**report_of(result), "done": result.epoch >= self.end}
+            return next(self.reports, {"done": True})
+        except StorageError as error:
+            return {"halt": str(error)}
+        except (TrialError, InputError) as error:
+            keep_traceback(self.folder, error)
+            return {"failure": reason_of(error), "done": True}
+        except Exception as error:
+            keep_traceback(self.folder, error)
+            raise
 
     def cleanup(self) -> None:
         """Let go of the network."""
-        self.epochs = None
+        self.reports = None
 
 
 def run_worker_group(config: dict[str, Any]) -> None:
@@ -78,11 +92,19 @@ def run_worker_group(config: dict[str, Any]) -> None:
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call, list-item]
         ),
     )
+    folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
     try:
         trainer.fit()
-    except Exception as error:  # reported like a failure in the process
-        folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
-        tune.report(failure(folder, _root_cause(error)))
+    except Exception as wrapped:
+        error = root_cause(wrapped)
+        if isinstance(error, StorageError):
+            tune.report({"halt": str(error)})
+            return
+        keep_traceback(folder, error)
+        if isinstance(error, TrialError | InputError):
+            tune.report({"failure": reason_of(error)})
+            return
+        raise error from wrapped  # Ray Tune starts the trial again
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -92,20 +114,66 @@ def train_worker(config: dict[str, Any]) -> None:
     from study import distributed
 
     folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
-    for result in run_epochs(config, folder, save=distributed.rank() == 0):
-        train.report(report_of(result))
+    for report in run_trial(config, folder, save=distributed.rank() == 0):
+        if "epoch" in report:
+            train.report(report)
 
 
-def run_epochs(
+def run_trial(
     config: dict[str, Any], folder: RunFolder, save: bool = True
-) -> Iterator[EpochResult]:
-    """Run `fit` as a trial's Ray config says, saving every epoch before it is reported."""
+) -> Iterator[dict[str, Any]]:
+    """Train as a trial's Ray config says, saving every epoch before it is reported.
+
+    Epochs that were saved but never reported, the driver being killed in between, are reported
+    first. A trial that runs out of memory goes on with its batches in twice as many parts.
+    """
+    stop = _StopFile(Path(config["folder"]).parent / ".stop")
+    lock = FileLock(folder.path / ".lock")
+    if save:  # a worker left over from a killed driver may still be about to save
+        lock.acquire(timeout=LOCK_SECONDS)
+    try:
+        known = TrialRecord.load(folder.path)
+        parts = known.parts
+        state = folder.last_state()
+        for text in folder.damage:
+            goes_on = f"epoch {len(state['history']) + 1}" if state else "the start"
+            yield {"note": f"{text} The trial goes on from {goes_on}."}
+        for row in state["history"][known.epochs :] if state else []:
+            yield {"epoch": int(row["epoch"]), "metrics": row}
+        while True:
+            parts = max(parts, state.get("parts", 1) if state else 1)
+            try:
+                yield from _train(config, folder, state, parts, stop, save)
+                break
+            except Exception as error:
+                share = config["settings"]["batch_size"] // config["workers"] // (2 * parts)
+                if not out_of_memory(error) or not save or config["workers"] > 1 or share < 1:
+                    raise
+                note = f"out of memory ({reason_of(error)})"
+            parts *= 2  # outside of the handler, whose traceback holds the network
+            state = folder.last_state()
+            yield {"note": f"{note}; goes on with each batch in {parts} parts", "parts": parts}
+        while stop():
+            time.sleep(STOP_CHECK_SECONDS)  # until the driver ends this process
+            yield {"interrupted": True}
+    finally:
+        lock.release()
+
+
+def _train(
+    config: dict[str, Any],
+    folder: RunFolder,
+    state: dict[str, Any] | None,
+    parts: int,
+    stop: _StopFile,
+    save: bool,
+) -> Iterator[dict[str, Any]]:
     if not config["gpus_per_worker"]:
         # Ray leaves the GPUs visible to a worker that asked for none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
-    from study.loop import fit
+    from study.loop import Interrupted, fit
 
     torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
     task = load_task(config["task"])
@@ -115,30 +183,28 @@ def run_epochs(
         cache_dir=Path(config["cache_dir"]),
     )
     settings = build_config(task.config_class, config["settings"])
-    for result in fit(task, settings, source, resume=folder.last_state()):
-        if save:
-            folder.record(result, config["facts"])
-        yield result
+    try:
+        for result in fit(task, settings, source, resume=state, parts=parts, stop=stop):
+            if save:
+                folder.record(result, config["facts"])
+            row = result.state["history"][-1]
+            done = result.epoch >= settings.epochs
+            yield {"epoch": result.epoch, "metrics": row, "done": done}
+    except Interrupted as interrupted:
+        folder.record_part(interrupted.state, config["facts"])
+        yield {"interrupted": True}
 
 
-def report_of(result: EpochResult) -> dict[str, Any]:
-    """Return what Ray carries of an epoch."""
-    return {"epoch": result.epoch, "metrics": result.metrics}
+class _StopFile:
+    """Tells whether the study is to stop, by looking for a file now and then."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.looked = 0.0
+        self.there = False
 
-def failure(folder: RunFolder, error: BaseException) -> dict[str, Any]:
-    """Write a trial's traceback to its folder and return the report of its failure."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    text = "".join(traceback.format_exception(error))
-    folder.error_file.write_text(text)
-    known = isinstance(error, TrialError)
-    return {"failure": str(error) if known else f"{type(error).__name__}: {error}"}
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Return what a worker raised, out of the errors that Ray wraps around it."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        return _root_cause(next(iter(failures.values())))
-    cause = getattr(error, "cause", None) or getattr(error, "_exc", None)
-    return _root_cause(cause) if isinstance(cause, BaseException) else error
+    def __call__(self) -> bool:
+        if not self.there and time.monotonic() - self.looked > STOP_CHECK_SECONDS:
+            self.there = self.path.exists()
+            self.looked = time.monotonic()
+        return self.there

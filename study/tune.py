@@ -4,7 +4,7 @@
     python -m study.tune facade --dataset sample --num-samples 4     # a drawn data set, minutes
 
 The same command line continues a study that was cut off, and does nothing when it is complete; a
-larger --num-samples extends it.
+larger --num-samples extends it. Ctrl-C, SIGTERM and --time-budget let the trials save first.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from study.errors import InputError
 from study.plan import StudyPlan, build_parser, describe, make_plan
 from study.progress import Progress, trial_table
 from study.provenance import facts
-from study.record import StudyRecord, counts
+from study.record import StudyRecord
 from study.resources import DRIVER_CPUS, local_cpus, local_gpus
+from study.stopping import Stopping, StudyStopped
 from study.tables import per_class_table
+from study.trial_record import counts
 
 if TYPE_CHECKING:
     from study.tracking import StudyTracker
 
-# How often Ray starts a trial again whose process died; it goes on from its checkpoint.
-MAX_FAILURES = 2
+TRACKING_SECONDS = 120.0  # to send what is left at the end
+HASTY_SECONDS = 5.0  # the same after a signal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,58 +47,85 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(study: StudyPlan, command: str) -> int:
     """Run or continue a study; return the exit code."""
-    from study import tracking, tracking_store
+    from study.tracking import StudyTracker
 
-    uri = tracking_store.resolve_uri(study.args.tracking_uri)
-    tracking_store.experiment_id(tracking_store.connect(uri), uri, study.name)
+    stopping = Stopping(study.args.time_budget)
+    uri = reach_tracking(study)
     record = StudyRecord.create_or_continue(study.folder, study.manifest(), command)
+    stopping.watch(record.path)
+    for text in record.mended:
+        print(f"mended: {text}", file=sys.stderr)
     known = facts(study.identity, study.source)
-    trials = record.trials()
-    left = study.args.num_samples - (len(trials) - counts(trials)["running"])
-    if left > 0:
-        study = start_ray(study)
-    tracker = None
-    status = "FAILED"
+    left = study.args.num_samples - record.num_ended()
+    settings = {**study.settings, "dataset": study.source.dataset}
+    tracker = StudyTracker(uri, record, study.task, settings, known)
+    for trial in record.trials():  # what an earlier command could not send
+        tracker.touch(trial.number)
+    record.drop_losers(study.args.keep_weights)
     try:
-        settings = {**study.settings, "dataset": study.source.dataset}
-        tracker = tracking.StudyTracker(uri, record, study.task, settings, known)
-        for trial in trials:  # what an earlier command could not send
-            tracker.touch(trial.number)
         if left > 0:
+            study = start_ray(study)
+            stopping.catch_signals()  # Ray has set its own for SIGTERM
             progress = Progress(study.task, record, study.args.num_samples)
             assert study.resources is not None
             progress.say(
-                f"study {study.name} {'continues' if trials else 'begins'}: {left} trials of up to "
-                f"{study.epochs} epochs, {study.resources.describe()}; "
+                f"study {study.name} {'continues' if record.trials() else 'begins'}: {left} trials "
+                f"of up to {study.epochs} epochs, {study.resources.describe()}; "
                 f"{study.identity['dataset']}\n"
                 f"    folder {study.folder}, tracking {uri}"
             )
-            run_trials(study, record, tracker, progress, known, left)
+            run_trials(study, record, tracker, progress, stopping, known, left)
         else:
             print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
-        count = counts(record.trials())
-        ended = sum(count.values()) - count["running"]
-        complete = ended >= study.args.num_samples
-        status = "FINISHED" if complete else "KILLED"
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or SIGTERM by way of Ray
-        status = "KILLED"
+    except StudyStopped:
+        pass  # `stopping` knows why
+    except BaseException:
+        stopping.exit_code = 1
         raise
     finally:
         shut_down_ray()
+        status = "FAILED" if stopping.exit_code == 1 else "KILLED"
+        if record.num_ended() >= study.args.num_samples:
+            status = "FINISHED"
+        hasty = stopping.exit_code > 128
         best = record.ranking()[:1]
-        trouble = tracker.close(status, best[0] if best else None) if tracker else None
+        trouble = tracker.close(
+            status, best[0] if best else None, HASTY_SECONDS if hasty else TRACKING_SECONDS
+        )
         if trouble:
             print(
                 f"tracking is not complete ({trouble}); nothing is lost: the same command sends "
                 "the rest.",
                 file=sys.stderr,
             )
-        if status == "KILLED":
-            print(summary(study, record))
-            print(f"not complete; continue with: {command}", file=sys.stderr)
-    if status == "FINISHED":
-        print(summary(study, record))
+        stopping.release_signals()
+    print(summary(study, record))
+    if stopping.why is not None:
+        print(f"\n{stopping.why}", file=sys.stderr)
+    if status != "FINISHED":
+        print(f"not complete; continue with: {command}", file=sys.stderr)
+        return stopping.exit_code
     return 0 if best else 1
+
+
+def reach_tracking(study: StudyPlan) -> str:
+    """Return the tracking URI, after making sure that a new study reaches it.
+
+    A study that goes on does not wait for a server that is away: what it has to say is sent later.
+
+    Raises:
+        InputError: The store of a new study does not answer.
+    """
+    from study import tracking_store
+
+    uri = tracking_store.resolve_uri(study.args.tracking_uri)
+    try:
+        tracking_store.experiment_id(tracking_store.connect(uri), uri, study.name)
+    except InputError as error:
+        if not study.folder.exists():
+            raise
+        print(f"{error} The study goes on; the rest is sent later.", file=sys.stderr)
+    return uri
 
 
 def start_ray(study: StudyPlan) -> StudyPlan:
@@ -144,20 +173,27 @@ def run_trials(
     record: StudyRecord,
     tracker: StudyTracker,
     progress: Progress,
+    stopping: Stopping,
     known: dict[str, str],
     num_trials: int,
 ) -> None:
-    """Run trials under Ray Tune until so many have ended, or the time budget is used up."""
+    """Run trials under Ray Tune until so many have ended.
+
+    Raises:
+        StudyStopped: The study is to stop before; `stopping` knows why.
+    """
     from ray import tune
 
     from study.search import RecordASHA, RecordSearcher, StudyCallback
     from study.trial import OneWorkerTrial, run_worker_group
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    args = study.args
     resources = study.resources
     assert resources is not None
+    stopping.waits = resources.workers == 1
     with tempfile.TemporaryDirectory(prefix="study-ray-") as scratch:
-        ray_folder = scratch if study.args.address is None else str(study.folder / "ray")
+        ray_folder = scratch if args.address is None else str(study.folder / "ray")
         shared = {
             "task": study.task.name,
             "dataset": study.source.dataset,
@@ -172,9 +208,13 @@ def run_trials(
             "facts": known,
         }
         scheduler = None
-        if study.args.scheduler == "asha":
-            args = study.args
+        if args.scheduler == "asha":
             scheduler = RecordASHA(record, args.grace_period, args.reduction_factor)
+        callback = StudyCallback(
+            *(record, tracker, progress, scheduler, stopping),
+            keep=args.keep_weights,
+            timeout=args.trial_timeout,
+        )
         trainable: Any
         if resources.workers == 1:
             request: dict[str, float] = {
@@ -183,25 +223,24 @@ def run_trials(
             }
             trainable = tune.with_resources(OneWorkerTrial, request)
         else:
-            local = study.args.address is None
+            local = args.address is None
             head: dict[str, float] = {"trial_head": 1} if local else {"cpu": DRIVER_CPUS}
             trainable = tune.with_resources(run_worker_group, head)
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 num_samples=num_trials,
-                search_alg=RecordSearcher(record, study.space, shared),
+                search_alg=RecordSearcher(record, stopping, shared),
                 scheduler=scheduler,
                 max_concurrent_trials=resources.concurrent,
                 reuse_actors=resources.workers == 1,
-                time_budget_s=study.args.time_budget,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=ray_folder,
                 verbose=0,
-                callbacks=[StudyCallback(record, tracker, progress, scheduler)],
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[callback],
+                failure_config=tune.FailureConfig(max_failures=args.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

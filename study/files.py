@@ -1,0 +1,74 @@
+"""Files that are whole or not there, and JSON documents that know whether they were altered.
+
+A document carries the SHA-256 of its own content: `json.dumps(content, sort_keys=True)`, where
+the content is the object without its key `sha256`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from study.errors import DamagedFile, StorageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file beside its place and move it there; readers see the old one or the new one.
+
+    Raises:
+        StorageError: It cannot be written, for want of space for one; the old file is as it was.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):  # the first error says more
+            draft.unlink(missing_ok=True)  # a part of a file would fill the disk still more
+        raise StorageError(
+            f"cannot write {path} ({error.strerror or error}); make space or mend the disk. "
+            "Nothing recorded so far is lost: the same command goes on."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_document(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with its checksum."""
+    write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read what `write_document` wrote.
+
+    Raises:
+        DamagedFile: It is missing, cannot be read, or is not what was written.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        digest = content.pop("sha256")
+    except FileNotFoundError:
+        raise DamagedFile(f"{path} is missing.") from None
+    except (OSError, ValueError, AttributeError, KeyError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+    if digest != _digest(content):
+        raise DamagedFile(f"{path} is damaged: its content does not fit its checksum.")
+    assert isinstance(content, dict)
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

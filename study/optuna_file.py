@@ -1,0 +1,222 @@
+"""`optuna.db`: a study as Optuna's own tools read it, optuna-dashboard for one.
+
+It follows the record and never leads it. Where it turns out damaged it is made anew from the
+trials' files; where one of those is damaged, it gives back what it knows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.sampling import attributes, direction, frozen, optuna_state
+from study.space import SearchSpace
+from study.trial_record import TrialRecord
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "study.json"  # user attribute: the study's manifest
+LOCK_SECONDS = 60.0  # to wait for a reader, optuna-dashboard for one
+
+
+class OptunaFile:
+    """Keeps the Optuna study of a record.
+
+    Args:
+        path: The SQLite file.
+        manifest: Of the study.
+        space: What is searched.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], space: SearchSpace) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.space = space
+        self._study: optuna.Study | None = None
+        self._known: list[TrialRecord] = []  # what the file holds, by number
+        self._behind = False
+
+    def follow(self, trials: Sequence[TrialRecord]) -> str | None:
+        """Bring the file up to what the record says; return what was mended, in a sentence."""
+        mended = None
+        if self.path.exists():
+            try:
+                wrong = self._differences(trials)
+            except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
+                wrong = f"{type(error).__name__}: {error}".splitlines()[0]
+            if wrong:
+                self._close()
+                kept = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
+                self.path.rename(kept)
+                self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+                mended = (
+                    f"{self.path} was damaged ({wrong}); made anew from the trials' files, kept "
+                    f"as {kept.name}."
+                )
+        self._open()
+        for trial in trials:
+            self._write(trial)
+        return mended
+
+    def update(self, trial: TrialRecord) -> None:
+        """Write what is new of a trial; a file that cannot be written follows later."""
+        if self._behind:
+            return
+        try:
+            self._write(trial)
+        except Exception as error:  # as in `follow`
+            self._behind = True
+            logger.warning(
+                "%s cannot be written (%s); the study does not need it, the next command mends it.",
+                self.path,
+                str(error).splitlines()[0],
+            )
+
+    def _open(self) -> optuna.Study:
+        import optuna
+
+        if self._study is None:
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            storage = optuna.storages.RDBStorage(
+                f"sqlite:///{self.path}",
+                engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
+            )
+            study = optuna.create_study(
+                study_name=self.manifest["study"],
+                storage=storage,
+                direction=direction(self.manifest["mode"]),
+                load_if_exists=True,
+            )
+            kept = json.dumps({k: v for k, v in self.manifest.items() if k != "starts"})
+            if study.user_attrs.get(MANIFEST) != kept:
+                study.set_user_attr(MANIFEST, kept)
+            self._study = study
+        return self._study
+
+    def _close(self) -> None:
+        if self._study is not None:
+            self._study._storage.remove_session()
+            self._study = None
+
+    def _differences(self, trials: Sequence[TrialRecord]) -> str | None:
+        """Compare the file with the record; it may lack what came last."""
+        _check_pages(self.path)
+        study = self._open()
+        if study.direction.name.lower() != direction(self.manifest["mode"]):
+            return "another direction"
+        there = study.get_trials(deepcopy=False)
+        if len(there) > len(trials):
+            return f"{len(there)} trials, but there are {len(trials)}"
+        for have, trial in zip(there, trials, strict=False):
+            want = frozen(trial, self.space)
+            rows = list(want.intermediate_values.items())
+            ended = have.state == optuna_state(trial)
+            fits = (
+                have.number == trial.number
+                and have.params == want.params
+                and have.distributions == want.distributions
+                and list(have.intermediate_values.items()) == rows[: len(have.intermediate_values)]
+                and (ended or have.state.name == "RUNNING")
+                and (not ended or trial.state == "running" or have.value == want.value)
+            )
+            if not fits:
+                return f"trial {trial.number} is not what its trial.json says"
+            rest = trial.history[: len(have.intermediate_values)]
+            self._known.append(_as_known(trial, rest, ended))
+        return None
+
+    def _write(self, trial: TrialRecord) -> None:
+        study = self._open()
+        if trial.number == len(self._known):
+            study.add_trial(frozen(trial, self.space))
+        else:
+            before = self._known[trial.number]
+            if before == trial:
+                return
+            import optuna
+
+            there = study.get_trials(deepcopy=False)[trial.number]
+            if not there.state.is_finished():
+                live = optuna.trial.Trial(study, there._trial_id)
+                for row in trial.history[before.epochs :]:
+                    live.report(row[trial.metric], int(row["epoch"]))
+                for name, value in attributes(trial).items():
+                    live.set_user_attr(name, value)
+                if trial.state != "running":
+                    value = trial.value if trial.state == "finished" else None
+                    study.tell(live, value, optuna_state(trial))
+        self._known[trial.number :] = [trial, *self._known[trial.number + 1 :]]
+
+
+def _as_known(trial: TrialRecord, history: Sequence[dict[str, float]], ended: bool) -> TrialRecord:
+    import dataclasses
+
+    state = trial.state if ended else "running"
+    return dataclasses.replace(trial, history=tuple(history), state=state)
+
+
+def _check_pages(path: Path) -> None:
+    """Raise what SQLite raises if the file's structure is damaged."""
+    with sqlite3.connect(path, timeout=LOCK_SECONDS) as connection:
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    connection.close()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def recall_manifest(path: Path) -> dict[str, Any] | None:
+    """Return the manifest as the file keeps it; None if it cannot be read."""
+    manifest: dict[str, Any] | None
+    manifest = _recall(path, lambda study: json.loads(study.user_attrs[MANIFEST]))
+    return manifest
+
+
+def recall_trials(path: Path, metric: str, mode: str) -> list[TrialRecord]:
+    """Return the trials as the file knows them: of each epoch the metric, of the best one all."""
+
+    def read(study: optuna.Study) -> list[TrialRecord]:
+        return [_remembered(trial, metric, mode) for trial in study.get_trials(deepcopy=False)]
+
+    return _recall(path, read) or []
+
+
+def _recall(path: Path, read: Callable[[optuna.Study], Any]) -> Any:
+    if not path.exists():
+        return None
+    import optuna
+
+    try:
+        _check_pages(path)
+        return read(optuna.load_study(study_name=None, storage=f"sqlite:///{path}"))
+    except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
+        logger.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
+        return None
+
+
+def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> TrialRecord:
+    best = there.user_attrs.get("best", {"epoch": 0})
+    rows = [
+        best if best["epoch"] == epoch else {"epoch": epoch, metric: value}
+        for epoch, value in there.intermediate_values.items()
+    ]
+    names: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
+    begun, ended = there.datetime_start, there.datetime_complete
+    return TrialRecord(
+        number=there.number,
+        metric=metric,
+        mode=mode,
+        state=names.get(there.state.name, "running"),
+        values=dict(there.params),
+        history=tuple(rows),
+        begun=begun.isoformat(timespec="seconds") if begun else "",
+        ended=ended.isoformat(timespec="seconds") if ended else None,
+        reason=there.user_attrs.get("reason"),
+    )

@@ -1,0 +1,108 @@
+"""Stopping a study in good order: signals, the time budget, and what makes going on pointless.
+
+The trials see a file in the study's folder, save where they are, in the middle of an epoch too,
+and say so; then the study ends. The same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from study.tables import duration
+
+GRACE_SECONDS = 8.0  # for trials to save; of the 20 that stopping may take
+SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
+
+
+class StudyStopped(BaseException):
+    """Leaves Ray Tune's loop; as KeyboardInterrupt, no handler of errors may catch it."""
+
+
+class Stopping:
+    """Whether the study is to stop, and why.
+
+    Args:
+        budget: Seconds from now after which it stops; None for never.
+
+    Attributes:
+        why: In a sentence for people; None as long as the study goes on.
+        exit_code: Of the command, once the study has stopped.
+        waits: Whether trials can save in the middle of an epoch, so that waiting helps.
+    """
+
+    def __init__(self, budget: float | None) -> None:
+        self.budget = budget
+        self.why: str | None = None
+        self.exit_code = 0
+        self.waits = True
+        self._file: Path | None = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._begun = time.monotonic()
+        self._since = 0.0
+
+    def watch(self, folder: Path) -> None:
+        """Begin: the trials of the study in this folder are the ones to ask."""
+        self._file = folder / ".stop"
+        self._file.unlink(missing_ok=True)
+        self.catch_signals()
+
+    def catch_signals(self) -> None:
+        """Stop in good order on Ctrl-C, SIGTERM and a closed terminal; at once on a second one."""
+        for known in SIGNALS:
+            before = signal.getsignal(known)
+            if before is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+                self._before.setdefault(known, before)
+                signal.signal(known, self._on_signal)
+
+    def release_signals(self) -> None:
+        """Give the signals back."""
+        for known, before in self._before.items():
+            signal.signal(known, before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.exit_code > 128:
+            os._exit(self.exit_code)
+        self.exit_code = 128 + number
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        os.write(2, f"\n{name}: saving what runs; once more stops at once\n".encode())
+        self.request(f"stopped by {name}", self.exit_code)
+
+    def request(self, why: str, exit_code: int) -> None:
+        """Ask the trials to save and the study to stop; the first reason counts.
+
+        Args:
+            why: In a sentence.
+            exit_code: Of the command.
+        """
+        if self.why is None:
+            self.why, self.exit_code = why, exit_code
+            self._since = time.monotonic()
+            assert self._file is not None
+            try:
+                self._file.touch()
+            except OSError as error:  # the disk is full: epochs that are saved must do
+                print(f"cannot write {self._file} ({error.strerror})", file=sys.stderr)
+                self.waits = False
+
+    def check(self, saving: bool) -> None:
+        """Leave Ray's loop if it is time.
+
+        Args:
+            saving: Whether a trial has not yet said that it is saved.
+
+        Raises:
+            StudyStopped: It is time.
+        """
+        elapsed = time.monotonic() - self._begun
+        if self.budget is not None and elapsed > self.budget:
+            self.request(f"the time budget of {duration(self.budget)} is used up", 0)
+        if self.why is not None:
+            waited = time.monotonic() - self._since
+            if not (saving and self.waits) or waited > GRACE_SECONDS:
+                raise StudyStopped

@@ -1,0 +1,137 @@
+"""What a study knows of one trial, and the file `trial.json` that keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from study.errors import DamagedFile
+from study.files import read_document, write_document
+from study.task import Value, best_row
+
+# How a trial ended: all epochs, early by the scheduler, or with an error.
+Ending = Literal["finished", "stopped", "failed"]
+STATES = ("finished", "stopped", "failed", "running")
+# Keys of an epoch that are no metrics: its number, and when it ended in seconds since 1970.
+NOT_METRICS = ("epoch", "ended")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial as the record has it.
+
+    Attributes:
+        number: From 0.
+        metric: By which it is judged.
+        mode: `max` or `min`.
+        state: `running` also stands for a trial that was cut off and can go on.
+        values: Hyperparameters of the search space.
+        history: One row per epoch that the scheduler has seen: `epoch`, `ended` and the metrics.
+        failures: What went wrong on the way, each with `time`, `epoch` and `reason`.
+        parts: In how many parts a batch is computed, more than one after running out of memory.
+        begun: ISO time.
+        ended: ISO time; None while it runs.
+        reason: Why it failed.
+    """
+
+    number: int
+    metric: str
+    mode: str
+    state: Literal["finished", "stopped", "failed", "running"] = "running"
+    values: dict[str, Value]
+    history: tuple[dict[str, float], ...] = ()
+    failures: tuple[dict[str, Any], ...] = ()
+    parts: int = 1
+    begun: str = ""
+    ended: str | None = None
+    reason: str | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that are recorded."""
+        return len(self.history)
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row of the best epoch; None before the first epoch."""
+        return best_row(self.history, self.metric, self.mode) if self.history else None
+
+    @property
+    def value(self) -> float | None:
+        """The metric at the best epoch; None before the first."""
+        return self.best[self.metric] if self.best else None
+
+    @property
+    def epoch(self) -> int | None:
+        """The best epoch; None before the first."""
+        return int(self.best["epoch"]) if self.best else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All metrics at the best epoch."""
+        return metrics_of(self.best or {})
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """The metric by epoch."""
+        return {int(row["epoch"]): row[self.metric] for row in self.history}
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, over all epochs."""
+        return sum(row.get("epoch_seconds", 0.0) for row in self.history)
+
+    def with_row(self, row: dict[str, float]) -> TrialRecord:
+        """Return the record with one more epoch."""
+        assert row["epoch"] == self.epochs + 1
+        return dataclasses.replace(self, history=(*self.history, row))
+
+    def with_failure(self, reason: str, parts: int) -> TrialRecord:
+        """Return the record with a failure after which the trial is tried again."""
+        failure = {"time": now(), "epoch": self.epochs + 1, "reason": reason}
+        return dataclasses.replace(self, failures=(*self.failures, failure), parts=parts)
+
+    def with_end(self, ending: Ending, reason: str | None) -> TrialRecord:
+        """Return the record of the trial when it has ended."""
+        return dataclasses.replace(self, state=ending, reason=reason, ended=now())
+
+    def save(self, folder: Path) -> None:
+        """Write `trial.json`.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_document(folder / "trial.json", dataclasses.asdict(self))
+
+    @staticmethod
+    def load(folder: Path) -> TrialRecord:
+        """Read `trial.json`.
+
+        Raises:
+            DamagedFile: It is missing or not what was written.
+        """
+        path = folder / "trial.json"
+        content = read_document(path)
+        try:
+            known = {**content, **{key: tuple(content[key]) for key in ("history", "failures")}}
+            return TrialRecord(**known)
+        except (TypeError, KeyError) as error:
+            raise DamagedFile(f"{path} is of another version ({error}).") from None
+
+
+def metrics_of(row: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of an epoch's row."""
+    return {name: value for name, value in row.items() if name not in NOT_METRICS}
+
+
+def counts(trials: list[TrialRecord]) -> dict[str, int]:
+    """Return the number of trials by state."""
+    return {state: sum(trial.state == state for trial in trials) for state in STATES}
+
+
+def now() -> str:
+    """Return the time as the record writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,107 @@
+"""What an earlier study tells a new one (`--warm-start-from NAME`).
+
+If both measure the same thing (data set, epochs and shared settings), the new search knows the
+earlier trials as if they were its own. Otherwise values do not compare, and the best
+configurations of the earlier study are simply the first that the new one tries after its baseline.
+It is kept in the new study's manifest, so the earlier study may go on, or go away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from study.errors import InputError
+from study.space import SearchSpace
+from study.task import Value
+from study.trial_record import TrialRecord
+
+if TYPE_CHECKING:
+    from study.record import StudyRecord
+
+NUM_FIRST = 3  # configurations of a study that does not compare
+SAME = ("dataset", "checksum", "epochs")  # beside the settings: what makes values comparable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What a search knows before its first trial.
+
+    Attributes:
+        trials: Of the earlier study, with the parameters that the new space has.
+        first: Configurations to try after the baseline.
+    """
+
+    trials: tuple[TrialRecord, ...] = ()
+    first: tuple[dict[str, Value], ...] = ()
+
+    @staticmethod
+    def of(manifest: dict[str, Any]) -> Earlier:
+        """Return what a study's manifest keeps of an earlier one."""
+        kept = manifest.get("warm_start") or {"trials": [], "first": []}
+        trials = [
+            TrialRecord(**{**entry, "history": tuple(entry["history"])}) for entry in kept["trials"]
+        ]
+        return Earlier(trials=tuple(trials), first=tuple(kept["first"]))
+
+
+def warm_start(
+    manifest: dict[str, Any], space: SearchSpace, earlier: StudyRecord
+) -> dict[str, Any]:
+    """Return what the manifest of a new study keeps of an earlier one.
+
+    Args:
+        manifest: Of the new study.
+        space: Of the new study.
+        earlier: The earlier study.
+
+    Raises:
+        InputError: The earlier study has another task or objective, or tells nothing.
+    """
+    name = earlier.manifest["study"]
+    for key in ("task", "metric", "mode"):
+        if earlier.manifest[key] != manifest[key]:
+            raise InputError(
+                f"--warm-start-from {name}: its {key} is {earlier.manifest[key]}, not "
+                f"{manifest[key]}; what it found says nothing here. Leave the flag out."
+            )
+    told = [
+        (trial, values)
+        for trial in earlier.ranking()
+        if trial.state != "running" and (values := _in_space(earlier, trial, space))
+    ]
+    if not told:
+        raise InputError(
+            f"--warm-start-from {name}: none of its ended trials lies in this search space. "
+            "Leave the flag out, or widen the space."
+        )
+    alike = [
+        _brief(trial, values)
+        for trial, values in told
+        if all(earlier.manifest[key] == manifest[key] for key in SAME)
+        and manifest["settings"].items() <= earlier.params(trial).items()
+    ]
+    first = [] if alike else [values for _, values in told[:NUM_FIRST]]
+    return {"from": name, "trials": alike, "first": first}
+
+
+def _in_space(
+    record: StudyRecord, trial: TrialRecord, space: SearchSpace
+) -> dict[str, Value] | None:
+    """Return a trial's values for the parameters of a space; None if it lies outside."""
+    params = {**record.params(trial), **space.fixed}
+    values: dict[str, Value] = {}
+    for parameter in space.parameters:
+        if parameter.active({**space.fixed, **values}):
+            value = params.get(parameter.name)
+            if value is None or not parameter.contains(value):
+                return None
+            values[parameter.name] = value
+    return values
+
+
+def _brief(trial: TrialRecord, values: dict[str, Value]) -> dict[str, Any]:
+    """Return of a trial what a search uses, as a JSON object."""
+    rows = [{"epoch": epoch, trial.metric: value} for epoch, value in trial.curve.items()]
+    kept = dataclasses.replace(trial, values=values, history=tuple(rows), failures=(), reason=None)
+    return dataclasses.asdict(kept)
