@@ -62,7 +62,7 @@ def read_document(path: Path) -> dict[str, Any]:
         digest = content.pop("sha256")
     except FileNotFoundError:
         raise DamagedFile(f"{path} is missing.") from None
-    except (OSError, ValueError, AttributeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
     if digest != _digest(content):
         raise DamagedFile(f"{path} is damaged: its content does not fit its checksum.")

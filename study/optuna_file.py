@@ -41,30 +41,37 @@ class OptunaFile:
         self.manifest = manifest
         self.space = space
         self._study: optuna.Study | None = None
+        self._storage: optuna.storages.RDBStorage | None = None
         self._known: list[TrialRecord] = []  # what the file holds, by number
         self._behind = False
 
     def follow(self, trials: Sequence[TrialRecord]) -> str | None:
         """Bring the file up to what the record says; return what was mended, in a sentence."""
-        mended = None
+        wrong = None
         if self.path.exists():
             try:
                 wrong = self._differences(trials)
+                if wrong is None:
+                    self._catch_up(trials)
             except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
                 wrong = f"{type(error).__name__}: {error}".splitlines()[0]
-            if wrong:
-                self._close()
-                kept = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-                self.path.rename(kept)
-                self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
-                mended = (
-                    f"{self.path} was damaged ({wrong}); made anew from the trials' files, kept "
-                    f"as {kept.name}."
-                )
+        if wrong is None:
+            self._catch_up(trials)
+            return None
+        self._close()
+        kept = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
+        self.path.rename(kept)
+        self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+        self._catch_up(trials)
+        return (
+            f"{self.path} was damaged ({wrong}); made anew from the trials' files, kept as "
+            f"{kept.name}."
+        )
+
+    def _catch_up(self, trials: Sequence[TrialRecord]) -> None:
         self._open()
         for trial in trials:
             self._write(trial)
-        return mended
 
     def update(self, trial: TrialRecord) -> None:
         """Write what is new of a trial; a file that cannot be written follows later."""
@@ -85,13 +92,13 @@ class OptunaFile:
 
         if self._study is None:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            storage = optuna.storages.RDBStorage(
+            self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{self.path}",
                 engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
             )
             study = optuna.create_study(
                 study_name=self.manifest["study"],
-                storage=storage,
+                storage=self._storage,
                 direction=direction(self.manifest["mode"]),
                 load_if_exists=True,
             )
@@ -103,8 +110,11 @@ class OptunaFile:
 
     def _close(self) -> None:
         if self._study is not None:
-            self._study._storage.remove_session()
+            assert self._storage is not None
+            self._storage.remove_session()
+            self._storage.engine.dispose()  # else its connections stay with the old file
             self._study = None
+        self._known = []
 
     def _differences(self, trials: Sequence[TrialRecord]) -> str | None:
         """Compare the file with the record; it may lack what came last."""
@@ -117,15 +127,17 @@ class OptunaFile:
             return f"{len(there)} trials, but there are {len(trials)}"
         for have, trial in zip(there, trials, strict=False):
             want = frozen(trial, self.space)
-            rows = list(want.intermediate_values.items())
+            rows = sorted(want.intermediate_values.items())
+            # Optuna gives a pruned trial the value of its last epoch.
+            values = (want.value, rows[-1][1] if have.state.name == "PRUNED" and rows else None)
             ended = have.state == optuna_state(trial)
             fits = (
                 have.number == trial.number
                 and have.params == want.params
                 and have.distributions == want.distributions
-                and list(have.intermediate_values.items()) == rows[: len(have.intermediate_values)]
+                and have.intermediate_values == dict(rows[: len(have.intermediate_values)])
                 and (ended or have.state.name == "RUNNING")
-                and (not ended or trial.state == "running" or have.value == want.value)
+                and have.value in values
             )
             if not fits:
                 return f"trial {trial.number} is not what its trial.json says"
@@ -205,7 +217,7 @@ def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> Tria
     best = there.user_attrs.get("best", {"epoch": 0})
     rows = [
         best if best["epoch"] == epoch else {"epoch": epoch, metric: value}
-        for epoch, value in there.intermediate_values.items()
+        for epoch, value in sorted(there.intermediate_values.items())
     ]
     names: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
     begun, ended = there.datetime_start, there.datetime_complete

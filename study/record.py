@@ -130,7 +130,9 @@ class StudyRecord:
             for trial in recall_trials(file, self.manifest["metric"], self.manifest["mode"]):
                 if trial.number not in found:
                     found[trial.number] = recalled = _with_metrics(trial, self.run_folder)
-                    why = damage.pop(trial.number, "trial.json is missing.")
+                    why = damage.pop(trial.number, None) or DamagedFile(
+                        f"{self.run_folder(trial.number).path / 'trial.json'} is missing."
+                    )
                     self.mended.append(f"{why} Trial {trial.number} is taken from {file}.")
                     if write:
                         recalled.save(self.run_folder(trial.number).path)
