@@ -58,9 +58,16 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def common_failure(trials: Sequence[TrialRecord]) -> str | None:
-    """Return the reason for which all of the first trials failed, None if there is no such."""
-    ended = [trial for trial in trials if trial.state != "running"]
-    if len(ended) < NUM_ALIKE or any(trial.state != "failed" for trial in ended):
+    """Return the reason for which all of the first trials failed, None if there is no such.
+
+    Trials that were stopped early do not count, and there is no such reason if a trial got
+    further than those that failed. Numbers in reasons may differ.
+    """
+    first = [trial for trial in trials if trial.state != "stopped"][:NUM_ALIKE]
+    if len(first) < NUM_ALIKE or any(trial.state != "failed" for trial in first):
         return None
-    reasons = {re.sub(r"[-+.\d]*\d(e[-+]?\d+)?", "#", trial.reason or "") for trial in ended}
-    return ended[0].reason if len(reasons) == 1 else None
+    reasons = {re.sub(r"[-+.\d]*\d(e[-+]?\d+)?", "#", trial.reason or "") for trial in first}
+    furthest = max(trial.epochs for trial in first)
+    if len(reasons) > 1 or any(trial.epochs > furthest for trial in trials):
+        return None
+    return first[0].reason

@@ -245,6 +245,7 @@ def evaluate(
     sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     share = images.indices[distributed.rank() :: distributed.world_size()]
     batch_size = -(-config.batch_size // parts)
+    limit_batches = limit_batches and limit_batches * parts
     total = -(-len(share) // batch_size)
     served = _limit(batches.evaluation(batch_size), limit_batches)
     with torch.inference_mode():

@@ -205,6 +205,7 @@ def _recall(path: Path, read: Callable[[optuna.Study], Any]) -> Any:
         return None
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         _check_pages(path)
         return read(optuna.load_study(study_name=None, storage=f"sqlite:///{path}"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -242,7 +243,8 @@ class StudyCallback(NotPickled, tune.Callback):
 
     def _why(self, number: int, trial: Any) -> tuple[str, bool]:
         """Return why a trial failed, and whether memory was short."""
-        text = str(trial.get_error()).strip()
+        file = trial.error_file  # Ray adds to it, and copies it for `get_error` only later
+        text = Path(file).read_text().strip().rpartition("Failure # ")[2] if file else "unknown"
         short = out_of_memory(text)
         if number in self.hung:
             return self.hung.pop(number), False

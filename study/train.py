@@ -138,7 +138,7 @@ def _last_state(args: argparse.Namespace) -> dict[str, Any]:
     if state is None:
         where = args.run_dir or "no --run-dir"
         raise InputError(
-            f"--resume: no checkpoint to read ({where}); name its folder by --run-dir."
+            f"--resume: there is no last.pt to read ({where}); name its folder by --run-dir."
         )
     if state["task"] != args.task:
         raise InputError(f"--resume: {args.run_dir} holds a run of {state['task']}.")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,41 @@ def run_module(
     return subprocess.run(
         command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
     )
+
+
+def plugin(home: Path) -> dict[str, str]:
+    """Return the environment in which there is the task `faulty`, and write it a search space."""
+    (home / "faults").mkdir(exist_ok=True)
+    (home / "space.yaml").write_text("search:\n  width1: {type: int, low: 2, high: 8}\n")
+    return {
+        "PYTHONPATH": str(Path(__file__).parent / "plugin"),
+        "FAULTS": str(home / "faults"),
+    }
+
+
+@contextlib.contextmanager
+def started(
+    module: str, *args: object, cwd: Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `python -m study.<module>`, its output going to the file `output`."""
+    command = [sys.executable, "-m", f"study.{module}", *map(str, args)]
+    with (cwd / "output").open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=output, stderr=output
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
 
 
 SPACE = """\

@@ -12,6 +12,7 @@ from conftest import Finished, run_module
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
+from study.files import read_document, write_document
 from study.record import StudyRecord
 from study.tasks.fashion import TASK, FashionConfig
 
@@ -82,11 +83,11 @@ def test_the_weights_fit_the_task_s_network(finished: Finished, exported: dict) 
 
 def test_the_test_split_is_evaluated_once_and_recorded(finished: Finished, exported: dict) -> None:
     folder = finished.home / "studies" / "fashion"
-    before = json.loads((folder / "tests.json").read_text())
+    before = read_document(folder / "tests.json")["tests"]
     assert len(before) == 1
     again = run_module("best", "fashion", "--export", "out", "--json", cwd=finished.home)
     assert again.returncode == 0, again.stderr
-    assert json.loads((folder / "tests.json").read_text()) == before
+    assert read_document(folder / "tests.json")["tests"] == before
     assert json.loads(again.stdout)["export"]["test"] == exported["test"]
     run_id = StudyRecord.read(folder).run_folder(before[0]["trial"]).run_id or ""
     client = MlflowClient(f"sqlite:///{finished.home / 'mlflow.db'}")
@@ -123,7 +124,9 @@ def test_a_damaged_checkpoint_is_named(finished: Finished, tmp_path: Path) -> No
     shutil.copytree(finished.home / "studies", tmp_path / "studies")
     record = StudyRecord.read(tmp_path / "studies" / "fashion")
     (record.path / "tests.json").unlink(missing_ok=True)  # of another test's export
-    checkpoint = record.run_folder(record.ranking()[0].number).best_checkpoint
+    folder = record.run_folder(record.ranking()[0].number)
+    checkpoint = folder.best_checkpoint
+    folder.last_checkpoint.write_bytes(b"")  # which can serve if the last epoch was the best
     for damage in (checkpoint.read_bytes()[:1000], None):
         checkpoint.unlink()
         if damage is not None:
@@ -144,7 +147,7 @@ def test_another_data_set_under_the_same_path_is_refused(
 
     shutil.copytree(finished.home / "studies", tmp_path / "studies")
     manifest = tmp_path / "studies" / "fashion" / "study.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "checksum": "other"}))
+    write_document(manifest, {**read_document(manifest), "checksum": "other"})
     monkeypatch.chdir(tmp_path)
     assert run_command(lambda: main(["fashion", "--export"])) == 2
     assert "is not the one of the study" in capsys.readouterr().err

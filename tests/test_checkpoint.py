@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from study import checkpoint
-from study.checkpoint import CheckpointError
+from study.errors import DamagedFile
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     state = {"network": {"weight": torch.randn(50, 50)}, "history": [{"epoch": 1, "loss": 0.5}]}
-    checkpoint.save(tmp_path / "last.pt", state)
+    checkpoint.save(state, tmp_path / "last.pt")
     return tmp_path / "last.pt"
 
 
@@ -34,7 +34,7 @@ def test_every_truncation_is_found_out(saved: Path) -> None:
     whole = saved.read_bytes()
     for length in range(0, len(whole), 97):
         saved.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="last.pt"):
+        with pytest.raises(DamagedFile, match="last.pt"):
             checkpoint.load(saved)
 
 
@@ -49,7 +49,7 @@ def test_a_flipped_bit_never_changes_a_tensor_unnoticed(saved: Path) -> None:
         saved.write_bytes(bytes(damaged))
         try:
             assert torch.equal(checkpoint.load(saved)["network"]["weight"], expected)
-        except CheckpointError as error:
+        except DamagedFile as error:
             assert "last.pt" in str(error)
             found += 1
     assert found > 150, "what is not found out lies in padding"
@@ -61,11 +61,11 @@ def test_code_is_not_unpickled(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "evil"),)
 
     torch.save({"network": Evil()}, tmp_path / "evil.pt", pickle_module=pickle)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(DamagedFile):
         checkpoint.load(tmp_path / "evil.pt")
     assert not (tmp_path / "evil").exists()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="last.pt is missing"):
+    with pytest.raises(DamagedFile, match="last.pt is missing"):
         checkpoint.load(tmp_path / "last.pt")

@@ -7,14 +7,20 @@ import pdb
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Finished, run_module
 from mlflow.tracking import MlflowClient
 
+from study import checkpoint
 from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.train import main
 
 QUICK = ("fashion", "--dataset", "sample", "--limit-batches", 3, "--epochs", 2)
+
+
+def epochs_in(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_a_run_leaves_checkpoint_metrics_and_figures(tmp_path: Path) -> None:
@@ -23,7 +29,7 @@ def test_a_run_leaves_checkpoint_metrics_and_figures(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("last.pt", "best.pt", "metrics.json", "evidence.npz", "figures")
     }
-    assert [row["epoch"] for row in RunFolder(tmp_path / "run").history()] == [1, 2]
+    assert [row["epoch"] for row in epochs_in(tmp_path / "run")] == [1, 2]
     assert "T-shirt/top" in done.stdout and "SAMPLE data" in done.stdout
     assert not (tmp_path / "mlflow.db").exists()
     again = run_module("train", *QUICK, "--run-dir", "run", cwd=tmp_path)
@@ -54,7 +60,7 @@ def test_resuming_keeps_the_settings_and_changes_only_the_length(tmp_path: Path)
     done = run_module("train", *resume, "--epochs", 3, "--limit-batches", 3, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = RunFolder(tmp_path / "run")
-    assert [row["epoch"] for row in folder.history()] == [1, 2, 3]
+    assert [row["epoch"] for row in epochs_in(folder.path)] == [1, 2, 3]
     assert (folder.last_state() or {})["config"]["width1"] == 4
 
 
@@ -85,8 +91,14 @@ def test_a_trial_is_repeated_bit_for_bit(finished: Finished) -> None:
         cwd=finished.home,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    history = RunFolder(finished.home / "like").history()
+    history = epochs_in(finished.home / "like")
     assert {row["epoch"]: row["val/accuracy"] for row in history} == trial.curve
+    before, again = (
+        checkpoint.load(folder.best_checkpoint)["network"]
+        for folder in (record.run_folder(trial.number), RunFolder(finished.home / "like"))
+    )
+    assert before.keys() == again.keys()
+    assert all(torch.equal(before[name], again[name]) for name in before)
 
 
 def test_a_failing_run_says_why(tmp_path: Path) -> None:

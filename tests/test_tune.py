@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import SPACE, Finished, run_module
 from mlflow.tracking import MlflowClient
 
-from study.record import StudyRecord, counts
+from study.record import StudyRecord
+from study.trial_record import counts
 
 
 def client(home: Path) -> MlflowClient:
@@ -187,45 +184,3 @@ def test_the_manifest_is_readable_without_this_project(finished: Finished) -> No
     assert manifest["starts"][0]["command"].startswith("python -m study.tune fashion --dataset")
     assert manifest["space"]["search"]["width1"]["high"] == 16
     assert manifest["data"]["dataset"].startswith("sample garments")
-
-
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_the_same_command_continues_what_was_cut_off(tmp_path: Path, kill: signal.Signals) -> None:
-    (tmp_path / "space.yaml").write_text("search:\n  width1: {type: int, low: 2, high: 8}\n")
-    command = (
-        *("fashion", "--dataset", "sample", "--num-samples", "3", "--epochs", "6"),
-        *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", "1"),
-    )
-    with (tmp_path / "output").open("w") as output:
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "study.tune", *command],
-            cwd=tmp_path,
-            stdout=output,
-            stderr=output,
-        )
-        first = tmp_path / "studies" / "fashion" / "trials" / "0000" / "metrics.json"
-        deadline = time.monotonic() + 120
-        while not (first.exists() and len(json.loads(first.read_text())) >= 2):
-            assert time.monotonic() < deadline and driver.poll() is None
-            time.sleep(0.1)
-        driver.send_signal(kill)
-        code = driver.wait(30)
-    text = (tmp_path / "output").read_text()
-    store = client(tmp_path)
-    if kill == signal.SIGINT:
-        assert code == 130 and "continue with: python -m study.tune fashion" in text
-        assert "Traceback" not in text
-        for run in store.search_runs(["1"]):
-            assert run.info.status == "KILLED"
-    kept = json.loads(first.read_text())
-    done = run_module("tune", *command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    trials = StudyRecord.read(tmp_path / "studies" / "fashion").trials()
-    assert [trial.state for trial in trials] == ["finished"] * 3
-    assert json.loads(first.read_text())[: len(kept)] == kept, "not begun anew"
-    children = store.search_runs(["1"], "tags.`study.role` = 'trial'")
-    assert len(children) == 3
-    for run in children:
-        assert run.info.status == "FINISHED"
-        history = store.get_metric_history(run.info.run_id, "val/accuracy")
-        assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]

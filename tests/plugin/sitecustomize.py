@@ -1,0 +1,10 @@
+"""Adds the tasks in this folder to the package's, in every process that has it on its path.
+
+The command, Ray and its workers inherit PYTHONPATH, so a study of such a task is a real one.
+"""
+
+from pathlib import Path
+
+import study.tasks
+
+study.tasks.__path__.append(str(Path(__file__).parent / "tasks"))

@@ -1,0 +1,108 @@
+"""Stopping a study: what is saved, how fast, and what the next command makes of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import plugin, run_module, started, wait_for
+from mlflow.tracking import MlflowClient
+
+from study import checkpoint
+from study.data import DataSource
+from study.errors import DamagedFile
+from study.loop import Interrupted, fit
+from study.record import StudyRecord
+from study.tasks.fashion import TASK, FashionConfig
+
+COMMAND = (
+    *("tune", "faulty", "--dataset", "sample", "--num-samples", 3, "--epochs", 2),
+    *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
+    *("--max-concurrent", 2, "--set", "hidden=16"),
+)
+SLOW = {"PAUSE": "0.3"}  # an epoch takes about ten seconds
+EXIT = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "budget": 0}
+
+
+def trials_run(home: Path) -> bool:
+    """Whether two trials are at work."""
+    return len(list((home / "faults").glob("began-*"))) == 2
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "budget"])
+def test_stopping_saves_what_runs_and_the_same_command_goes_on(
+    tmp_path: Path, sample: DataSource, how: str
+) -> None:
+    env = plugin(tmp_path)
+    budget = ("--time-budget", "26s") if how == "budget" else ()
+    with started(*COMMAND, *budget, cwd=tmp_path, env={**env, **SLOW}) as study:
+        begun = time.monotonic() + 26
+        if how != "budget":
+            wait_for(lambda: trials_run(tmp_path))
+            time.sleep(1)
+            begun = time.monotonic()
+            study.send_signal(signal.Signals[how])
+        code = study.wait(60)
+        elapsed = time.monotonic() - begun
+    text = (tmp_path / "output").read_text()
+    assert code == EXIT[how] and elapsed < 20, text
+    assert "Traceback" not in text and "continue with: python -m study.tune faulty" in text
+    folders = [tmp_path / "studies" / "faulty" / "trials" / f"{n:04d}" for n in range(2)]
+    parts = [checkpoint.load(folder / "last.pt")["part"] for folder in folders]
+    assert all(part["sums"][-1] > 0 for part in parts), "saved in the middle of an epoch"
+    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = store.search_runs(["1"])
+    assert len(runs) == 3 and {run.info.status for run in runs} == {"KILLED"}
+    children = [run for run in runs if run.data.tags["study.role"] == "trial"]
+    assert {run.data.tags["study.resumable"] for run in children} == {"true"}
+
+    done = run_module(*COMMAND, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    trials = StudyRecord.read(tmp_path / "studies" / "faulty").trials()
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    for run in store.search_runs(["1"], "tags.`study.role` = 'trial'"):
+        assert run.info.status == "FINISHED"
+        history = store.get_metric_history(run.info.run_id, "val/accuracy")
+        assert [metric.step for metric in history] == [1, 2]
+    # The trial gives what it would have given without the stop, bit for bit.
+    torch.set_num_threads(1)
+    whole = StudyRecord.read(tmp_path / "studies" / "faulty").params(trials[0])
+    config = FashionConfig(**{k: v for k, v in whole.items() if k not in ("fault", "cycle")})
+    expected = list(fit(TASK, config, sample))[-1]
+    state = checkpoint.load(folders[0] / "last.pt")
+    for name, tensor in expected.state["network"].items():
+        assert torch.equal(state["network"][name], tensor)
+    assert state["history"][-1]["train/loss"] == expected.metrics["train/loss"]
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    env = plugin(tmp_path)
+    with started(*COMMAND, cwd=tmp_path, env={**env, "PAUSE": "30"}) as study:
+        wait_for(lambda: trials_run(tmp_path))
+        study.send_signal(signal.SIGINT)
+        time.sleep(1)
+        begun = time.monotonic()
+        study.send_signal(signal.SIGINT)
+        assert study.wait(20) == 130
+        assert time.monotonic() - begun < 3
+    with pytest.raises(DamagedFile):  # batches of 30 s leave nothing to save in one
+        checkpoint.load(tmp_path / "studies" / "faulty" / "trials" / "0000" / "last.pt")
+
+
+def test_a_trial_goes_on_in_the_middle_of_an_epoch(sample: DataSource) -> None:
+    config = FashionConfig(epochs=2, width1=4, width2=4, hidden=16, batch_size=64)
+    whole = list(fit(TASK, config, sample))
+    for batches in (0, 7, 45):  # the last is after training, in validation
+        asked = iter([False] * batches)
+        steps = fit(TASK, config, sample, stop=lambda asked=asked: next(asked, True))
+        with pytest.raises(Interrupted) as interrupted:
+            list(steps)
+        rest = list(fit(TASK, config, sample, resume=interrupted.value.state))
+        for name, tensor in whole[-1].state["network"].items():
+            assert torch.equal(rest[-1].state["network"][name], tensor), batches
+        for result, expected in zip(rest[::-1], whole[::-1], strict=False):
+            for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+                assert result.metrics[name] == expected.metrics[name]
