@@ -109,8 +109,6 @@ def test_failures_are_alike_whatever_numbers_they_name() -> None:
     assert common_failure(failed(None, "a", "a", "a")) is None
 
 
-
-
 def test_failures_do_not_end_a_study_in_which_another_trial_gets_further() -> None:
     alike = failed("a", "a", "a")
     running = TrialRecord(number=3, metric="m", mode="max", values={})
