@@ -54,13 +54,10 @@ def killed_and_continued(home: Path, command: tuple[object, ...], kills: int, se
             study.kill()
         done += 1
         for folder in trials.glob("*"):
-            try:
-                history = checkpoint.load(folder / "last.pt")["history"]
-            except DamagedFile:
-                history = (
-                    TrialRecord.load(folder).history if (folder / "trial.json").exists() else []
-                )
-            seen[int(folder.name)] = list(history)
+            if (folder / "last.pt").exists():  # else it has not begun, or has ended and lost
+                seen[int(folder.name)] = checkpoint.load(folder / "last.pt")["history"]
+            elif (folder / "trial.json").exists():
+                seen[int(folder.name)] = list(TrialRecord.load(folder).history)
     last = run_module(*command, cwd=home)
     assert last.returncode == 0, last.stderr
     for trial in StudyRecord.read(home / "studies" / "fashion").trials():
