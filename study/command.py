@@ -30,7 +30,7 @@ def run_command(main: Callable[[], int]) -> int:
     try:
         return main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # in one line
         return 2
     except (StorageError, DamagedFile) as error:
         print(f"failed: {error}", file=sys.stderr)

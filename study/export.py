@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from study.files import read_document, write_document
 from study.loop import evaluate
 from study.models import Normalized
 from study.record import StudyRecord
-from study.run_folder import save_figures, write_arrays
+from study.run_folder import read_arrays, save_figures, write_arrays
 from study.tables import per_class_table
 from study.task import Task, TrainConfig, build_config
 from study.trial_record import TrialRecord
@@ -210,8 +211,11 @@ def _draw(
     source = record.run_folder(trial.number).path
     data = task.name if record.manifest["dataset"] == "real" else f"{task.name}, SAMPLE data"
     note = f"{data}, trial {trial.number}, test split, {test['size']}"
-    with np.load(source / "test.npz", allow_pickle=False) as evidence:
+    try:
+        evidence = read_arrays(source / "test.npz")
         save_figures(task.figures(evidence, note), target / "test")
+    except DamagedFile as error:  # the test is not repeated for its figures
+        print(f"{error} There are no figures of the test split.", file=sys.stderr)
     if (source / "figures").is_dir():
         shutil.copytree(source / "figures", target / "validation")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from study.errors import DamagedFile, InputError
 from study.files import read_document, write_document
 from study.space import SearchSpace
 from study.task import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 # What must be the same for trials to belong to one study.
 IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "space")
@@ -34,6 +37,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{error} Put it back from a backup, or give the study another --name."
             ) from None
+        logger.warning("%s What it said is taken from optuna.db.", error)
         manifest = recalled
     missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
     if missing:

@@ -33,6 +33,21 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote.
+
+    Raises:
+        DamagedFile: It is missing or not what was written.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # whatever a damaged archive makes the readers raise
+        raise DamagedFile(
+            f"{path} is missing or damaged ({type(error).__name__}: {error})."
+        ) from error
+
+
 class RunFolder:
     """Reads and writes the folder of one trial.
 
@@ -150,16 +165,11 @@ class RunFolder:
         """Draw learning curves and the figures of the best epoch; return the files."""
         from study.figures import learning_curves
 
-        path = self.path / "evidence.npz"
         figures: dict[str, Any] = {}
         try:
-            with np.load(path, allow_pickle=False) as evidence:
-                figures = dict(task.figures(evidence, note))
-        except Exception as error:  # whatever a damaged archive makes the readers raise
-            self.damage.append(
-                f"{path} is missing or damaged ({type(error).__name__}: {error}): there are no "
-                "figures of the best epoch."
-            )
+            figures = dict(task.figures(read_arrays(self.path / "evidence.npz"), note))
+        except DamagedFile as error:
+            self.damage.append(f"{error} There are no figures of the best epoch.")
         figures["learning_curves"] = learning_curves(history, task.metric, note)
         return save_figures(figures, self.path / "figures")
 

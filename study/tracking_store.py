@@ -186,4 +186,5 @@ def record_test(
     log_metrics(client, run_id, 0, {k: v for k, v in metrics.items() if k not in known})
     tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
     client.log_batch(run_id, tags=tags)
-    client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
+    if (folder / "figures" / "test").is_dir():
+        client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
