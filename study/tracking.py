@@ -160,8 +160,11 @@ class StudyTracker:
                     )
                 self.trouble = _first_line(error)
                 with self._changed:
-                    if self._closing:  # each trial has one more try
+                    if self._closing:
                         self._unsent[number] = self.trouble
+                        if self._store is None or len(self._unsent) > 1:  # no use to try them all
+                            self._unsent |= dict.fromkeys(self._waiting, self.trouble)
+                            self._waiting.clear()
                     else:
                         self._waiting[number] = None
                         self._changed.wait(RETRY_SECONDS)

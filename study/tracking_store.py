@@ -5,13 +5,17 @@ With `study.tracking` the only module that knows MLflow.
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -46,15 +50,27 @@ def connect(uri: str) -> MlflowClient:
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # The study's tracker tries again by itself, and nobody waits for it.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+        with _creation_lock(uri):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"the tracking store {uri} does not answer ({reason}).") from None
     return client
+
+
+def _creation_lock(uri: str) -> FileLock:
+    """Return what keeps two commands from creating one SQLite store at once: each would fail.
+
+    It lies with the temporary files, so that nothing strange appears beside the store.
+    """
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"study-{getpass.getuser()}-{name}.lock")
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:

@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.command import run_command
@@ -137,6 +138,9 @@ def start_ray(study: StudyPlan) -> StudyPlan:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # they are in error.txt and MLflow
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
+    if study.args.address is not None and (Path.home() / ".ray" / "auth_token").exists():
+        # Given an address, Ray looks for its token too late and is refused.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     if study.args.address is not None:

@@ -84,7 +84,7 @@ SETTINGS = st.tuples(
 )
 @given(
     space=spaces(),
-    flags=st.lists(st.tuples(FLAGS, VALUES).map(list) | SETTINGS, max_size=2),
+    flags=st.lists(st.tuples(FLAGS, VALUES).map(list) | SETTINGS, max_size=1),
 )
 def test_each_is_run_or_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: tuple[str, str], flags: list[list[str]]
