@@ -15,6 +15,7 @@ from typing import Any
 from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
+from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.task import Task
@@ -109,7 +110,8 @@ class StudyTracker:
         if self._thread.is_alive():
             return self.trouble or "the tracking store is slow"
         if self._unsent:
-            return "; ".join(f"trial {number}: {why}" for number, why in self._unsent.items())
+            numbers = ", ".join(map(str, sorted(self._unsent)))
+            return f"trials {numbers}: {'; '.join(sorted(set(self._unsent.values())))}"
         try:
             client, parent = self.store.client, self.store.parent
             for run in self.runs.values():
@@ -268,7 +270,8 @@ class StudyTracker:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return f"{name}{error}".strip().splitlines()[0]
 
 
 def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:

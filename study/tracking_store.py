@@ -9,6 +9,7 @@ import getpass
 import hashlib
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ def connect(uri: str) -> MlflowClient:
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each new attempt is a warning there
     # The study's tracker tries again by itself, and nobody waits for it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
@@ -59,7 +61,8 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
-        reason = str(error).strip().splitlines()[0]
+        cause = re.search(r"\[Errno \d+\] [\w ]+", str(error))  # out of many layers of HTTP
+        reason = cause[0] if cause else str(error).strip().splitlines()[0]
         raise InputError(f"the tracking store {uri} does not answer ({reason}).") from None
     return client
 
