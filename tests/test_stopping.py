@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,42 @@ def test_a_trial_goes_on_in_the_middle_of_an_epoch(sample: DataSource) -> None:
         for result, expected in zip(rest[::-1], whole[::-1], strict=False):
             for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
                 assert result.metrics[name] == expected.metrics[name]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_the_study_and_after_space_is_made_it_goes_on(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    env = plugin(tmp_path)
+    ballast = small_disk / "ballast"
+    command = (*COMMAND[:-2], "--set", "hidden=128", "--studies-dir", "disk")  # 0.3 MB a checkpoint
+    ballast.write_bytes(bytes(1_200_000))
+    full = run_module(*command, cwd=tmp_path, env=env)
+    assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
+    assert "No space left on device" in full.stderr and "make space" in full.stderr
+    assert "continue with: python -m study.tune faulty" in full.stderr
+    before = StudyRecord.read(small_disk / "faulty").trials()
+    assert before and "failed" not in {trial.state for trial in before}, "no trial's fault"
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    done = run_module(*command, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    trials = StudyRecord.read(small_disk / "faulty").trials()
+    assert [trial.state for trial in trials] == ["finished"] * 3
+    for earlier, trial in zip(before, trials, strict=False):
+        assert trial.history[: earlier.epochs] == earlier.history
+    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for run in store.search_runs(["1"], "tags.`study.role` = 'trial'"):
+        history = store.get_metric_history(run.info.run_id, "val/accuracy")
+        assert [metric.step for metric in history] == [1, 2]
