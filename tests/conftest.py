@@ -19,6 +19,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
+# What takes minutes and has a shorter sister that always runs.
+LONG = os.environ.get("STUDY_CHAOS") == "long"
+long_only = pytest.mark.skipif(not LONG, reason="takes minutes; STUDY_CHAOS=long runs it")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for the session, empty at its start."""

@@ -3,13 +3,12 @@
 Either the commands give what they would have given, or they end with a message that names the
 file: never a traceback, never another result.
 
-    STUDY_CHAOS=long pytest tests/test_corruption.py -s      # 300 instead of 60
+    STUDY_CHAOS=long pytest tests/test_corruption.py -s      # 300 instead of 40
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Finished
+from conftest import LONG, Finished
 from test_record import MANIFEST, closed
 
 from study import best, tune
@@ -31,7 +30,7 @@ from study.space import Parameter, SearchSpace
 from study.tasks.fashion import TASK, FashionConfig
 from study.trial import run_trial
 
-NUM = 300 if os.environ.get("STUDY_CHAOS") == "long" else 60
+NUM = 300 if LONG else 40
 SMALL = {"width2": 4, "hidden": 16, "batch_size": 64, "epochs": 4, "learning_rate": 0.01}
 SPACE = SearchSpace((Parameter(name="width1", kind="int", low=2, high=8),), SMALL, {"width1": 4})
 

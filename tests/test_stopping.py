@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import plugin, run_module, started, wait_for
+from conftest import long_only, plugin, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
 
 from study import checkpoint
@@ -34,7 +34,7 @@ def trials_run(home: Path) -> bool:
     return len(list((home / "faults").glob("began-*"))) == 2
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "budget"])
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", pytest.param("budget", marks=long_only)])
 def test_stopping_saves_what_runs_and_the_same_command_goes_on(
     tmp_path: Path, sample: DataSource, how: str
 ) -> None:

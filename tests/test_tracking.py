@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
-from conftest import plugin, run_module, started, wait_for
+from conftest import LONG, long_only, plugin, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
 
 from study.record import StudyRecord
 
-AWAY_SECONDS = 60 if os.environ.get("STUDY_CHAOS") == "long" else 12
+AWAY_SECONDS = 60 if LONG else 10
 
 
 def free_port() -> int:
@@ -111,6 +111,7 @@ def record_epochs(home: Path) -> int:
     return sum(t.epochs for t in StudyRecord.read(home / "studies" / "faulty").trials())
 
 
+@long_only
 def test_a_study_goes_on_and_ends_without_a_server_and_the_next_command_sends_all(
     tmp_path: Path,
 ) -> None:
