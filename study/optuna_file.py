@@ -6,6 +6,7 @@ trials' files; where one of those is damaged, it gives back what it knows.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sqlite3
@@ -169,8 +170,6 @@ class OptunaFile:
 
 
 def _as_known(trial: TrialRecord, history: Sequence[dict[str, float]], ended: bool) -> TrialRecord:
-    import dataclasses
-
     state = trial.state if ended else "running"
     return dataclasses.replace(trial, history=tuple(history), state=state)
 

@@ -10,6 +10,7 @@ Ray keeps nothing that matters, and MLflow can be rebuilt from here.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -129,7 +130,9 @@ class StudyRecord:
             file = self.path / "optuna.db"
             for trial in recall_trials(file, self.manifest["metric"], self.manifest["mode"]):
                 if trial.number not in found:
-                    found[trial.number] = recalled = _with_metrics(trial, self.run_folder)
+                    found[trial.number] = recalled = _with_metrics(
+                        trial, self.run_folder(trial.number)
+                    )
                     why = damage.pop(trial.number, None) or DamagedFile(
                         f"{self.run_folder(trial.number).path / 'trial.json'} is missing."
                     )
@@ -237,12 +240,10 @@ class StudyRecord:
         return {**self.manifest["settings"], **trial.values, "seed": self.seed(trial.number)}
 
 
-def _with_metrics(trial: TrialRecord, run_folder: Any) -> TrialRecord:
+def _with_metrics(trial: TrialRecord, folder: RunFolder) -> TrialRecord:
     """Add to a trial from `optuna.db` the metrics in `metrics.json` if they are of this trial."""
-    import dataclasses
-
     try:
-        rows = json.loads((run_folder(trial.number).path / "metrics.json").read_bytes())
+        rows = json.loads((folder.path / "metrics.json").read_bytes())
         whole = dataclasses.replace(trial, history=tuple(rows[: trial.epochs]))
         if whole.curve == trial.curve and whole.best == trial.best:
             return whole

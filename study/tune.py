@@ -40,19 +40,20 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
     study = make_plan(args)
+    manifest = study.manifest()
     if args.dry_run:
         print(describe(study))
         return 0
-    return run(study, "python -m study.tune " + shlex.join(argv))
+    return run(study, manifest, "python -m study.tune " + shlex.join(argv))
 
 
-def run(study: StudyPlan, command: str) -> int:
+def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     """Run or continue a study; return the exit code."""
     from study.tracking import StudyTracker
 
     stopping = Stopping(study.args.time_budget)
     uri = reach_tracking(study)
-    record = StudyRecord.create_or_continue(study.folder, study.manifest(), command)
+    record = StudyRecord.create_or_continue(study.folder, manifest, command)
     stopping.watch(record.path)
     for text in record.mended:
         print(f"mended: {text}", file=sys.stderr)
