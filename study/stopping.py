@@ -70,6 +70,10 @@ class Stopping:
             os._exit(self.exit_code)
         self.exit_code = 128 + number
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if name == "SIGHUP":  # the terminal is gone: whoever writes to it fails
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
         os.write(2, f"\n{name}: saving what runs; once more stops at once\n".encode())
         self.request(f"stopped by {name}", self.exit_code)
 

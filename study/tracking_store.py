@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,9 @@ def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
         (folder.best_checkpoint, "checkpoint"),
         (folder.error_file, None),
     ):
-        if path.exists():
-            client.log_artifact(run_id, str(path), target)
+        with suppress(FileNotFoundError):  # weights of a loser may go meanwhile
+            if path.exists():
+                client.log_artifact(run_id, str(path), target)
 
 
 def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, str]]:

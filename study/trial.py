@@ -146,8 +146,8 @@ def run_trial(
                 yield from _train(config, folder, state, parts, stop, save)
                 break
             except Exception as error:
-                share = config["settings"]["batch_size"] // config["workers"] // (2 * parts)
-                if not out_of_memory(error) or not save or config["workers"] > 1 or share < 1:
+                divisible = 2 * parts <= config["settings"].get("batch_size", 1)
+                if not out_of_memory(error) or config["workers"] > 1 or not divisible:
                     raise
                 note = f"out of memory ({reason_of(error)})"
             parts *= 2  # outside of the handler, whose traceback holds the network
