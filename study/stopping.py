@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -72,8 +73,9 @@ class Stopping:
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         if name == "SIGHUP":  # the terminal is gone: whoever writes to it fails
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
+            for output in (1, 2):
+                if stat.S_ISCHR(os.fstat(output).st_mode):
+                    os.dup2(nowhere, output)
         os.write(2, f"\n{name}: saving what runs; once more stops at once\n".encode())
         self.request(f"stopped by {name}", self.exit_code)
 
