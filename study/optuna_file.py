@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -52,27 +53,36 @@ class OptunaFile:
         if self.path.exists():
             try:
                 wrong = self._differences(trials)
-                if wrong is None:
-                    self._catch_up(trials)
             except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
                 wrong = f"{type(error).__name__}: {error}".splitlines()[0]
         if wrong is None:
-            self._catch_up(trials)
+            wrong = self._catch_up(trials)
+        if wrong is None:
             return None
         self._close()
         kept = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
         self.path.rename(kept)
         self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
-        self._catch_up(trials)
+        if self._catch_up(trials) is not None:
+            self._behind = True
         return (
             f"{self.path} was damaged ({wrong}); made anew from the trials' files, kept as "
             f"{kept.name}."
         )
 
-    def _catch_up(self, trials: Sequence[TrialRecord]) -> None:
-        self._open()
-        for trial in trials:
-            self._write(trial)
+    def _catch_up(self, trials: Sequence[TrialRecord]) -> str | None:
+        """Write what is missing; return what is wrong with the file, if it is not the disk."""
+        try:
+            self._open()
+            for trial in trials:
+                self._write(trial)
+        except Exception as error:  # as in `follow`
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            if not re.search(r"full|locked|readonly|disk I/O", text):
+                return text
+            self._behind = True
+            logger.warning("%s cannot be written now (%s)", self.path, text)
+        return None
 
     def update(self, trial: TrialRecord) -> None:
         """Write what is new of a trial; a file that cannot be written follows later."""

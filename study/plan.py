@@ -77,7 +77,8 @@ class StudyPlan:
             "data": self.identity,
         }
         name = self.args.warm_start_from
-        if name and self.folder.exists():  # what it told then is in the study's own manifest
+        begun = any((self.folder / file).exists() for file in ("study.json", "optuna.db"))
+        if name and begun:  # what it told then is in the study's own manifest
             manifest["warm_start"] = {"from": name}
         elif name:
             earlier = StudyRecord.read(find_study(self.folder.parent, name))

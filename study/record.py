@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,8 @@ class StudyRecord:
             known = read_manifest(path)
             refuse_other_study(path, known, manifest)
             manifest = known
+        else:  # another study of this name, in another folder, has runs of its own in MLflow
+            manifest["id"] = uuid.uuid4().hex
         start = {"command": command, "time": now(), **driver, "versions": versions()}
         manifest = {**manifest, "starts": [*manifest.get("starts", []), start]}
         write_manifest(path, manifest)
@@ -171,18 +174,21 @@ class StudyRecord:
         self._optuna.update(trial)
         return trial
 
-    def report(self, number: int, row: dict[str, float]) -> None:
+    def report(self, number: int, row: dict[str, float], ending: Ending | None = None) -> None:
         """Record an epoch; one that is known already is left as it is.
 
         Args:
             number: Of the trial.
             row: `epoch`, and metrics by full name.
+            ending: If this epoch ends the trial; written with it, so that no kill parts them.
 
         Raises:
             StorageError: The disk is full.
         """
-        if row["epoch"] > self.trial(number).epochs:
-            self._put(self.trial(number).with_row(row))
+        trial = self.trial(number)
+        if row["epoch"] == trial.epochs + 1:  # after a gap the next command reports all again
+            trial = trial.with_row(row)
+            self._put(trial.with_end(ending, None) if ending else trial)
 
     def retry(self, number: int, reason: str, parts: int) -> None:
         """Record a failure after which the trial goes on, with batches in so many parts."""

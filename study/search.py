@@ -205,14 +205,16 @@ class StudyCallback(NotPickled, tune.Callback):
             if "failure" in result:
                 self._end(number, "failed", result["failure"])
             if "epoch" in result:
-                self.record.report(number, result["metrics"])
+                ending: Ending | None = None
+                if self.scheduler is not None and number in self.scheduler.stopped:
+                    ending = "stopped"
+                elif result["epoch"] >= self.record.manifest["epochs"]:
+                    ending = "finished"
+                self.record.report(number, result["metrics"], ending)
                 self.tracker.touch(number)
                 self.progress.epoch(number, result["epoch"])
-                # At once: a kill between decision and end must not lose the decision.
-                if self.scheduler is not None and number in self.scheduler.stopped:
-                    self._end(number, "stopped")
-                else:
-                    self._end_if_finished(number)
+                if self.record.trial(number).state != "running":
+                    self._ended(number)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that had all its epochs before it was cut off."""
@@ -227,6 +229,8 @@ class StudyCallback(NotPickled, tune.Callback):
         self.heard.pop(number, None)
         reason, short_of_memory = self._why(number, trial)
         known = self.record.trial(number)
+        if known.state != "running":  # it has all that counts
+            return
         with self._writing():
             self.record.retry(number, reason, known.parts * (2 if short_of_memory else 1))
         self.tracker.touch(number)
@@ -237,6 +241,8 @@ class StudyCallback(NotPickled, tune.Callback):
         number = trial.config["trial"]
         self.heard.pop(number, None)
         reason, _ = self._why(number, trial)
+        if self.record.trial(number).state != "running":
+            return
         tries = len(self.record.trial(number).failures) + 1
         with self._writing():
             self._end(number, "failed", reason + (f" (tried {tries} times)" if tries > 1 else ""))
@@ -258,8 +264,11 @@ class StudyCallback(NotPickled, tune.Callback):
             self._end(number, "finished")
 
     def _end(self, number: int, ending: Ending, reason: str | None = None) -> None:
-        self.heard.pop(number, None)
         self.record.end(number, ending, reason)
+        self._ended(number)
+
+    def _ended(self, number: int) -> None:
+        self.heard.pop(number, None)
         self.record.drop_losers(self.keep)
         self.tracker.touch(number)
         self.progress.ended(self.record.trial(number))

@@ -75,7 +75,7 @@ class StudyTracker:
         self.record = record
         self.task = task
         self.settings = dict(settings)
-        self.known = dict(known)
+        self.known = {**known, "study.id": record.manifest.get("id", "")}
         self._store: _Store | None = None  # None as long as the store was not reached
         self.runs: dict[int, _Run] = {}
         self.trouble: str | None = None
@@ -265,6 +265,8 @@ class StudyTracker:
     def _find(self, client: MlflowClient, experiment: str, condition: str) -> str | None:
         name = self.record.manifest["study"]
         condition = f"{condition} and tags.`study.name` = '{name}'"
+        if "id" in self.record.manifest:
+            condition += f" and tags.`study.id` = '{self.record.manifest['id']}'"
         found = client.search_runs([experiment], condition, max_results=1)
         return str(found[0].info.run_id) if found else None
 

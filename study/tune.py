@@ -118,14 +118,16 @@ def reach_tracking(study: StudyPlan) -> str:
     Raises:
         InputError: The store of a new study does not answer.
     """
+    from mlflow.exceptions import MlflowException
+
     from study import tracking_store
 
     uri = tracking_store.resolve_uri(study.args.tracking_uri)
     try:
         tracking_store.experiment_id(tracking_store.connect(uri), uri, study.name)
-    except InputError as error:
+    except (InputError, MlflowException) as error:
         if not study.folder.exists():
-            raise
+            raise InputError(str(error)) from None
         print(f"{error} The study goes on; the rest is sent later.", file=sys.stderr)
     return uri
 
