@@ -17,6 +17,7 @@ from study.command import add_place_flags, run_command
 from study.data import DataSource
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import find_study
+from study.object_path import as_path
 from study.progress import trial_table
 from study.record import StudyRecord
 from study.tables import per_class_table
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.top < 1:
         raise InputError(f"--top must be at least 1, but got {args.top}.")
-    record = StudyRecord.read(find_study(Path(args.studies_dir).expanduser(), args.study))
+    record = StudyRecord.read(find_study(as_path(args.studies_dir), args.study))
     for text in record.mended:
         print(text, file=sys.stderr)
     task = load_task(record.manifest["task"])

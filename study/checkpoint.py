@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from study.errors import DamagedFile
 from study.files import replacing
+from study.object_path import AnyPath
 
 
-def save(state: dict[str, Any], *paths: Path) -> None:
+def save(state: dict[str, Any], *paths: AnyPath) -> None:
     """Write nested dicts of tensors and plain values to files, in this order.
 
     Raises:
@@ -31,28 +31,33 @@ def save(state: dict[str, Any], *paths: Path) -> None:
             file.write(buffer.getbuffer())
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: AnyPath) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
         DamagedFile: The file is missing or not what was written.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(path.read_bytes())
+    except FileNotFoundError:
+        raise DamagedFile(f"{path} is missing.") from None
+    except OSError as error:
+        raise DamagedFile(f"{path} is damaged ({error}).") from error
+    try:
+        with zipfile.ZipFile(content) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise DamagedFile(f"{path} is damaged: the checksum of {damaged} differs.")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content.seek(0)
+        state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     except DamagedFile:
         raise
-    except FileNotFoundError:
-        raise DamagedFile(f"{path} is missing.") from None
     except Exception as error:  # whatever a damaged archive makes the readers raise
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return state
 
 
-def digest(path: Path) -> str:
+def digest(path: AnyPath) -> str:
     """Return the SHA-256 of a checkpoint's file.
 
     Raises:

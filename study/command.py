@@ -63,7 +63,7 @@ def add_place_flags(parser: argparse.ArgumentParser, *, studies: bool = True) ->
             "--studies-dir",
             metavar="DIR",
             default="studies",
-            help="folder of studies (default: %(default)s)",
+            help="folder of studies, or s3://bucket/folder (default: %(default)s)",
         )
     parser.add_argument(
         "--tracking-uri",

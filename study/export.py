@@ -208,16 +208,17 @@ def _largest_difference(
 def _draw(
     task: Task, record: StudyRecord, trial: TrialRecord, test: Mapping[str, Any], target: Path
 ) -> None:
-    source = record.run_folder(trial.number).path
+    folder = record.run_folder(trial.number)
     data = task.name if record.manifest["dataset"] == "real" else f"{task.name}, SAMPLE data"
     note = f"{data}, trial {trial.number}, test split, {test['size']}"
     try:
-        evidence = read_arrays(source / "test.npz")
+        evidence = read_arrays(folder.path / "test.npz")
         save_figures(task.figures(evidence, note), target / "test")
     except DamagedFile as error:  # the test is not repeated for its figures
         print(f"{error} There are no figures of the test split.", file=sys.stderr)
-    if (source / "figures").is_dir():
-        shutil.copytree(source / "figures", target / "validation")
+    (target / "validation").mkdir(parents=True)
+    for figure in folder.figures():
+        (target / "validation" / figure.name).write_bytes(figure.read_bytes())
 
 
 def model_card(task: Task, meta: Mapping[str, Any]) -> str:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
-from study.errors import TrialError
+from study.errors import StorageError, TrialError
+from study.files import write_text
 from study.run_folder import RunFolder
 from study.trial_record import TrialRecord
 
@@ -45,7 +47,8 @@ def reason_of(error: BaseException) -> str:
 def keep_traceback(folder: RunFolder, error: BaseException) -> None:
     """Write the traceback of an error to `error.txt`."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.error_file.write_text("".join(traceback.format_exception(error)))
+    with suppress(StorageError):  # the error itself says more
+        write_text(folder.error_file, "".join(traceback.format_exception(error)))
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -7,23 +7,31 @@ the content is the object without its key `sha256`.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from study.errors import DamagedFile, StorageError
+from study.object_path import AnyPath, ObjectPath
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: AnyPath) -> Iterator[BinaryIO]:
     """Write a file beside its place and move it there; readers see the old one or the new one.
 
     Raises:
         StorageError: It cannot be written, for want of space for one; the old file is as it was.
     """
+    if isinstance(path, ObjectPath):
+        buffer = io.BytesIO()
+        yield buffer
+        path.write_bytes(buffer.getvalue())
+        return
     draft = path.with_name(f".{path.name}.draft")
     try:
         with draft.open("wb") as file:
@@ -40,18 +48,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
-def write_document(path: Path, content: dict[str, Any]) -> None:
+def write_document(path: AnyPath, content: dict[str, Any]) -> None:
     """Write a JSON object with its checksum."""
     write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1))
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: AnyPath) -> dict[str, Any]:
     """Read what `write_document` wrote.
 
     Raises:
@@ -68,6 +76,22 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DamagedFile(f"{path} is damaged: its content does not fit its checksum.")
     assert isinstance(content, dict)
     return content
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """Yield the file itself, or of one in an object store a copy under the same name.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+    """
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="study-") as scratch:
+        copy = Path(scratch) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def _digest(content: dict[str, Any]) -> str:

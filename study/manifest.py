@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from study.errors import DamagedFile, InputError
 from study.files import read_document, write_document
+from study.object_path import AnyPath, children, modified
 from study.space import SearchSpace
 from study.task import did_you_mean
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "space")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: AnyPath) -> dict[str, Any]:
     """Read the manifest in a study's folder, from `optuna.db` if `study.json` is damaged.
 
     Raises:
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(path: AnyPath, manifest: dict[str, Any]) -> None:
     """Write the manifest to a study's folder."""
     write_document(path / "study.json", manifest)
 
@@ -55,30 +55,31 @@ def space_of(manifest: dict[str, Any]) -> SearchSpace:
     return SearchSpace.of(manifest["space"])
 
 
-def find_study(studies_dir: Path, name: str | None) -> Path:
+def find_study(studies_dir: AnyPath, name: str | None) -> AnyPath:
     """Return the folder of a study by name, or of the one last run.
 
     Raises:
         InputError: There is none; the nearest name is suggested.
     """
     found = {
-        file.parent.name: file
+        folder.name: file
+        for folder in children(studies_dir)
         for kind in ("optuna.db", "study.json")  # the second is the one that counts
-        for file in studies_dir.glob(f"*/{kind}")
+        if (file := folder / kind).exists()
     }
     if not found:
         raise InputError(
-            f"there is no study in {studies_dir.absolute()}; start one with `python -m study.tune "
+            f"there is no study in {studies_dir}; start one with `python -m study.tune "
             "TASK`, or name the folder with --studies-dir."
         )
     if name is None:
-        name = max(found, key=lambda known: found[known].stat().st_mtime)
+        name = max(found, key=lambda known: modified(found[known]))
     if name not in found:
         raise InputError(f"there is no study {name!r} in {studies_dir}{did_you_mean(name, found)}")
-    return studies_dir.absolute() / name
+    return studies_dir / name
 
 
-def refuse_other_study(path: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
+def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, Any]) -> None:
     """Make sure that a command means the study in this folder.
 
     Raises:

@@ -1,7 +1,9 @@
 """`optuna.db`: a study as Optuna's own tools read it, optuna-dashboard for one.
 
 It follows the record and never leads it. Where it turns out damaged it is made anew from the
-trials' files; where one of those is damaged, it gives back what it knows.
+trials' files; where one of those is damaged, it gives back what it knows. Only the study's driver
+opens it; others read a copy, since SQLite must not be opened over a network by two machines. In an
+object store it is a copy that the driver sends when trials end.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import json
 import logging
 import re
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.errors import StorageError
+from study.object_path import AnyPath, ObjectPath
 from study.sampling import attributes, direction, frozen, optuna_state
 from study.space import SearchSpace
 from study.trial_record import TrialRecord
@@ -27,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "study.json"  # user attribute: the study's manifest
 LOCK_SECONDS = 60.0  # to wait for a reader, optuna-dashboard for one
+SEND_SECONDS = 30.0  # between two copies to an object store
 
 
 class OptunaFile:
@@ -38,8 +45,11 @@ class OptunaFile:
         space: What is searched.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], space: SearchSpace) -> None:
-        self.path = path
+    def __init__(self, path: AnyPath, manifest: dict[str, Any], space: SearchSpace) -> None:
+        self.place = path
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._sent = 0.0
+        self.path = Path()  # of the file that is open
         self.manifest = manifest
         self.space = space
         self._study: optuna.Study | None = None
@@ -49,6 +59,7 @@ class OptunaFile:
 
     def follow(self, trials: Sequence[TrialRecord]) -> str | None:
         """Bring the file up to what the record says; return what was mended, in a sentence."""
+        self._fetch()
         wrong = None
         if self.path.exists():
             try:
@@ -58,15 +69,21 @@ class OptunaFile:
         if wrong is None:
             wrong = self._catch_up(trials)
         if wrong is None:
+            self._send()
             return None
         self._close()
-        kept = self.path.with_name(f"{self.path.name}.damaged-{time.time():.0f}")
-        self.path.rename(kept)
+        kept = self.place.parent / f"{self.place.name}.damaged-{time.time():.0f}"
+        if isinstance(kept, ObjectPath):
+            kept.write_bytes(self.path.read_bytes())
+            self.path.unlink()
+        else:
+            self.path.rename(kept)
         self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
         if self._catch_up(trials) is not None:
             self._behind = True
+        self._send()
         return (
-            f"{self.path} was damaged ({wrong}); made anew from the trials' files, kept as "
+            f"{self.place} was damaged ({wrong}); made anew from the trials' files, kept as "
             f"{kept.name}."
         )
 
@@ -90,13 +107,39 @@ class OptunaFile:
             return
         try:
             self._write(trial)
+            if trial.state != "running" and time.monotonic() - self._sent > SEND_SECONDS:
+                self._send()
         except Exception as error:  # as in `follow`
             self._behind = True
             logger.warning(
                 "%s cannot be written (%s); the study does not need it, the next command mends it.",
-                self.path,
+                self.place,
                 str(error).splitlines()[0],
             )
+
+    def close(self) -> None:
+        """Send what is new to the object store, and let go of the file."""
+        if self._study is not None and not self._behind:
+            with suppress(StorageError):  # the next command sends it
+                self._send()
+        self._close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _fetch(self) -> None:
+        """Find the file; have a copy of one in an object store."""
+        if isinstance(self.place, Path):
+            self.path = self.place
+            return
+        self._scratch = tempfile.TemporaryDirectory(prefix="study-optuna-")
+        self.path = Path(self._scratch.name) / self.place.name
+        with suppress(FileNotFoundError):
+            self.path.write_bytes(self.place.read_bytes())
+
+    def _send(self) -> None:
+        if isinstance(self.place, ObjectPath) and self.path.exists():
+            self.place.write_bytes(self.path.read_bytes())
+            self._sent = time.monotonic()
 
     def _open(self) -> optuna.Study:
         import optuna
@@ -193,14 +236,14 @@ def _check_pages(path: Path) -> None:
         raise sqlite3.DatabaseError(verdict)
 
 
-def recall_manifest(path: Path) -> dict[str, Any] | None:
+def recall_manifest(path: AnyPath) -> dict[str, Any] | None:
     """Return the manifest as the file keeps it; None if it cannot be read."""
     manifest: dict[str, Any] | None
     manifest = _recall(path, lambda study: json.loads(study.user_attrs[MANIFEST]))
     return manifest
 
 
-def recall_trials(path: Path, metric: str, mode: str) -> list[TrialRecord]:
+def recall_trials(path: AnyPath, metric: str, mode: str) -> list[TrialRecord]:
     """Return the trials as the file knows them: of each epoch the metric, of the best one all."""
 
     def read(study: optuna.Study) -> list[TrialRecord]:
@@ -209,15 +252,25 @@ def recall_trials(path: Path, metric: str, mode: str) -> list[TrialRecord]:
     return _recall(path, read) or []
 
 
-def _recall(path: Path, read: Callable[[optuna.Study], Any]) -> Any:
+def _recall(path: AnyPath, read: Callable[[optuna.Study], Any]) -> Any:
     if not path.exists():
         return None
+    with tempfile.TemporaryDirectory(prefix="study-optuna-") as scratch:
+        copy = Path(scratch) / path.name
+        for suffix in ("", "-journal"):  # with the latter SQLite undoes a half-made change
+            with suppress(FileNotFoundError):
+                content = (path.parent / f"{path.name}{suffix}").read_bytes()
+                copy.with_name(copy.name + suffix).write_bytes(content)
+        return _read_copy(path, copy, read)
+
+
+def _read_copy(path: AnyPath, copy: Path, read: Callable[[optuna.Study], Any]) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        _check_pages(path)
-        return read(optuna.load_study(study_name=None, storage=f"sqlite:///{path}"))
+        _check_pages(copy)
+        return read(optuna.load_study(study_name=None, storage=f"sqlite:///{copy}"))
     except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
         logger.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
         return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 from study.command import add_data_flags, add_place_flags, parse_assignments
 from study.data import DataSource, prepare
 from study.errors import InputError
 from study.manifest import find_study
+from study.object_path import AnyPath, as_path
 from study.record import StudyRecord
 from study.resources import Resources, local_cpus, local_gpus, plan
 from study.space import SearchSpace, find_space
@@ -57,9 +57,9 @@ class StudyPlan:
     args: argparse.Namespace
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """The study's folder."""
-        return Path(self.args.studies_dir).expanduser().absolute() / self.name
+        return as_path(self.args.studies_dir) / self.name
 
     def manifest(self) -> dict[str, Any]:
         """Return what `study.json` says of the study, before it has run."""
@@ -81,7 +81,7 @@ class StudyPlan:
         if name and begun:  # what it told then is in the study's own manifest
             manifest["warm_start"] = {"from": name}
         elif name:
-            earlier = StudyRecord.read(find_study(self.folder.parent, name))
+            earlier = StudyRecord.read(find_study(as_path(self.args.studies_dir), name))
             manifest["warm_start"] = warm_start(manifest, self.space, earlier)
         return manifest
 
@@ -178,6 +178,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     name = args.name or task.name
     if not NAME.fullmatch(name):
         raise InputError(f"--name {name!r}: use letters, digits, dots, dashes and underscores.")
+    as_path(args.studies_dir)
     if args.num_samples < 1:
         raise InputError(f"--num-samples must be at least 1, but got {args.num_samples}.")
     if args.seed < 0:

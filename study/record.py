@@ -15,14 +15,14 @@ import json
 import os
 import socket
 import uuid
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from study.errors import DamagedFile, InputError
-from study.files import write_text
+from study.hold import Hold, hold
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
+from study.object_path import AnyPath, ObjectPath, children
 from study.optuna_file import OptunaFile, recall_trials
 from study.provenance import versions
 from study.run_folder import RunFolder
@@ -40,22 +40,22 @@ class StudyRecord:
         manifest: What `study.json` says.
         space: What is searched.
         mended: What was found damaged and mended on opening, in sentences.
-        lock: Held as long as the record is open for writing.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], *, write: bool = False) -> None:
+    def __init__(self, path: AnyPath, manifest: dict[str, Any], *, write: bool = False) -> None:
         self.path = path
         self.manifest = manifest
         self.space = space_of(manifest)
         self.mended: list[str] = []
-        self.lock: FileLock | None = None
+        self._hold: Hold | None = None
+        self._dropped: set[int] = set()  # trials whose weights are deleted
         self._optuna = OptunaFile(path / "optuna.db", manifest, self.space)
         self._trials = self._load(write)
         if write and (mended := self._optuna.follow(self._trials)):
             self.mended.append(mended)
 
     @staticmethod
-    def read(path: Path) -> StudyRecord:
+    def read(path: AnyPath) -> StudyRecord:
         """Open a study for reading, as it is now.
 
         Raises:
@@ -64,13 +64,19 @@ class StudyRecord:
         return StudyRecord(path, read_manifest(path))
 
     @staticmethod
-    def create_or_continue(path: Path, manifest: dict[str, Any], command: str) -> StudyRecord:
+    def create_or_continue(
+        path: AnyPath,
+        manifest: dict[str, Any],
+        command: str,
+        lost: Callable[[str], None] = lambda why: None,
+    ) -> StudyRecord:
         """Open a study for writing, starting it if there is none.
 
         Args:
             path: The study's folder.
             manifest: What the study is; must agree with that of an earlier start.
             command: The command line, kept in the manifest.
+            lost: Told, from another thread, if another driver takes the study over.
 
         Raises:
             InputError: The folder cannot be written, another process has the study open, or the
@@ -80,28 +86,21 @@ class StudyRecord:
         manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(
-                f"the study in {path} is being run by another process ({_holder(path)}); wait for "
-                "it, or choose another --name."
-            ) from None
+            held = hold(path, lost)
         except OSError as error:
             raise InputError(
                 f"cannot write the study's folder {path} ({error.strerror}); name another with "
                 "--studies-dir."
             ) from None
         try:
-            return StudyRecord._opened(path, manifest, command, lock)
+            return StudyRecord._opened(path, manifest, command, held)
         except BaseException:
-            lock.release()
+            held.release()
             raise
 
     @staticmethod
-    def _opened(path: Path, manifest: dict[str, Any], command: str, lock: FileLock) -> StudyRecord:
+    def _opened(path: AnyPath, manifest: dict[str, Any], command: str, held: Hold) -> StudyRecord:
         driver = {"host": socket.gethostname(), "pid": os.getpid()}
-        write_text(path / "driver.json", json.dumps(driver))
         if any((path / name).exists() for name in ("study.json", "optuna.db", "trials")):
             known = read_manifest(path)
             refuse_other_study(path, known, manifest)
@@ -112,23 +111,25 @@ class StudyRecord:
         manifest = {**manifest, "starts": [*manifest.get("starts", []), start]}
         write_manifest(path, manifest)
         record = StudyRecord(path, manifest, write=True)
-        record.lock = lock
+        record._hold = held
         return record
+
+    def close(self) -> None:
+        """Let another process write the study."""
+        self._optuna.close()
+        if self._hold is not None:
+            self._hold.release()
 
     def _load(self, write: bool) -> list[TrialRecord]:
         """Read the trials; one whose file is damaged comes back from `optuna.db`."""
-        used = {
-            int(file.parent.name)
-            for file in (self.path / "trials").glob("[0-9]*/[!.]*")
-            if file.parent.name.isdigit()
-        }
-        found: dict[int, TrialRecord] = {}
-        damage: dict[int, DamagedFile] = {}
-        for number in range(max(used, default=-1) + 1):
-            try:
-                found[number] = TrialRecord.load(self.run_folder(number).path)
-            except DamagedFile as error:
-                damage[number] = error
+        folders = children(self.path / "trials")
+        used = [int(folder.name) for folder in folders if _is_used(folder)]
+        numbers = range(max(used, default=-1) + 1)
+        threads = 16 if isinstance(self.path, ObjectPath) else 1
+        with ThreadPoolExecutor(threads) as pool:
+            loaded = dict(zip(numbers, pool.map(self._try_load, numbers), strict=True))
+        found = {n: trial for n, trial in loaded.items() if isinstance(trial, TrialRecord)}
+        damage = {n: error for n, error in loaded.items() if isinstance(error, DamagedFile)}
         if damage or write:
             file = self.path / "optuna.db"
             for trial in recall_trials(file, self.manifest["metric"], self.manifest["mode"]):
@@ -145,6 +146,12 @@ class StudyRecord:
         for left in damage.values():
             raise InputError(f"{left} optuna.db does not know this trial; restore a backup.")
         return [found[number] for number in sorted(found)]
+
+    def _try_load(self, number: int) -> TrialRecord | DamagedFile:
+        try:
+            return TrialRecord.load(self.run_folder(number).path)
+        except DamagedFile as error:
+            return error
 
     def run_folder(self, number: int) -> RunFolder:
         """Return the folder of a trial."""
@@ -208,9 +215,9 @@ class StudyRecord:
         """Delete the weights of ended trials but the best `keep`, those that still run aside."""
         ended = [trial for trial in self._trials if trial.state != "running"]
         kept = {trial.number for trial in self._ranked(ended)[:keep]}
-        for trial in ended:
-            if trial.number not in kept:
-                self.run_folder(trial.number).drop_weights()
+        for number in {trial.number for trial in ended} - kept - self._dropped:
+            self.run_folder(number).drop_weights()
+            self._dropped.add(number)
 
     def trial(self, number: int) -> TrialRecord:
         """Return one trial."""
@@ -258,10 +265,9 @@ def _with_metrics(trial: TrialRecord, folder: RunFolder) -> TrialRecord:
     return trial
 
 
-def _holder(path: Path) -> str:
-    """Return host and pid of the process that has a study open."""
-    try:
-        driver = json.loads((path / "driver.json").read_bytes())
-        return f"host {driver['host']}, pid {driver['pid']}"
-    except (OSError, ValueError, TypeError, KeyError):
-        return "driver.json does not say which"
+def _is_used(folder: AnyPath) -> bool:
+    """Return whether this is the folder of a trial that was begun."""
+    return folder.name.isdigit() and (
+        isinstance(folder, ObjectPath)
+        or any(not file.name.startswith(".") for file in children(folder))
+    )

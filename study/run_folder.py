@@ -12,36 +12,39 @@ mlflow_run.json id of the trial's run in MLflow
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from study.errors import DamagedFile
+from study.errors import DamagedFile, StorageError
 from study.files import read_document, replacing, write_document, write_text
+from study.object_path import AnyPath, children
 from study.task import Task, best_row
 
 if TYPE_CHECKING:
     from study.loop import EpochResult
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an `.npz` whole or not at all."""
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
     """Read what `write_arrays` wrote.
 
     Raises:
         DamagedFile: It is missing or not what was written.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             return dict(archive)
+    except StorageError:
+        raise
     except Exception as error:  # whatever a damaged archive makes the readers raise
         raise DamagedFile(
             f"{path} is missing or damaged ({type(error).__name__}: {error})."
@@ -56,22 +59,22 @@ class RunFolder:
         damage: What was found damaged on reading, in sentences for people.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         self.damage: list[str] = []
 
     @property
-    def last_checkpoint(self) -> Path:
+    def last_checkpoint(self) -> AnyPath:
         """What the trial goes on from."""
         return self.path / "last.pt"
 
     @property
-    def best_checkpoint(self) -> Path:
+    def best_checkpoint(self) -> AnyPath:
         """The weights of the best epoch."""
         return self.path / "best.pt"
 
     @property
-    def error_file(self) -> Path:
+    def error_file(self) -> AnyPath:
         """The traceback of the last failure."""
         return self.path / "error.txt"
 
@@ -121,18 +124,19 @@ class RunFolder:
     def last_state(self) -> dict[str, Any] | None:
         """Return the state to resume from, None if there is none.
 
-        If the last checkpoint is damaged the one before it is taken, that of the best epoch;
-        `damage` says so.
+        That is the last checkpoint, or that of the best epoch: if the last one is damaged, which
+        `damage` says, or if a kill came between the two, of which the best one is written first.
         """
         from study import checkpoint
 
+        states = []
         for path in (self.last_checkpoint, self.best_checkpoint):
             try:
-                return checkpoint.load(path)
+                states.append(checkpoint.load(path))
             except DamagedFile as error:
-                if path.exists():
+                if path.exists() and not states:
                     self.damage.append(str(error))
-        return None
+        return max(states, key=lambda state: len(state["history"]), default=None)
 
     def weights(self, metric: str, mode: str) -> dict[str, Any]:
         """Return the checkpoint of the best epoch.
@@ -156,13 +160,18 @@ class RunFolder:
             checkpoint.save(state, self.best_checkpoint)
             return state
 
+    def figures(self) -> list[AnyPath]:
+        """Return the files of the figures that were drawn, by name."""
+        found = children(self.path / "figures")
+        return [path for path in found if path.name.endswith(".png")]
+
     def drop_weights(self) -> None:
         """Delete the checkpoints."""
         for path in (self.last_checkpoint, self.best_checkpoint):
             path.unlink(missing_ok=True)
 
-    def draw(self, task: Task, note: str, history: list[dict[str, float]]) -> list[Path]:
-        """Draw learning curves and the figures of the best epoch; return the files."""
+    def draw(self, task: Task, note: str, history: list[dict[str, float]]) -> None:
+        """Draw learning curves and the figures of the best epoch."""
         from study.figures import learning_curves
 
         figures: dict[str, Any] = {}
@@ -171,14 +180,12 @@ class RunFolder:
         except DamagedFile as error:
             self.damage.append(f"{error} There are no figures of the best epoch.")
         figures["learning_curves"] = learning_curves(history, task.metric, note)
-        return save_figures(figures, self.path / "figures")
+        save_figures(figures, self.path / "figures")
 
 
-def save_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write figures as PNG files named by their keys; return the files."""
+def save_figures(figures: Mapping[str, Any], folder: AnyPath) -> None:
+    """Write figures as PNG files named by their keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1])
-    return paths
+        with replacing(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png")

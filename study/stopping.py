@@ -11,10 +11,12 @@ import signal
 import stat
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from study.errors import StorageError
+from study.files import write_text
+from study.object_path import AnyPath
 from study.tables import duration
 
 GRACE_SECONDS = 8.0  # for trials to save; of the 20 that stopping may take
@@ -42,12 +44,12 @@ class Stopping:
         self.why: str | None = None
         self.exit_code = 0
         self.waits = True
-        self._file: Path | None = None
+        self._file: AnyPath | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._begun = time.monotonic()
         self._since = 0.0
 
-    def watch(self, folder: Path) -> None:
+    def watch(self, folder: AnyPath) -> None:
         """Begin: the trials of the study in this folder are the ones to ask."""
         self._file = folder / ".stop"
         self._file.unlink(missing_ok=True)
@@ -91,10 +93,19 @@ class Stopping:
             self._since = time.monotonic()
             assert self._file is not None
             try:
-                self._file.touch()
-            except OSError as error:  # the disk is full: epochs that are saved must do
-                print(f"cannot write {self._file} ({error.strerror})", file=sys.stderr)
+                write_text(self._file, "")
+            except StorageError as error:  # epochs that are saved must do
+                print(error, file=sys.stderr)
                 self.waits = False
+
+    def abandon(self, why: str) -> None:
+        """Leave the study to another driver, which has its own trials; ask none to stop.
+
+        Args:
+            why: In a sentence.
+        """
+        if self.why is None:
+            self.why, self.exit_code, self.waits = why, 1, False
 
     def check(self, saving: bool) -> None:
         """Leave Ray's loop if it is time.

@@ -23,6 +23,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
+from study.files import local_copy
+from study.object_path import AnyPath
 from study.run_folder import RunFolder
 from study.task import Task
 
@@ -160,16 +162,16 @@ def log_metrics(
 
 def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
     """Upload figures, metrics, the best checkpoint and the error of a trial."""
-    if (folder.path / "figures").is_dir():
-        client.log_artifacts(run_id, str(folder.path / "figures"), "figures")
-    for path, target in (
+    targets: list[tuple[AnyPath, str | None]] = [
+        *((figure, "figures") for figure in folder.figures()),
         (folder.path / "metrics.json", None),
         (folder.best_checkpoint, "checkpoint"),
         (folder.error_file, None),
-    ):
-        with suppress(FileNotFoundError):  # weights of a loser may go meanwhile
-            if path.exists():
-                client.log_artifact(run_id, str(path), target)
+    ]
+    for path, target in targets:
+        with suppress(FileNotFoundError), local_copy(path) as file:
+            if file.exists():  # weights of a loser may go meanwhile
+                client.log_artifact(run_id, str(file), target)
 
 
 def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from ray import tune
 from study.data import DataSource
 from study.errors import InputError, StorageError, TrialError
 from study.faults import keep_traceback, out_of_memory, reason_of, root_cause
+from study.object_path import AnyPath, as_path
 from study.run_folder import RunFolder
 from study.task import build_config, load_task
 from study.trial_record import TrialRecord
 
 STOP_CHECK_SECONDS = 0.5
+REMOTE_CHECK_SECONDS = 2.0  # the same in an object store, where looking takes about 20 ms
 LOCK_SECONDS = 120.0  # to wait for the worker of a killed driver to die too
 
 
@@ -36,7 +39,7 @@ class OneWorkerTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the trial, from its last checkpoint if it has one."""
-        self.folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
+        self.folder = _run_folder(config)
         self.reports: Iterator[dict[str, Any]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -92,7 +95,7 @@ def run_worker_group(config: dict[str, Any]) -> None:
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call, list-item]
         ),
     )
-    folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
+    folder = _run_folder(config)
     try:
         trainer.fit()
     except Exception as wrapped:
@@ -113,7 +116,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     from study import distributed
 
-    folder = RunFolder(Path(config["folder"]) / f"{config['trial']:04d}")
+    folder = _run_folder(config)
     for report in run_trial(config, folder, save=distributed.rank() == 0):
         if "epoch" in report:
             train.report(report)
@@ -127,11 +130,13 @@ def run_trial(
     Epochs that were saved but never reported, the driver being killed in between, are reported
     first. A trial that runs out of memory goes on with its batches in twice as many parts.
     """
-    stop = _StopFile(Path(config["folder"]).parent / ".stop")
-    lock = FileLock(folder.path / ".lock")
-    if save:  # a worker left over from a killed driver may still be about to save
-        lock.acquire(timeout=LOCK_SECONDS)
-    try:
+    stop = _StopFile(as_path(config["folder"]).parent / ".stop")
+    with ExitStack() as held:
+        if save and isinstance(folder.path, Path):
+            # A worker left over from a killed driver may still be about to save. In an object
+            # store, without locks, that does no harm: both save the same.
+            lock = FileLock(folder.path / ".lock", timeout=LOCK_SECONDS)
+            held.enter_context(lock)
         known = TrialRecord.load(folder.path)
         parts = known.parts
         state = folder.last_state()
@@ -156,8 +161,10 @@ def run_trial(
         while stop():
             time.sleep(STOP_CHECK_SECONDS)  # until the driver ends this process
             yield {"interrupted": True}
-    finally:
-        lock.release()
+
+
+def _run_folder(config: dict[str, Any]) -> RunFolder:
+    return RunFolder(as_path(config["folder"]) / f"{config['trial']:04d}")
 
 
 def _train(
@@ -198,13 +205,14 @@ def _train(
 class _StopFile:
     """Tells whether the study is to stop, by looking for a file now and then."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
+        self.every = STOP_CHECK_SECONDS if isinstance(path, Path) else REMOTE_CHECK_SECONDS
         self.looked = 0.0
         self.there = False
 
     def __call__(self) -> bool:
-        if not self.there and time.monotonic() - self.looked > STOP_CHECK_SECONDS:
+        if not self.there and time.monotonic() - self.looked > self.every:
             self.there = self.path.exists()
             self.looked = time.monotonic()
         return self.there

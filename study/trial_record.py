@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 from study.errors import DamagedFile
 from study.files import read_document, write_document
+from study.object_path import AnyPath
 from study.task import Value, best_row
 
 # How a trial ended: all epochs, early by the scheduler, or with an error.
@@ -97,7 +97,7 @@ class TrialRecord:
         """Return the record of the trial when it has ended."""
         return dataclasses.replace(self, state=ending, reason=reason, ended=now())
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Write `trial.json`.
 
         Raises:
@@ -107,7 +107,7 @@ class TrialRecord:
         write_document(folder / "trial.json", dataclasses.asdict(self))
 
     @staticmethod
-    def load(folder: Path) -> TrialRecord:
+    def load(folder: AnyPath) -> TrialRecord:
         """Read `trial.json`.
 
         Raises:

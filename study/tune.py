@@ -53,7 +53,7 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
 
     stopping = Stopping(study.args.time_budget)
     uri = reach_tracking(study)
-    record = StudyRecord.create_or_continue(study.folder, manifest, command)
+    record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon)
     stopping.watch(record.path)
     for text in record.mended:
         print(f"mended: {text}", file=sys.stderr)
@@ -100,6 +100,7 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
                 "the rest.",
                 file=sys.stderr,
             )
+        record.close()
         stopping.release_signals()
     print(summary(study, record))
     if stopping.why is not None:
@@ -201,14 +202,13 @@ def run_trials(
     assert resources is not None
     stopping.waits = resources.workers == 1
     with tempfile.TemporaryDirectory(prefix="study-ray-") as scratch:
-        ray_folder = scratch if args.address is None else str(study.folder / "ray")
         shared = {
             "task": study.task.name,
             "dataset": study.source.dataset,
             "data_dir": str(study.source.data_dir),
             "cache_dir": str(study.source.cache_dir),
             "folder": str(record.path / "trials"),
-            "ray_folder": ray_folder,
+            "ray_folder": scratch,  # Ray Train makes one of this name on other machines
             "epochs": study.epochs,
             "workers": resources.workers,
             "cpus_per_worker": resources.cpus_per_worker,
@@ -245,7 +245,7 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=ray_folder,
+                storage_path=scratch,  # on this machine: Ray has nothing to share
                 verbose=0,
                 callbacks=[callback],
                 failure_config=tune.FailureConfig(max_failures=args.max_failures),

@@ -100,7 +100,7 @@ def test_the_test_split_is_evaluated_once_and_recorded(finished: Finished, expor
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["fashio"], "there is no study 'fashio' in studies; did you mean 'fashion'?"),
+        (["fashio"], "/studies; did you mean 'fashion'?"),
         (["--studies-dir", "nowhere"], "there is no study in"),
         (["--top", "0"], "--top must be at least 1"),
         (["fashion", "--export", "."], "is no earlier export"),

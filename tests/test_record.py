@@ -47,8 +47,7 @@ def report(record: StudyRecord, number: int, *values: float) -> None:
 
 
 def closed(record: StudyRecord) -> Path:
-    assert record.lock is not None
-    record.lock.release()
+    record.close()
     return record.path
 
 

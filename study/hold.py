@@ -1,0 +1,165 @@
+"""Holding a study, so that one driver at a time writes it.
+
+On a disk, also a shared one, the operating system locks a file. An object store has no locks: there
+the driver renews a small object, `.lease`, and whoever finds that it does not change for
+`LEASE_SECONDS` may take the study over. A driver that was taken for dead and comes back finds
+another's name in the lease and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from study.errors import InputError, StorageError
+from study.files import write_text
+from study.object_path import AnyPath, ObjectPath
+
+RENEW_SECONDS = 5.0
+LEASE_SECONDS = 20.0
+# A machine that died holds its lock on a shared disk until the server notices.
+OTHER_HOST_SECONDS = 100.0
+
+
+class Hold(Protocol):
+    """A study that is held."""
+
+    def release(self) -> None:
+        """Let go of it."""
+
+
+def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
+    """Hold a study's folder, which exists, or fail.
+
+    Args:
+        folder: Of the study.
+        lost: Called from another thread, with a sentence, if another driver takes the study over.
+
+    Raises:
+        InputError: Another driver runs the study; says which.
+        OSError: The folder cannot be written.
+    """
+    if isinstance(folder, ObjectPath):
+        try:
+            return _Lease(folder / ".lease", lost)
+        except StorageError as error:
+            raise InputError(f"{error} Or name another with --studies-dir.") from None
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = _read(folder / "driver.json")
+        if holder.get("host") in (None, socket.gethostname()):
+            raise _taken(folder, holder) from None
+        print(
+            f"the study was being run on {holder['host']}; waiting up to "
+            f"{OTHER_HOST_SECONDS:.0f} s to learn whether it still is",
+            file=sys.stderr,
+        )
+        try:
+            lock.acquire(timeout=OTHER_HOST_SECONDS)
+        except Timeout:
+            raise _taken(folder, holder) from None
+    driver = {"host": socket.gethostname(), "pid": os.getpid()}
+    write_text(folder / "driver.json", json.dumps(driver))
+    return lock
+
+
+class _Lease:
+    """An object that is renewed as long as its driver lives."""
+
+    def __init__(self, path: ObjectPath, lost: Callable[[str], None]) -> None:
+        self.path = path
+        self.lost = lost
+        self.content: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "renewed": 0,
+        }
+        self._wait_for_free()
+        self._write()
+        time.sleep(0.5)  # another command may have found it free in the same moment: the last wins
+        holder = _read(path)
+        if holder.get("id") != self.content["id"]:
+            raise _taken(path.parent, holder)
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def _wait_for_free(self) -> None:
+        holder = seen = _read(self.path)
+        until = time.monotonic() + LEASE_SECONDS
+        while seen and not _died_here(seen):
+            if seen != holder:
+                raise _taken(self.path.parent, seen)
+            if time.monotonic() > until:
+                return
+            time.sleep(1.0)
+            seen = _read(self.path)
+
+    def _write(self) -> None:
+        self.path.write_bytes(json.dumps(self.content).encode())
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            # A store that is away takes no other driver's lease either.
+            with suppress(StorageError):
+                holder = _read(self.path)
+                if holder and holder.get("id") != self.content["id"]:
+                    self.lost(
+                        f"another driver has taken the study over ({_name(holder)}), this one "
+                        "having been silent for too long"
+                    )
+                    return
+                self.content["renewed"] += 1
+                self._write()
+
+    def release(self) -> None:
+        """Let go of it, if it is still ours."""
+        self._released.set()
+        self._thread.join(RENEW_SECONDS)
+        with suppress(StorageError):  # then it runs out
+            if _read(self.path).get("id") == self.content["id"]:
+                self.path.unlink(missing_ok=True)
+
+
+def _read(path: AnyPath) -> dict[str, Any]:
+    """Return who holds, empty if nobody or nobody knows."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _died_here(holder: dict[str, Any]) -> bool:
+    """Return whether the holder was a process of this machine that is gone."""
+    proc = Path("/proc")
+    return (
+        holder.get("host") == socket.gethostname()
+        and proc.is_dir()
+        and not (proc / str(holder.get("pid"))).exists()
+    )
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"host {holder.get('host', 'unknown')}, pid {holder.get('pid', 'unknown')}"
+
+
+def _taken(folder: AnyPath, holder: dict[str, Any]) -> InputError:
+    return InputError(
+        f"the study in {folder} is being run by another process ({_name(holder)}); wait for it, or "
+        "choose another --name."
+    )
