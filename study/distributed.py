@@ -1,17 +1,25 @@
 """Rank, world size, device, random numbers, wrapping and reducing, on plain `torch.distributed`.
 
 In one process without a process group everything here is the identity. Under Ray Train or
-torchrun the group exists already and is only used.
+torchrun the group exists already and is only used; on GPUs it must also serve the CPU
+(`cpu:gloo,cuda:nccl`), so that flags and states travel without waiting for the GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+AGREE_SECONDS = 0.25  # between two questions whether to stop
 
 
 def rank() -> int:
@@ -31,14 +39,39 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def random_state() -> list[torch.Tensor]:
-    """Return the state of torch's random numbers, of the CPU and of the GPU if there is one."""
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Return the context of a forward pass: bfloat16 where the GPU computes in it."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def seed(*numbers: int) -> int:
+    """Mix numbers to a seed for torch, so that neighbouring epochs and ranks are unrelated."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def random_states() -> list[list[Tensor]]:
+    """Return by rank the states of torch's random numbers, of the CPU and of a GPU if any."""
     states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    every: list[list[Tensor]] = [states] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(every, states)
+    return every
 
 
-def set_random_state(states: list[torch.Tensor]) -> None:
-    """Go on with random numbers from a state; one of a GPU is ignored where there is none."""
+def set_random_states(every: list[Any]) -> None:
+    """Go on with random numbers from where `random_states` was asked for.
+
+    The state of a GPU is ignored where there is none. For another number of workers there are no
+    states: their random numbers stay as they are.
+    """
+    if isinstance(every[0], Tensor):  # checkpoints of version 0.1: the states of one worker
+        every = [every]
+    if len(every) != world_size():
+        return
+    states = every[rank()]
     torch.set_rng_state(states[0])
     if len(states) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[1])
@@ -51,8 +84,68 @@ def wrap(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model)
 
 
+def synced(model: nn.Module) -> nn.Module:
+    """Return a model that normalises batches over all workers; its state has the same names."""
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def accumulating(model: nn.Module, more: bool) -> AbstractContextManager[None]:
+    """Return the context of a part of a batch; workers average only after the last part.
+
+    Args:
+        model: What `wrap` returned.
+        more: Whether another part follows.
+    """
+    if more and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every worker the buffers of rank 0, such as running statistics of normalisation."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def broadcast(value: T) -> T:
+    """Return rank 0's value on every rank; tensors in it must be on the CPU."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
+
+
 def all_reduce_sum(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its sum over all workers, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
+
+
+def agreed(question: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a question to which all workers get rank 0's answer, at the same call of it.
+
+    All must ask equally often. Between two exchanges, `AGREE_SECONDS` apart, the answer is no;
+    rank 0 says after how many calls the next one comes.
+    """
+    if world_size() == 1:
+        return question
+    calls, left, since = 1, 1, time.monotonic()
+
+    def answer() -> bool:
+        nonlocal calls, left, since
+        left -= 1
+        if left > 0:
+            return False
+        now = time.monotonic()
+        calls = max(1, min(2 * calls, int(calls * AGREE_SECONDS / max(now - since, 1e-6))))
+        told = torch.tensor([int(rank() == 0 and question()), calls])
+        dist.broadcast(told, 0)
+        yes, calls = told.tolist()
+        left, since = calls, time.monotonic()
+        return bool(yes)
+
+    return answer

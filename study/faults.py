@@ -3,7 +3,7 @@
 | fault | what happens |
 |---|---|
 | out of memory | batches in twice as many parts, from the last checkpoint |
-| exception, process that died or hangs | again from the last checkpoint, `--max-failures` times |
+| exception, process or machine that died or hangs | again, `--max-failures` times in one epoch |
 | loss that is not finite, wrong input | failed: again it would end the same |
 | disk full | no trial's fault: the study stops, and the same command goes on |
 """
@@ -56,8 +56,12 @@ def root_cause(error: BaseException) -> BaseException:
     failures = getattr(error, "worker_failures", None)
     if failures:
         return root_cause(next(iter(failures.values())))
-    cause = getattr(error, "cause", None) or getattr(error, "_exc", None)
-    return root_cause(cause) if isinstance(cause, BaseException) else error
+    cause = getattr(error, "cause", None) or getattr(error, "_base_exc", None)
+    if not isinstance(cause, BaseException):
+        return error
+    if hasattr(error, "_traceback_str"):  # the worker's, which did not come along
+        cause.add_note(error._traceback_str)
+    return root_cause(cause)
 
 
 def common_failure(trials: Sequence[TrialRecord]) -> str | None:

@@ -7,6 +7,7 @@ The same `fit` runs in `study.train`, in a Tune trial and in every Ray Train wor
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from study import distributed
 from study.batches import Batches
 from study.data import DataSource, ImageSet
 from study.errors import InputError, TrialError
+from study.resources import check_sync
 from study.task import Meter, Task, TrainConfig
 
 Item = TypeVar("Item")
@@ -77,26 +79,31 @@ def fit(
         resume: The `state` of an earlier `EpochResult`, or of `Interrupted`.
         parts: Computes each batch in so many parts, adding up their gradients: the same step in
             less memory.
-        stop: Asked before every batch; only with one worker, several would not stop together.
+        stop: Asked before every batch; of several workers only the first is asked, now and then,
+            and all stop together.
         limit_batches: Batches per training and validation pass, for debugging.
         watch: Sees every iterator of batches, to show progress.
 
     Raises:
         TrialError: The loss is not finite.
-        InputError: The batch cannot be divided among the workers.
+        InputError: The workers cannot share the batch, the images or the normalisation.
         Interrupted: `stop` said so.
     """
-    if config.batch_size % distributed.world_size():
+    device, workers = distributed.device(), distributed.world_size()
+    if config.batch_size % workers:
         raise InputError(
-            f"batch_size={config.batch_size} cannot be divided among "
-            f"{distributed.world_size()} workers."
+            f"batch_size={config.batch_size} cannot be divided among {workers} workers."
         )
-    device = distributed.device()
+    check_sync(config.sync_batch_norm, workers, device.type == "cuda")
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     torch.manual_seed(config.seed)
     splits = task.load_splits(source, config)
+    if min(len(splits.train), len(splits.val)) < workers:
+        raise InputError(f"there are fewer images in a split than the {workers} workers.")
     train, val = (Batches(s, device, task.normalization) for s in (splits.train, splits.val))
     network = task.build_model(config).to(device, memory_format=layout)  # type: ignore[call-overload]
+    if config.sync_batch_norm and workers > 1:
+        network = distributed.synced(network)
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -107,10 +114,12 @@ def fit(
         optimizer.load_state_dict(resume["optimizer"])
         history, part = list(resume["history"]), resume.get("part", {})
     model = distributed.wrap(network)
+    stop = distributed.agreed(stop)
+    on_all = len(splits.val) // workers // config.batch_size  # batches that every worker validates
 
-    def interruptible(batches: Iterator[Item]) -> Iterator[Item]:
-        for batch in batches:
-            if distributed.world_size() == 1 and stop():
+    def interruptible(batches: Iterator[Item], limit: int | None = None) -> Iterator[Item]:
+        for number, batch in enumerate(batches):
+            if (limit is None or number < limit) and stop():
                 raise Interrupted({})
             yield batch
 
@@ -127,28 +136,34 @@ def fit(
     sign = 1 if task.mode == "max" else -1
     for epoch in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter() - part.get("seconds", 0.0)
-        torch.manual_seed(_seed(config.seed, epoch, distributed.rank()))
+        torch.manual_seed(distributed.seed(config.seed, epoch, distributed.rank()))
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        done = 0
         if part:
-            distributed.set_random_state(part["random"])
-            sums += part["sums"].to(device)
-        done = int(sums[SUMS.index("batches")])
+            distributed.set_random_states(part["random"])
+            done = int(part["sums"][-1])
+            if distributed.rank() == 0:  # the sums are of all workers
+                sums += part["sums"].to(device)
+            sums[-1] = done
         part = {}
         batches = train.training(config.batch_size, (config.seed, epoch), skip=done)
         total = train.num_training_batches(config.batch_size)
         total = min(total, limit_batches or total) - done
         try:
-            served = watch(interruptible(_limit(batches, total)), total, "training")
-            metrics = _train_epoch(task, config, model, optimizer, served, sums, parts)
+            served = watch(interruptible(itertools.islice(batches, total)), total, "training")
+            whole = min(config.batch_size, len(splits.train))
+            metrics = _train_epoch(task, config, model, optimizer, served, sums, parts, whole)
             metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
+            distributed.broadcast_buffers(network)  # else each worker would score its own network
             scores, meter, seen = evaluate(
                 *(task, config, network, val, splits.val),
                 parts=parts,
                 limit_batches=limit_batches,
-                watch=lambda batches, total, phase: watch(interruptible(batches), total, phase),
+                watch=lambda batches, *about: watch(interruptible(batches, on_all), *about),
             )
         except Interrupted:
-            part = {"sums": sums.cpu(), "random": distributed.random_state()}
+            distributed.all_reduce_sum([sums[:-1]])
+            part = {"sums": sums.cpu(), "random": distributed.random_states()}
             part["seconds"] = time.perf_counter() - started
             raise Interrupted({**state(), "part": part}) from None
         metrics |= {f"val/{name}": value for name, value in scores.items()}
@@ -173,24 +188,31 @@ def _train_epoch(
     batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
     sums: torch.Tensor,
     parts: int,
+    whole: int,
 ) -> dict[str, float]:
-    """Take one pass, adding to `sums`, which are `SUMS`; return their means over all workers."""
+    """Take one pass over batches of `whole` images, of which this worker has its share.
+
+    Adds to `sums`, which are `SUMS`; returns their means over all workers.
+    """
     model.train()
-    cuda = sums.device.type == "cuda"
+    workers = distributed.world_size()
     for number, (images, targets) in enumerate(batches):
         optimizer.zero_grad(set_to_none=True)
+        left = len(images)
         for inputs, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-            with torch.autocast(sums.device.type, torch.bfloat16, enabled=cuda):
-                logits = model(inputs)
-                loss = task.loss(logits, wanted, config)
-            (loss * (len(inputs) / len(images))).backward()  # type: ignore[no-untyped-call]
+            left -= len(inputs)
+            with distributed.accumulating(model, more=left > 0):
+                with distributed.autocast(sums.device):
+                    logits = model(inputs)
+                    loss = task.loss(logits, wanted, config)
+                (loss * (len(inputs) * workers / whole)).backward()  # type: ignore[no-untyped-call]
             right = (logits.detach().argmax(dim=1) == wanted).sum()
             counts = (loss.detach() * len(inputs), len(inputs), right, wanted.numel())
             for index, value in enumerate(counts):
                 sums[index] += value
         optimizer.step()
         sums[-1] += 1
-        alone = distributed.world_size() == 1  # else the other ranks would wait for this one
+        alone = workers == 1  # else the other ranks would wait for this one
         if alone and number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
             break
     over_all = sums.clone()
@@ -247,12 +269,10 @@ def evaluate(
     batch_size = -(-config.batch_size // parts)
     limit_batches = limit_batches and limit_batches * parts
     total = -(-len(share) // batch_size)
-    served = _limit(batches.evaluation(batch_size), limit_batches)
+    served = itertools.islice(batches.evaluation(batch_size), limit_batches)
     with torch.inference_mode():
         for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
-            with torch.autocast(
-                batches.device.type, torch.bfloat16, enabled=batches.device.type == "cuda"
-            ):
+            with distributed.autocast(batches.device):
                 logits = network(inputs)
             logits = _sized_like(logits, targets)
             loss = task.loss(logits.float(), targets, config)
@@ -274,15 +294,3 @@ def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         size = targets.shape[1:]
         return torch.nn.functional.interpolate(logits.float(), size, mode="bilinear")
     return logits
-
-
-def _limit(batches: Iterator[Item], limit: int | None) -> Iterator[Item]:
-    for number, batch in enumerate(batches):
-        if limit is not None and number >= limit:
-            return
-        yield batch
-
-
-def _seed(*numbers: int) -> int:
-    """Mix numbers to a seed for torch, so that neighbouring epochs and ranks are unrelated."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from study.command import add_data_flags, add_place_flags, parse_assignments
@@ -13,7 +14,16 @@ from study.errors import InputError
 from study.manifest import find_study
 from study.object_path import AnyPath, as_path
 from study.record import StudyRecord
-from study.resources import Resources, local_cpus, local_gpus, plan
+from study.resources import (
+    Node,
+    Resources,
+    add_resource_flags,
+    check_sync,
+    check_wait,
+    local_cpus,
+    local_gpus,
+    plan_for,
+)
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
 from study.task import (
@@ -85,17 +95,11 @@ class StudyPlan:
             manifest["warm_start"] = warm_start(manifest, self.space, earlier)
         return manifest
 
-    def with_resources(self, cpus: float, gpus: float) -> StudyPlan:
-        """Return the plan for a machine or cluster of this size."""
-        resources = plan(
-            total_cpus=cpus,
-            total_gpus=gpus,
-            num_samples=self.args.num_samples,
-            workers=self.args.workers_per_trial,
-            cpus_per_worker=self.args.cpus_per_worker,
-            gpus_per_worker=self.args.gpus_per_worker,
-            max_concurrent=self.args.max_concurrent,
-        )
+    def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
+        """Return the plan for these machines."""
+        resources = plan_for(self.args, nodes)
+        sync = bool(self.settings["sync_batch_norm"])
+        check_sync(sync, resources.workers, resources.gpus_per_worker > 0)
         return dataclasses.replace(self, resources=resources)
 
 
@@ -107,12 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("task", metavar="TASK", help="fashion, facade, ...")
-    add(
-        "--num-samples", metavar="N", type=int, default=10, help="run until the study has N ended "
-        "trials (default: %(default)s)",
-    )  # fmt: skip
     add("--name", help="name of the study (default: TASK)")
     add_data_flags(parser)
+    add_resource_flags(parser)
     add(
         "--search-space", metavar="FILE", help="YAML file, or the name of one that comes along, "
         "facade-cpu for one (default: TASK)",
@@ -134,24 +135,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--reduction-factor", metavar="F", type=float, default=3.0, help="one in F goes on at each "
         "rung (default: %(default)g)",
     )  # fmt: skip
-    add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
-    add(
-        "--workers-per-trial", metavar="N", type=int, default=1, help="processes that train one "
-        "trial together (default: %(default)s)",
-    )  # fmt: skip
-    add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
-    add(
-        "--gpus-per-worker", metavar="N", type=float, help="GPUs of each, a fraction to share one "
-        "(default: 1 if there are any)",
-    )  # fmt: skip
     add("--time-budget", metavar="TIME", help="stop after this time: 90s, 30m, 8h (default: never)")
     add(
         "--trial-timeout", metavar="TIME", default="1h", help="a trial that reports no epoch for "
         "this time hangs: its process is ended and started again (default: %(default)s)",
     )  # fmt: skip
     add(
-        "--max-failures", metavar="N", type=int, default=2, help="start a trial whose process "
-        "fails N times again, from its checkpoint (default: %(default)s)",
+        "--max-failures", metavar="N", type=int, default=2, help="start a trial whose process or "
+        "machine fails again, from its checkpoint, up to N times in the same epoch (default: "
+        "%(default)s)",
     )  # fmt: skip
     add(
         "--keep-weights", metavar="N", type=int, default=5, help="keep the weights of the N best "
@@ -162,7 +154,6 @@ def build_parser() -> argparse.ArgumentParser:
         "is to know; if its values compare, its trials count, else its best are tried first",
     )  # fmt: skip
     add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
-    add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
     add_place_flags(parser)
     add("--dry-run", action="store_true", help="check everything, say what would run, and end")
     return parser
@@ -179,6 +170,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     if not NAME.fullmatch(name):
         raise InputError(f"--name {name!r}: use letters, digits, dots, dashes and underscores.")
     as_path(args.studies_dir)
+    check_wait(args)
     if args.num_samples < 1:
         raise InputError(f"--num-samples must be at least 1, but got {args.num_samples}.")
     if args.seed < 0:
@@ -230,7 +222,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         args=args,
     )
     if args.address is None:
-        study = study.with_resources(local_cpus(), local_gpus())
+        study = study.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
     return dataclasses.replace(study, identity=prepare(task, source))
 
 

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from study.errors import InputError
 
-DRIVER_CPUS = 0.01  # of a trial whose workers are other processes; Ray refuses 0
+# What a trial takes whose workers are other processes. Every cluster's head node has 1 of it, so no
+# worker's core is touched: of 2 cores 0.01 for a driver would leave room for one worker only.
+DRIVER = {"node:__internal_head__": 0.001}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine.
+
+    Attributes:
+        cpus: Cores that Ray may use.
+        gpus: The same.
+        host: Name and address, for people.
+        id: Ray's, in a cluster.
+    """
+
+    cpus: float
+    gpus: float = 0
+    host: str = "this machine"
+    id: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +77,22 @@ def local_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:
+    """Check that workers, with GPUs or without, can synchronise batch normalisation.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if sync_batch_norm and workers > 1 and not gpus:
+        raise InputError(
+            "sync_batch_norm=True: torch synchronises batch normalisation only on GPUs; leave it "
+            "out, or use --workers-per-trial 1."
+        )
+
+
 def plan(
+    nodes: Sequence[Node],
     *,
-    total_cpus: float,
-    total_gpus: float,
     num_samples: int,
     workers: int,
     cpus_per_worker: int | None,
@@ -68,8 +101,17 @@ def plan(
 ) -> Resources:
     """Divide a machine or cluster among trials.
 
-    By default every GPU, or without GPUs every core, runs one trial; if there are fewer trials
-    than that, or fewer are allowed at a time, the cores are shared out among those.
+    By default every GPU, or without GPUs every core, runs one worker; if there are fewer trials
+    than that needs, or fewer are allowed at a time, the cores are shared out among those. A worker
+    has its cores and GPUs on one node; the workers of a trial may be on several.
+
+    Args:
+        nodes: The machines.
+        num_samples: Trials of the study.
+        workers: Of each trial.
+        cpus_per_worker: Cores of each; None to share them out.
+        gpus_per_worker: GPUs of each; None for one if there are enough, else none.
+        max_concurrent: Trials at a time; None for what fits.
 
     Raises:
         InputError: A request can never fit.
@@ -82,6 +124,7 @@ def plan(
     for flag, value in flags.items():
         if value is not None and value < 1:
             raise InputError(f"{flag} must be at least 1, but got {value}.")
+    total_cpus, total_gpus = (sum(getattr(node, k) for node in nodes) for k in ("cpus", "gpus"))
     gpus = gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus >= workers else 0.0
@@ -100,15 +143,85 @@ def plan(
             "--gpus-per-worker (0 for CPU only) or --workers-per-trial."
         )
     if total_cpus < 1:
-        raise InputError("the cluster has no CPU; start nodes that have.")
-    most = min(num_samples, max_concurrent or num_samples)
-    if gpus:
-        most = min(most, int(total_gpus / (gpus * workers)))
-    cpus = cpus_per_worker or max(1, int(total_cpus / min(most, total_cpus) / workers))
-    if cpus * workers > total_cpus:
         raise InputError(
-            f"a trial asks for {cpus * workers} CPUs ({workers} workers with {cpus} each), but "
+            "no node of the cluster can run a trial yet; start nodes, or have --wait N ask for "
+            "them."
+        )
+
+    def fit(cpus: int) -> int:
+        """Return how many trials run at once if each worker has so many cores."""
+        slots = [
+            min(node.cpus // cpus, int(node.gpus / gpus) if gpus else node.cpus) for node in nodes
+        ]
+        return int(sum(slots)) // workers
+
+    least = cpus_per_worker or 1
+    if least * workers > total_cpus:
+        raise InputError(
+            f"a trial asks for {least * workers} CPUs ({workers} workers with {least} each), but "
             f"there are {total_cpus:g}; lower --cpus-per-worker or --workers-per-trial."
         )
-    most = max(1, min(most, int(total_cpus / (cpus * workers))))
+    most = min(num_samples, max_concurrent or num_samples, fit(least))
+    if not most:
+        each = f"{least} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        raise InputError(
+            f"{workers} workers with {each} on one node each do not fit on the nodes "
+            f"({', '.join(f'{node.cpus:g} CPUs and {node.gpus:g} GPUs' for node in nodes)}); lower "
+            "--cpus-per-worker, --gpus-per-worker or --workers-per-trial."
+        )
+    cpus = least
+    while cpus_per_worker is None and fit(cpus + 1) >= most:
+        cpus += 1
     return Resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, concurrent=most)
+
+
+def add_resource_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what a study runs on."""
+    add = parser.add_argument
+    add(
+        "--num-samples", metavar="N", type=int, default=10, help="run until the study has N ended "
+        "trials (default: %(default)s)",
+    )  # fmt: skip
+    add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
+    add(
+        "--workers-per-trial", metavar="N", type=int, default=1, help="processes that train one "
+        "trial together (default: %(default)s)",
+    )  # fmt: skip
+    add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
+    add(
+        "--gpus-per-worker", metavar="N", type=float, help="GPUs of each, a fraction to share one "
+        "(default: 1 if there are any)",
+    )  # fmt: skip
+    add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
+    add(
+        "--wait", metavar="N", type=int, help="with --address: wait until the cluster has N nodes, "
+        "asking one that grows by itself for them",
+    )  # fmt: skip
+
+
+def check_wait(args: argparse.Namespace) -> None:
+    """Check `--wait`.
+
+    Raises:
+        InputError: It has no cluster to wait for.
+    """
+    if args.wait is not None and (args.address is None or args.wait < 1):
+        raise InputError(
+            f"--wait {args.wait}: give a number of nodes from 1 up, and the cluster's --address."
+        )
+
+
+def plan_for(args: argparse.Namespace, nodes: Sequence[Node]) -> Resources:
+    """Divide machines as the flags of `add_resource_flags` say.
+
+    Raises:
+        InputError: A request can never fit.
+    """
+    return plan(
+        nodes,
+        num_samples=args.num_samples,
+        workers=args.workers_per_trial,
+        cpus_per_worker=args.cpus_per_worker,
+        gpus_per_worker=args.gpus_per_worker,
+        max_concurrent=args.max_concurrent,
+    )

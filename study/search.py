@@ -15,8 +15,10 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray._raylet import PlacementGroupID
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from study.errors import StorageError
 from study.faults import NUM_ALIKE, common_failure, out_of_memory
@@ -160,6 +162,7 @@ class StudyCallback(NotPickled, tune.Callback):
         self.timeout = timeout
         self.heard: dict[int, float] = {}  # running trial -> when it last gave a sign
         self.saved: set[int] = set()  # running trials that wait for the study to stop
+        self.groups: dict[int, PlacementGroup] = {}  # of the workers of running trials
         self.hung: dict[int, str] = {}  # trials that were killed for it -> reason
 
     @contextmanager
@@ -178,6 +181,7 @@ class StudyCallback(NotPickled, tune.Callback):
                 self.hung[number] = f"no report for {duration(self.timeout)} (--trial-timeout)"
                 del self.heard[number]
                 ray.kill(trial.temporary_state.ray_actor)
+                self._free(number)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts, anew or again."""
@@ -192,6 +196,8 @@ class StudyCallback(NotPickled, tune.Callback):
         """Record what a trial reports; `study.trial` says what that can be."""
         number = trial.config["trial"]
         self.heard[number] = time.monotonic()
+        if "group" in result:
+            self.groups[number] = PlacementGroup(PlacementGroupID.from_hex(result["group"]))
         with self._writing():
             if "note" in result:
                 self.progress.say(f"trial {number:>3}  {result['note']}")
@@ -210,6 +216,10 @@ class StudyCallback(NotPickled, tune.Callback):
                     ending = "stopped"
                 elif result["epoch"] >= self.record.manifest["epochs"]:
                     ending = "finished"
+                if result["epoch"] == self.record.trial(number).epochs + 1:
+                    # Failures count that come in a row: a spot machine that goes away now and
+                    # then costs its epoch, never the trial.
+                    trial.run_metadata.num_failures = 0
                 self.record.report(number, result["metrics"], ending)
                 self.tracker.touch(number)
                 self.progress.epoch(number, result["epoch"])
@@ -219,6 +229,7 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that had all its epochs before it was cut off."""
         number = trial.config["trial"]
+        self._free(number)
         self.heard.pop(number, None)
         with self._writing():
             self._end_if_finished(number)
@@ -226,6 +237,7 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a failure after which Ray starts the trial again."""
         number = trial.config["trial"]
+        self._free(number)
         self.heard.pop(number, None)
         reason, short_of_memory = self._why(number, trial)
         known = self.record.trial(number)
@@ -239,6 +251,7 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End a trial that failed more often than it is started again."""
         number = trial.config["trial"]
+        self._free(number)
         self.heard.pop(number, None)
         reason, _ = self._why(number, trial)
         if self.record.trial(number).state != "running":
@@ -246,6 +259,12 @@ class StudyCallback(NotPickled, tune.Callback):
         tries = len(self.record.trial(number).failures) + 1
         with self._writing():
             self._end(number, "failed", reason + (f" (tried {tries} times)" if tries > 1 else ""))
+
+    def _free(self, number: int) -> None:
+        """End the workers of a trial, if it has a group of them, and free what they take."""
+        group = self.groups.pop(number, None)
+        if group is not None:
+            remove_placement_group(group)
 
     def _why(self, number: int, trial: Any) -> tuple[str, bool]:
         """Return why a trial failed, and whether memory was short."""
@@ -256,6 +275,8 @@ class StudyCallback(NotPickled, tune.Callback):
             return self.hung.pop(number), False
         if "The actor died" in text or "ActorDiedError" in text:
             return "its process died" + (" for want of memory" if short else ""), short
+        if "ActorUnavailable" in text or "is unavailable" in text:
+            return "its process or its machine is gone", False
         return text.splitlines()[-1], short
 
     def _end_if_finished(self, number: int) -> None:

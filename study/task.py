@@ -64,6 +64,9 @@ class TrainConfig:
     batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
     learning_rate: float = setting(1e-3, "step size of Adam", low=0.0)
     weight_decay: float = setting(1e-5, "L2 penalty of Adam", low=0.0)
+    sync_batch_norm: bool = setting(
+        False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
+    )
     seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
     split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
 

@@ -70,6 +70,31 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def check(uri: str) -> None:
+    """Write a run with a metric and a file to the store, read them back, and delete the run.
+
+    Raises:
+        InputError: The store does not answer, or gives back something else.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    client = connect(uri)
+    try:
+        run_id = client.create_run(experiment_id(client, uri, "study.doctor")).info.run_id
+        client.log_metric(run_id, "probe", 0.5)
+        client.log_text(run_id, "probe", "probe.txt")
+        with tempfile.TemporaryDirectory() as scratch:
+            text = Path(client.download_artifacts(run_id, "probe.txt", scratch)).read_text()
+        kept = (client.get_run(run_id).data.metrics, text) == ({"probe": 0.5}, "probe")
+        client.delete_run(run_id)
+    except Exception as error:  # as in `connect`
+        raise InputError(
+            f"the tracking store {uri} cannot be written and read back "
+            f"({str(error).strip().splitlines()[0]})."
+        ) from None
+    if not kept:
+        raise InputError(f"the tracking store {uri} does not give back what was written.")
+
+
 def _creation_lock(uri: str) -> FileLock:
     """Return what keeps two commands from creating one SQLite store at once: each would fail.
 

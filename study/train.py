@@ -148,7 +148,7 @@ def _last_state(args: argparse.Namespace) -> dict[str, Any]:
 def _check_resume(config: TrainConfig, state: dict[str, Any], args: argparse.Namespace) -> None:
     """Make sure that only `epochs` differs from the run that goes on, and that it grows."""
     for name, value in dataclasses.asdict(config).items():
-        if name != "epochs" and value != state["config"][name]:
+        if name != "epochs" and value != state["config"].get(name, value):
             raise InputError(
                 f"--resume goes on with {name}={state['config'][name]}, but got {value}; only "
                 "--epochs can change. Leave the flag out, or start another run."

@@ -1,4 +1,4 @@
-"""What Ray runs: a trial in the process of its Tune actor, or in a group of Train workers.
+"""What Ray runs: a trial, in the process of its Tune actor or in workers (`study.workers`).
 
 Both drive `study.loop.fit` and save to the trial's folder; Ray carries only reports:
 
@@ -6,6 +6,7 @@ Both drive `study.loop.fit` and save to the trial's folder; Ray carries only rep
     {"note": "..."}                   something to tell the user
     {"interrupted": True}             saved in the middle of an epoch, because the study stops
     {"failure": "...", "done": True}  failed, and would again
+    {"group": "..."}                  placement group of the trial's workers, in hexadecimal
     {"halt": "..."}                   the disk is full: the study must stop
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ray import tune
 
 from study.data import DataSource
 from study.errors import InputError, StorageError, TrialError
-from study.faults import keep_traceback, out_of_memory, reason_of, root_cause
+from study.faults import keep_traceback, out_of_memory, reason_of
 from study.object_path import AnyPath, as_path
 from study.run_folder import RunFolder
 from study.task import build_config, load_task
@@ -31,19 +32,21 @@ from study.trial_record import TrialRecord
 
 STOP_CHECK_SECONDS = 0.5
 REMOTE_CHECK_SECONDS = 2.0  # the same in an object store, where looking takes about 20 ms
+TURN_SECONDS = 0.1
 LOCK_SECONDS = 120.0  # to wait for the worker of a killed driver to die too
 
 
-class OneWorkerTrial(tune.Trainable):
-    """A trial in the actor's own process; the actor serves one trial after another."""
+class StudyTrial(tune.Trainable):
+    """A trial; the actor serves one after another."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the trial, from its last checkpoint if it has one."""
-        self.folder = _run_folder(config)
-        self.reports: Iterator[dict[str, Any]] | None = None
+        self.folder = trial_folder(config)
+        self.reports: Generator[dict[str, Any]] | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in the same process."""
+        self.cleanup()
         self.setup(new_config)
         return True
 
@@ -55,7 +58,7 @@ class OneWorkerTrial(tune.Trainable):
         """
         assert self.config is not None
         if self.reports is None:
-            self.reports = run_trial(self.config, self.folder)
+            self.reports = self._begin(self.config)
         try:
             return next(self.reports, {"done": True})
         except StorageError as error:
@@ -67,80 +70,62 @@ class OneWorkerTrial(tune.Trainable):
             keep_traceback(self.folder, error)
             raise
 
+    def _begin(self, config: dict[str, Any]) -> Generator[dict[str, Any]]:
+        if config["workers"] == 1:
+            return run_trial(config)
+        from study.workers import run_workers
+
+        return run_workers(config)
+
     def cleanup(self) -> None:
-        """Let go of the network."""
+        """Let go of the network, and end the workers."""
+        if self.reports is not None:
+            self.reports.close()
         self.reports = None
 
 
-def run_worker_group(config: dict[str, Any]) -> None:
-    """Run a trial on several workers of Ray Train; a Tune function that only waits for them."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    per_worker = {"CPU": config["cpus_per_worker"]}
-    if config["gpus_per_worker"]:
-        per_worker["GPU"] = config["gpus_per_worker"]
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=config["workers"],
-            use_gpu=bool(config["gpus_per_worker"]),
-            resources_per_worker=per_worker,
-        ),
-        run_config=RunConfig(
-            name=f"trial-{config['trial']:04d}-{os.getpid()}",
-            storage_path=config["ray_folder"],
-            callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call, list-item]
-        ),
-    )
-    folder = _run_folder(config)
-    try:
-        trainer.fit()
-    except Exception as wrapped:
-        error = root_cause(wrapped)
-        if isinstance(error, StorageError):
-            tune.report({"halt": str(error)})
-            return
-        keep_traceback(folder, error)
-        if isinstance(error, TrialError | InputError):
-            tune.report({"failure": reason_of(error)})
-            return
-        raise error from wrapped  # Ray Tune starts the trial again
+def trial_folder(config: dict[str, Any]) -> RunFolder:
+    """Return the folder of the trial with this Ray config."""
+    return RunFolder(as_path(config["folder"]) / f"{config['trial']:04d}")
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Train as one worker of a group; rank 0 saves, all ranks report together."""
-    from ray import train
+def smaller_parts(config: dict[str, Any], parts: int, error: Exception) -> dict[str, Any] | None:
+    """Return the report of a trial that is short of memory and goes on; None if it cannot.
 
-    from study import distributed
+    Args:
+        config: The trial's Ray config.
+        parts: In how many each batch was computed.
+        error: What happened.
+    """
+    share = config["settings"].get("batch_size", 1) // config["workers"]
+    if not out_of_memory(error) or 2 * parts > share:
+        return None
+    note = f"out of memory ({reason_of(error)}); goes on with each batch in {2 * parts} parts"
+    return {"note": note, "parts": 2 * parts}
 
-    folder = _run_folder(config)
-    for report in run_trial(config, folder, save=distributed.rank() == 0):
-        if "epoch" in report:
-            train.report(report)
 
-
-def run_trial(
-    config: dict[str, Any], folder: RunFolder, save: bool = True
-) -> Iterator[dict[str, Any]]:
+def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
     """Train as a trial's Ray config says, saving every epoch before it is reported.
 
     Epochs that were saved but never reported, the driver being killed in between, are reported
-    first. A trial that runs out of memory goes on with its batches in twice as many parts.
+    first. A trial that runs out of memory goes on with its batches in twice as many parts. Every
+    worker of a trial runs this and reports the same; the first one reads and writes the folder.
     """
+    from study import distributed
+
+    folder = trial_folder(config)
+    first, alone = distributed.rank() == 0, config["workers"] == 1
     stop = _StopFile(as_path(config["folder"]).parent / ".stop")
     with ExitStack() as held:
-        if save and isinstance(folder.path, Path):
+        if first and isinstance(folder.path, Path):
             # A worker left over from a killed driver may still be about to save. In an object
             # store, without locks, that does no harm: both save the same.
             lock = FileLock(folder.path / ".lock", timeout=LOCK_SECONDS)
             held.enter_context(lock)
-        known = TrialRecord.load(folder.path)
+        begin = (TrialRecord.load(folder.path), folder.last_state()) if first else None
+        known, state = distributed.broadcast(begin)  # type: ignore[misc]
         parts = known.parts
-        state = folder.last_state()
-        for text in folder.damage:
+        for text in distributed.broadcast(folder.damage):
             goes_on = f"epoch {len(state['history']) + 1}" if state else "the start"
             yield {"note": f"{text} The trial goes on from {goes_on}."}
         for row in state["history"][known.epochs :] if state else []:
@@ -148,23 +133,18 @@ def run_trial(
         while True:
             parts = max(parts, state.get("parts", 1) if state else 1)
             try:
-                yield from _train(config, folder, state, parts, stop, save)
+                yield from _train(config, folder, state, parts, stop)
                 break
             except Exception as error:
-                divisible = 2 * parts <= config["settings"].get("batch_size", 1)
-                if not out_of_memory(error) or config["workers"] > 1 or not divisible:
+                retry = smaller_parts(config, parts, error)
+                if retry is None or not alone:  # the others wait in the middle of their batch
                     raise
-                note = f"out of memory ({reason_of(error)})"
-            parts *= 2  # outside of the handler, whose traceback holds the network
+            parts = retry["parts"]  # outside of the handler, whose traceback holds the network
             state = folder.last_state()
-            yield {"note": f"{note}; goes on with each batch in {parts} parts", "parts": parts}
-        while stop():
+            yield retry
+        while alone and stop():
             time.sleep(STOP_CHECK_SECONDS)  # until the driver ends this process
             yield {"interrupted": True}
-
-
-def _run_folder(config: dict[str, Any]) -> RunFolder:
-    return RunFolder(as_path(config["folder"]) / f"{config['trial']:04d}")
 
 
 def _train(
@@ -173,13 +153,13 @@ def _train(
     state: dict[str, Any] | None,
     parts: int,
     stop: _StopFile,
-    save: bool,
 ) -> Iterator[dict[str, Any]]:
     if not config["gpus_per_worker"]:
         # Ray leaves the GPUs visible to a worker that asked for none.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
+    from study import distributed
     from study.loop import Interrupted, fit
 
     torch.set_num_threads(max(1, int(config["cpus_per_worker"])))
@@ -192,14 +172,29 @@ def _train(
     settings = build_config(task.config_class, config["settings"])
     try:
         for result in fit(task, settings, source, resume=state, parts=parts, stop=stop):
-            if save:
+            if distributed.rank() == 0:
+                _await_turn(config, folder, result.epoch)
                 folder.record(result, config["facts"])
             row = result.state["history"][-1]
             done = result.epoch >= settings.epochs
             yield {"epoch": result.epoch, "metrics": row, "done": done}
     except Interrupted as interrupted:
-        folder.record_part(interrupted.state, config["facts"])
+        if distributed.rank() == 0:
+            folder.record_part(interrupted.state, config["facts"])
         yield {"interrupted": True}
+
+
+def _await_turn(config: dict[str, Any], folder: RunFolder, epoch: int) -> None:
+    """Wait until an epoch may be saved: the driver knows the one before, and the trial goes on.
+
+    Several workers report and train on at once; without this a trial that was just stopped would
+    keep the weights of an epoch of which its record says nothing.
+    """
+    while config["workers"] > 1:
+        known = TrialRecord.load(folder.path)
+        if known.state == "running" and known.epochs >= epoch - 1:
+            return
+        time.sleep(TURN_SECONDS)
 
 
 class _StopFile:

@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import tempfile
-from pathlib import Path
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from study.command import run_command
@@ -23,7 +23,7 @@ from study.plan import StudyPlan, build_parser, describe, make_plan
 from study.progress import Progress, trial_table
 from study.provenance import facts
 from study.record import StudyRecord
-from study.resources import DRIVER_CPUS, local_cpus, local_gpus
+from study.resources import DRIVER, local_cpus, local_gpus
 from study.stopping import Stopping, StudyStopped
 from study.tables import per_class_table
 from study.trial_record import counts
@@ -76,7 +76,8 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
                 f"{study.identity['dataset']}\n"
                 f"    folder {study.folder}, tracking {uri}"
             )
-            run_trials(study, record, tracker, progress, stopping, known, left)
+            with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+                run_trials(study, record, tracker, progress, stopping, known, left)
         else:
             print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
     except StudyStopped:
@@ -142,25 +143,19 @@ def start_ray(study: StudyPlan) -> StudyPlan:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # they are in error.txt and MLflow
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
-    if study.args.address is not None and (Path.home() / ".ray" / "auth_token").exists():
-        # Given an address, Ray looks for its token too late and is refused.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if study.args.address is not None:
+        from study import cluster
+
+        nodes = cluster.join(study.args)
+        cluster.check(study.folder.parent, study.task.name, study.source, nodes)
+        return study.with_resources(nodes)
     import ray
 
-    if study.args.address is not None:
-        try:
-            ray.init(address=study.args.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"--address {study.args.address}: {error}") from None
-        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        return study.with_resources(total.get("CPU", 0), total.get("GPU", 0))
     assert study.resources is not None
     ray.init(
         address="local",  # not a cluster that happens to run on this machine
         num_cpus=local_cpus(),
         num_gpus=local_gpus(),
-        # The head of a worker group takes this instead of a part of a core.
-        resources={"trial_head": 10_000},
         # Ray Train asks the dashboard which placement groups are left over.
         include_dashboard=study.resources.workers > 1,
         log_to_driver=False,
@@ -194,13 +189,12 @@ def run_trials(
     from ray import tune
 
     from study.search import RecordASHA, RecordSearcher, StudyCallback
-    from study.trial import OneWorkerTrial, run_worker_group
+    from study.trial import StudyTrial
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
     args = study.args
     resources = study.resources
     assert resources is not None
-    stopping.waits = resources.workers == 1
     with tempfile.TemporaryDirectory(prefix="study-ray-") as scratch:
         shared = {
             "task": study.task.name,
@@ -223,25 +217,17 @@ def run_trials(
             keep=args.keep_weights,
             timeout=args.trial_timeout,
         )
-        trainable: Any
+        request = DRIVER
         if resources.workers == 1:
-            request: dict[str, float] = {
-                "cpu": resources.cpus_per_worker,
-                "gpu": resources.gpus_per_worker,
-            }
-            trainable = tune.with_resources(OneWorkerTrial, request)
-        else:
-            local = args.address is None
-            head: dict[str, float] = {"trial_head": 1} if local else {"cpu": DRIVER_CPUS}
-            trainable = tune.with_resources(run_worker_group, head)
+            request = {"cpu": resources.cpus_per_worker, "gpu": resources.gpus_per_worker}
         tuner = tune.Tuner(
-            trainable,
+            tune.with_resources(StudyTrial, request),
             tune_config=tune.TuneConfig(
                 num_samples=num_trials,
                 search_alg=RecordSearcher(record, stopping, shared),
                 scheduler=scheduler,
                 max_concurrent_trials=resources.concurrent,
-                reuse_actors=resources.workers == 1,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="tune",

@@ -47,6 +47,30 @@ def real(cache_dir: Path) -> DataSource:
     return source
 
 
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The URI of a bucket, found by this process and those it starts."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        import boto3
+
+        place = {"LocationConstraint": "eu-central-1"}
+        boto3.client("s3").create_bucket(Bucket="team", CreateBucketConfiguration=place)
+        yield "s3://team"
+    server.stop()
+
+
 def run_module(
     module: str, *args: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from test_tasks import timeless
 
 from study import checkpoint, distributed
@@ -86,52 +84,3 @@ def test_baseline_shapes() -> None:
     assert kernels == [7, 5, 5, 3, 3, 3]
     fashion = TwoConv((32, 32), 128, 5, 10)
     assert fashion(torch.randn(2, 1, 28, 28)).shape == (2, 10)
-
-
-def run_rank(rank: int, world: int, port: int, source: DataSource, queue) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
-    )
-    torch.set_num_threads(1)
-    config = FashionConfig(epochs=1, **SMALL)
-    splits = TASK.load_splits(source, config)
-    shares = [
-        Batches(part, torch.device("cpu"), TASK.normalization).evaluation(64)
-        for part in (splits.val,)
-    ]
-    num_val = sum(len(images) for images, _ in shares[0])
-    result = next(fit(TASK, config, source))
-    queue.put((rank, num_val, timeless(result.metrics)))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_train_and_count_like_one(sample: DataSource) -> None:
-    config = FashionConfig(epochs=1, **SMALL)
-    alone = timeless(next(fit(TASK, config, sample)).metrics)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    with distributed_port() as port:
-        ranks = [context.Process(target=run_rank, args=(r, 2, port, sample, queue)) for r in (0, 1)]
-        for process in ranks:
-            process.start()
-        results = sorted(queue.get(timeout=120) for _ in ranks)
-        for process in ranks:
-            process.join(60)
-    assert sum(num for _, num, _ in results) == len(TASK.load_splits(sample, config).val)
-    assert results[0][2] == results[1][2], "both ranks hold the metrics of all images"
-    for name, value in alone.items():
-        assert results[0][2][name] == pytest.approx(value, abs=5e-3), name
-
-
-class distributed_port:
-    """A free port on loopback."""
-
-    def __enter__(self) -> int:
-        import socket
-
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    def __exit__(self, *args: object) -> None:
-        pass

@@ -7,40 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import run_module, started, wait_for
+from conftest import run_module, wait_for
 
 from study.errors import InputError, StorageError
 from study.hold import hold
 from study.object_path import ObjectPath, as_path, children
-from study.record import StudyRecord
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URI of a bucket, found by this process and those it starts."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        import boto3
-
-        place = {"LocationConstraint": "eu-central-1"}
-        boto3.client("s3").create_bucket(Bucket="team", CreateBucketConfiguration=place)
-        yield "s3://team"
-    server.stop()
 
 
 def test_paths(bucket: str) -> None:
@@ -120,45 +94,6 @@ def test_a_driver_that_died_here_is_not_waited_for(bucket: str) -> None:
     began = time.monotonic()
     hold(held, print).release()
     assert time.monotonic() - began < 10
-
-
-def test_killed_resumed_and_exported(bucket: str, tmp_path: Path) -> None:
-    studies = f"{bucket}/studies"
-    command = (
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 3, "--epochs", 4),
-        *("--set", "batch_size=8", "--set", "hidden=16", "--max-concurrent", 1),
-        *("--studies-dir", studies),
-    )
-    trials = as_path(studies) / "fashion" / "trials"
-    with started(*command, cwd=tmp_path) as study:
-        wait_for(lambda: (trials / "0001" / "last.pt").exists() or study.poll() is not None)
-        assert study.poll() is None, (tmp_path / "output").read_text()
-        study.kill()
-    seen = {t.number: t.history for t in StudyRecord.read(as_path(studies) / "fashion").trials()}
-    assert seen[0]
-    done = run_module(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    record = StudyRecord.read(as_path(studies) / "fashion")
-    for trial in record.trials():
-        before = seen.get(trial.number, ())
-        assert trial.history[: len(before)] == before
-    assert record.num_ended() == 3 and record.mended == []
-    assert not (tmp_path / "studies").exists() and not list(tmp_path.glob("s3*"))
-
-    best = run_module(
-        *("best", "fashion", "--studies-dir", studies, "--export", "--json"), cwd=tmp_path
-    )
-    assert best.returncode == 0, best.stderr
-    result = json.loads(best.stdout)
-    assert result["trials"]["running"] == 0 and result["best"][0]["run_id"]
-    export = tmp_path / "export" / "fashion"
-    assert {"model.pt2", "meta.json"} <= {path.name for path in export.iterdir()}
-    assert list((export / "figures" / "validation").glob("*.png"))
-    names = {path.name for path in children(trials / f"{result['best'][0]['trial']:04d}")}
-    assert {"trial.json", "best.pt", "last.pt", "metrics.json", "evidence.npz"} <= names
-    assert (trials.parent / "tests.json").exists()
-    again = run_module(*command, cwd=tmp_path)
-    assert again.returncode == 0 and "has its 3 trials" in again.stderr
 
 
 def test_a_bucket_that_is_not_there(bucket: str, tmp_path: Path) -> None:

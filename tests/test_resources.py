@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from study.errors import InputError
-from study.resources import Resources, plan
+from study.resources import Node, Resources, check_sync, plan
 
 
-def divide(cpus: float, gpus: float = 0, **flags: Any) -> Resources:
+def divide(
+    cpus: float = 0, gpus: float = 0, nodes: list[Node] | None = None, **flags: Any
+) -> Resources:
     request: dict[str, Any] = {
         **{"num_samples": 50, "workers": 1, "max_concurrent": None},
         **{"cpus_per_worker": None, "gpus_per_worker": None},
     }
-    return plan(total_cpus=cpus, total_gpus=gpus, **{**request, **flags})
+    return plan(nodes or [Node(cpus=cpus, gpus=gpus)], **{**request, **flags})
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,39 @@ def test_division(
 def test_what_can_never_fit_is_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         divide(2, **flags)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "flags", "expected"),
+    [
+        ([(3, 0)] * 2, {"cpus_per_worker": 2}, (2, 0, 2)),  # a core of each node stays idle
+        ([(3, 0)] * 2, {"cpus_per_worker": 2, "workers": 2}, (2, 0, 1)),
+        ([(2, 0)] * 3, {"workers": 2}, (1, 0, 3)),
+        ([(2, 0)] * 2, {"workers": 2}, (1, 0, 2)),
+        ([(0, 0), (2, 0)], {"workers": 2}, (1, 0, 1)),  # a head node without cores
+        ([(8, 0), (8, 2)], {}, (4, 1, 2)),  # trials with a GPU are where the GPUs are
+        ([(8, 1), (2, 1)], {"workers": 2}, (2, 1, 1)),
+        ([(4, 0), (8, 0)], {"max_concurrent": 2, "num_samples": 2}, (4, 0, 2)),
+    ],
+)
+def test_a_worker_fits_on_one_node(
+    sizes: list[tuple[int, int]], flags: dict[str, Any], expected: tuple[int, float, int]
+) -> None:
+    resources = divide(nodes=[Node(cpus=cpus, gpus=gpus) for cpus, gpus in sizes], **flags)
+    found = (resources.cpus_per_worker, resources.gpus_per_worker, resources.concurrent)
+    assert found == expected
+
+
+def test_a_worker_that_fits_on_no_node_is_refused() -> None:
+    nodes = [Node(cpus=3)] * 2
+    with pytest.raises(InputError, match="2 CPUs on one node each do not fit on the nodes"):
+        divide(nodes=nodes, cpus_per_worker=2, workers=3)
+    with pytest.raises(InputError, match="1 CPUs and 1 GPUs on one node"):
+        divide(nodes=[Node(cpus=4), Node(cpus=0, gpus=1)])
+
+
+def test_normalisation_over_workers_needs_gpus() -> None:
+    check_sync(True, 1, gpus=False)
+    check_sync(True, 2, gpus=True)
+    with pytest.raises(InputError, match="only on GPUs"):
+        check_sync(True, 2, gpus=False)

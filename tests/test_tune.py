@@ -103,22 +103,6 @@ def test_a_study_whose_trials_all_fail_ends_with_the_reason(tmp_path: Path) -> N
     assert "no trial has a result" in done.stdout and "not finite" in done.stdout
 
 
-def test_two_workers_train_a_trial_together(tmp_path: Path) -> None:
-    (tmp_path / "space.yaml").write_text("search:\n  width1: {type: int, low: 2, high: 8}\n")
-    done = run_module(
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 1, "--epochs", 2),
-        *("--search-space", "space.yaml", "--workers-per-trial", 2, "--cpus-per-worker", 1),
-        *("--set", "width2=4", "--set", "hidden=16"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    record = StudyRecord.read(tmp_path / "studies" / "fashion")
-    (trial,) = record.trials()
-    assert trial.state == "finished" and sorted(trial.curve) == [1, 2]
-    run = client(tmp_path).get_run(record.run_folder(0).run_id or "")
-    assert run.info.status == "FINISHED" and run.data.metrics["val/accuracy"] > 0.3
-
-
 BAD = [
     (["fasion"], "unknown task 'fasion'; did you mean 'fashion'?"),
     (["fashion", "--data-dir", "nowhere", "--check-only"], "unrecognized arguments"),
@@ -142,6 +126,13 @@ BAD = [
     (
         ["fashion", "--workers-per-trial", "2", "--set", "batch_size=7"],
         "batch_size=7 cannot be divided among 2 workers",
+    ),
+    (
+        [
+            *("facade", "--dataset", "sample", "--workers-per-trial", "2"),
+            *("--gpus-per-worker", "0", "--set", "sync_batch_norm=true"),
+        ],
+        "torch synchronises batch normalisation only on GPUs",
     ),
     (["fashion", "--studies-dir", "/proc/studies"], "cannot write the study's folder"),
     (["fashion", "--tracking-uri", "nonsense"], "tracking URI 'nonsense' is none"),

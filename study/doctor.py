@@ -1,0 +1,135 @@
+"""Whether everything is there that a study needs, on every machine of it.
+
+    python -m study.doctor                           # this machine, without Ray
+    python -m study.doctor facade --address auto     # every node of the cluster
+    python -m study.doctor facade --address auto --wait 5
+
+Checks Python and package versions, the data set, that the studies' folder and the tracking store
+can be written and read back, CPUs, GPUs and memory, and says what fits at once. Exit code 1 if
+something is wrong; each problem names what to change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from typing import Any
+
+from study import cluster
+from study.command import add_data_flags, add_place_flags, run_command
+from study.data import DataSource
+from study.errors import InputError
+from study.node_check import NodeReport
+from study.object_path import as_path
+from study.resources import Node, add_resource_flags, check_wait, local_cpus, local_gpus, plan_for
+from study.tables import table
+from study.task import load_task
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `study.doctor`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.doctor",
+        description="Check data, resources, storage and tracking on every machine of a study.",
+    )
+    add = parser.add_argument
+    add("task", metavar="TASK", nargs="?", help="check this task's data set too")
+    add_data_flags(parser)
+    add_place_flags(parser)
+    add_resource_flags(parser)
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m study.doctor`."""
+    args = build_parser().parse_args(argv)
+    task = load_task(args.task).name if args.task else None
+    check_wait(args)
+    source = DataSource.find(args.dataset, args.data_dir)
+    studies = as_path(args.studies_dir)
+    nodes = None
+    with ThreadPoolExecutor(1) as pool:
+        tracking = pool.submit(_tracking_problem, args.tracking_uri)
+        with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+            if args.address is not None:
+                nodes = cluster.join(args)
+            survey = cluster.survey(studies, task, source, nodes)
+        problems = list(survey.problems)
+        if (problem := tracking.result()) is not None:
+            problems.append(("", problem))
+    fits = None
+    try:
+        fits = plan_for(args, nodes or [Node(cpus=local_cpus(), gpus=local_gpus())]).describe()
+    except InputError as error:
+        problems.append(("", str(error)))
+    if args.json:
+        print(json.dumps(as_json(survey, problems, fits), indent=1))
+    else:
+        print(show(survey, problems, fits))
+    return 1 if problems else 0
+
+
+def _tracking_problem(flag: str | None) -> str | None:
+    from study import tracking_store
+
+    try:
+        tracking_store.check(tracking_store.resolve_uri(flag))
+    except InputError as error:
+        return f"{error} Start it, or name another store with --tracking-uri."
+    return None
+
+
+def as_json(
+    survey: cluster.Survey, problems: list[tuple[str, str]], fits: str | None
+) -> dict[str, Any]:
+    """Return the result as a JSON object."""
+    return {
+        "ok": not problems,
+        "nodes": {
+            host: report and dataclasses.asdict(report) for host, report in survey.reports.items()
+        },
+        "fits": fits,
+        "problems": [{"host": host, "problem": problem} for host, problem in problems],
+    }
+
+
+def show(survey: cluster.Survey, problems: list[tuple[str, str]], fits: str | None) -> str:
+    """Return the result for people."""
+    header = ("machine", "Python", "torch", "Ray", "CPUs", "memory", "GPUs", "data")
+    lines = [table(header, [_row(host, report) for host, report in survey.reports.items()])]
+    if fits:
+        lines.append(f"\nfits: {fits}")
+    if not problems:
+        return "\n".join([*lines, "all is well"])
+    lines.append("\nproblems:")
+    told: dict[str, list[str]] = {}
+    for host, problem in problems:  # one that all machines have is told once
+        told.setdefault(problem, []).append(host)
+    for problem, hosts in told.items():
+        where = ", ".join(filter(None, hosts))
+        lines.append(f"  {where}: {problem}" if where else f"  {problem}")
+    return "\n".join(lines)
+
+
+def _row(host: str, report: NodeReport | None) -> tuple[str, ...]:
+    if report is None:
+        return (host, *("-" for _ in range(7)))
+    return (
+        host,
+        report.python,
+        report.versions["torch"] or "-",
+        report.versions["ray"] or "-",
+        str(report.cpus),
+        f"{report.memory / 2**30:.0f} GiB",
+        ", ".join(report.gpus) or "-",
+        (report.checksum or "-")[:12],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

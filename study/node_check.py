@@ -1,0 +1,182 @@
+"""What one machine has to bring to a study, checked on that machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import uuid
+from pathlib import Path
+
+import study
+from study.data import DataSource
+from study.errors import InputError, StorageError
+from study.object_path import AnyPath, as_path
+from study.task import load_task
+
+# What changes numbers or files if it differs between machines.
+PACKAGES = (
+    *("ray", "torch", "torchvision", "numpy", "pillow", "scipy", "optuna", "mlflow"),
+    *("safetensors", "pyarrow", "filelock"),
+)
+FREE_BYTES = 2 * 2**30  # for caches and Ray's files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a machine is asked.
+
+    Attributes:
+        task: Whose data set is looked for; None for no data set.
+        dataset: `real` or `sample`.
+        data_dir: Absolute path.
+        cache_dir: Absolute path.
+        storage: Folder of this check in the studies' folder; holds `driver`, written by the
+            driver; None if the driver cannot write there.
+        gpus: How many GPUs Ray counts on this machine.
+    """
+
+    task: str | None
+    dataset: str
+    data_dir: str
+    cache_dir: str
+    storage: str | None
+    gpus: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeReport:
+    """What a machine is and has.
+
+    Attributes:
+        host: Its name.
+        python: Version.
+        versions: Of packages by name; None for one that is missing.
+        code: Fingerprint of this project's modules.
+        cpus: Cores that a process may use.
+        memory: Bytes.
+        gpus: Names of the GPUs that torch can use, if Ray counts any.
+        checksum: Of the data set; None if it was not asked for or is missing.
+        wrote: The file in storage that the machine wrote, with the content of `probe`; None if
+            it could not.
+        probe: What the file holds.
+        problems: In sentences that say what to do.
+    """
+
+    host: str
+    python: str
+    versions: dict[str, str | None]
+    code: str
+    cpus: int
+    memory: int
+    gpus: tuple[str, ...]
+    checksum: str | None
+    wrote: str | None
+    probe: str
+    problems: tuple[str, ...]
+
+
+def check_node(request: Request) -> NodeReport:
+    """Check this machine."""
+    problems: list[str] = []
+    checksum = _checksum(request, problems)
+    probe = uuid.uuid4().hex
+    name = f"{socket.gethostname()}-{probe[:8]}"
+    stored = request.storage is not None and _check_storage(
+        as_path(request.storage), name, probe, problems
+    )
+    for folder in {tempfile.gettempdir(), request.cache_dir if request.task else "/"}:
+        place = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+        free = shutil.disk_usage(place).free
+        if free < FREE_BYTES:
+            problems.append(f"only {free / 2**30:.1f} GiB are free in {folder}; make space.")
+    return NodeReport(
+        host=socket.gethostname(),
+        python=platform.python_version(),
+        versions={package: _version(package) for package in PACKAGES},
+        code=code_fingerprint(),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpus=_gpus(request.gpus, problems),
+        checksum=checksum,
+        wrote=name if stored else None,
+        probe=probe,
+        problems=tuple(problems),
+    )
+
+
+def _checksum(request: Request, problems: list[str]) -> str | None:
+    if request.task is None:
+        return None
+    source = DataSource(
+        dataset=request.dataset,  # type: ignore[arg-type]
+        data_dir=Path(request.data_dir),
+        cache_dir=Path(request.cache_dir),
+    )
+    try:
+        return str(load_task(request.task).identity(source)["checksum"])
+    except (InputError, StorageError, OSError) as error:
+        problems.append(str(error))
+        return None
+
+
+def _check_storage(folder: AnyPath, name: str, probe: str, problems: list[str]) -> bool:
+    """Write and read back; return whether that went well."""
+    studies = folder.parent
+    try:
+        there = (folder / "driver").exists()
+    except StorageError as error:
+        problems.append(f"{error} Give this machine the right to read and write there.")
+        return False
+    if not there:
+        problems.append(
+            f"what the driver wrote to {studies} is not here: the folder is not shared. Name one "
+            "that is (NFS, s3://bucket/studies) with --studies-dir."
+        )
+        return False
+    try:
+        (folder / name).write_bytes(probe.encode())
+        read = (folder / name).read_bytes().decode()
+    except (OSError, StorageError) as error:
+        reason = getattr(error, "strerror", None) or error
+        problems.append(f"cannot write {studies} ({reason}); mend it, or name another folder "
+                        "with --studies-dir.")  # fmt: skip
+        return False
+    if read != probe:
+        problems.append(f"{studies} does not give back what was written; mend the storage.")
+    return read == probe
+
+
+def _gpus(counted: float, problems: list[str]) -> tuple[str, ...]:
+    if not counted:
+        return ()  # spares importing torch
+    import torch
+
+    found = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if len(found) < counted:
+        problems.append(
+            f"Ray counts {counted:g} GPUs, but torch can use {len(found)}; mend the driver, or "
+            "install a build of torch for it."
+        )
+    return tuple(found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def code_fingerprint() -> str:
+    """Return a short hash over the project's modules: two that differ train differently."""
+    digest = hashlib.sha256()
+    root = Path(study.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
