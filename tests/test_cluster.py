@@ -129,7 +129,7 @@ def test_aws_launches_the_head_and_a_spot_worker(aws: None) -> None:
     try_logging_config(config)
     resources = {name: each["resources"] for name, each in config["available_node_types"].items()}
     assert resources["gpu-worker"]["GPU"] == 1  # else no waiting trial would start one
-    assert resources["head"]["CPU"] == 4 and "GPU" not in resources["head"]
+    assert resources["head"]["CPU"] == 0 and "GPU" not in resources["head"]
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
     kinds = {"head": "head", "gpu-worker": "worker"}
     for name, kind in kinds.items():
