@@ -129,29 +129,31 @@ def test_only_who_has_the_token_may_in(machines: Machines) -> None:
 
 
 @contextlib.contextmanager
-def tunnel(machines: Machines, port: int) -> Iterator[None]:
-    """Keep `ray attach -p PORT` open."""
-    attach = subprocess.Popen(
-        [
-            *machines.enter(machines.folder / "project"),
-            RAY,
-            "attach",
-            "../local.yaml",
-            "-p",
-            str(port),
-        ],
+def tunnel(machines: Machines, port: int, command: str, *args: object) -> Iterator[None]:
+    """Keep `ray attach -p PORT` or `ray dashboard` open, once it is."""
+    words = [str(RAY), command, "../local.yaml", *map(str, args)]
+    process = subprocess.Popen(
+        [*machines.enter(machines.folder / "project"), *words],
         env=machines.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+    def reachable() -> bool:
+        probe = f"import socket; socket.create_connection(('localhost', {port}), 5)"
+        words = (sys.executable, "-c", probe)
+        return machines.desk(*words, cwd=machines.folder, check=False).returncode == 0
+
     try:
+        wait_for(reachable, seconds=60)
         yield
     finally:
-        assert attach.stdin is not None
-        attach.stdin.close()
-        attach.terminate()
-        attach.wait()
+        assert process.stdin is not None
+        process.stdin.write(b"exit\n")  # to the shell that `attach` gives
+        process.stdin.close()
+        process.terminate()
+        process.wait()
 
 
 def mlflow(machines: Machines, call: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -173,14 +175,7 @@ def test_study_runs_on_both_nodes_and_is_in_mlflow(machines: Machines) -> None:
     assert "tracking http://127.0.0.1:5000" in done.stdout
     again = ray(machines, "exec", STUDY, timeout=600)
     assert "has its 2 trials" in again.stdout
-    with tunnel(machines, 5000):
-
-        def reachable() -> bool:
-            probe = "import socket; socket.create_connection(('localhost', 5000), 5)"
-            words = (sys.executable, "-c", probe)
-            return machines.desk(*words, cwd=machines.folder, check=False).returncode == 0
-
-        wait_for(reachable, seconds=60)
+    with tunnel(machines, 5000, "attach", "-p", 5000):
         found = mlflow(machines, "experiments/search", {"max_results": 10})["experiments"]
         (study,) = [each for each in found if each["name"] == "fashion"]
         ids = {"experiment_ids": [study["experiment_id"]]}
@@ -189,11 +184,25 @@ def test_study_runs_on_both_nodes_and_is_in_mlflow(machines: Machines) -> None:
     assert study["artifact_location"].startswith("mlflow-artifacts:")  # sent through the server
 
 
+def test_dashboard_asks_for_the_token(machines: Machines) -> None:
+    token = machines.node(HEAD, "cat ~/.ray/auth_token")
+    script = (
+        "import sys, urllib.error, urllib.request as u\n"
+        "r = u.Request('http://localhost:8265/api/jobs/', headers={'Authorization': sys.argv[1]})\n"
+        "try: print(u.urlopen(r, timeout=20).status)\n"
+        "except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    with tunnel(machines, 8265, "dashboard"):
+        for given, code in {"": "401", "Bearer wrong": "403", f"Bearer {token}": "200"}.items():
+            words = (sys.executable, "-c", script, given)
+            assert machines.desk(*words, cwd=machines.folder).stdout.strip() == code
+
+
 def test_job_outlives_its_terminal(machines: Machines) -> None:
     longer = STUDY.replace("--num-samples 2", "--num-samples 3")
     ray(machines, "exec", f"ray job submit --no-wait --submission-id more -- {longer}")
     wait_for(
-        lambda: "SUCCEEDED" in ray(machines, "exec", "ray job status more").stdout, seconds=600
+        lambda: "succeeded" in ray(machines, "exec", "ray job status more").stdout, seconds=600
     )
     assert "3 finished" in ray(machines, "exec", "ray job logs more").stdout
 
