@@ -4,7 +4,7 @@
 
 `study-head` may start and end machines, hand workers their role, look up the machine image, and use
 the bucket; `study-worker` may use the bucket, nothing else. Each comes with its instance profile.
- To run it again brings them up to date; another bucket replaces the one before. The region
+To run it again brings them up to date; another bucket replaces the one before. The region
 is cluster.yaml's, and your AWS credentials are where boto3 finds them (`pip install boto3`).
 """
 
@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import boto3
 import yaml
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 CLUSTER = Path(__file__).parent.parent / "cluster.yaml"
 EC2_MAY_BECOME = {
@@ -38,6 +40,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("bucket", metavar="BUCKET", help="its name; made if it does not exist")
     bucket = parser.parse_args(argv).bucket
+    try:
+        make_all(bucket)
+    except (BotoCoreError, ClientError, ParamValidationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def make_all(bucket: str) -> None:
+    """Make the bucket, the roles and their profiles."""
     region = yaml.safe_load(CLUSTER.read_text())["provider"]["region"]
     make_bucket(bucket, region)
     use_bucket = {

@@ -5,4 +5,5 @@ export RAY_AUTH_MODE=token # without the token Ray does not start, rather than s
 export RAY_USAGE_STATS_ENABLED=0
 export MLFLOW_DISABLE_TELEMETRY=true
 export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 # on the head, where the driver of a study runs
+export RAY_JOB_STOP_WAIT_TIME_S=30 # from `ray job stop` to the end by force; trials save first
 export STUDY_DATA_DIR="$HOME/project/data"

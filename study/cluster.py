@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,11 @@ def connect(address: str) -> None:
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"--address {address}: {reason} Start a cluster (`ray up cluster.yaml`), or leave "
-            "--address out to use this machine."
+            f"--address {address}: {reason} Start a cluster (`ray up cluster.yaml`), leave "
+            "--address out to use this machine, or put the cluster's token into ~/.ray/auth_token."
         ) from None
 
 
@@ -66,27 +66,33 @@ def live_nodes() -> list[Node]:
     ]
 
 
-def join(args: argparse.Namespace) -> list[Node]:
-    """Join the cluster that the flags of `add_resource_flags` name; return its nodes.
+def nodes_for(args: argparse.Namespace, ask: Callable[[], None] = lambda: None) -> list[Node]:
+    """Return the nodes of the cluster that is joined, once they are as many as the flags say.
+
+    Args:
+        args: The flags of `add_resource_flags`.
+        ask: Called while waiting; raises to end that.
 
     Raises:
-        InputError: There is none, or it has too few nodes after a quarter of an hour.
+        InputError: For a quarter of an hour no node that is waited for came.
     """
-    connect(args.address)
     if args.wait is None:
         return live_nodes()
     gpus = args.gpus_per_worker
     bundle = {"CPU": float(args.cpus_per_worker or 1), "GPU": 1.0 if gpus is None else gpus}
-    return wait_for_nodes(args.wait, {k: v for k, v in bundle.items() if v}, WAIT_SECONDS)
+    return wait_for_nodes(args.wait, {k: v for k, v in bundle.items() if v}, WAIT_SECONDS, ask)
 
 
-def wait_for_nodes(number: int, bundle: dict[str, float], timeout: float) -> list[Node]:
+def wait_for_nodes(
+    number: int, bundle: dict[str, float], timeout: float, ask: Callable[[], None]
+) -> list[Node]:
     """Wait until so many nodes are up, asking a cluster that grows by itself for them.
 
     Args:
         number: Of nodes, the head among them.
         bundle: What one worker of a trial takes; nodes that have it are asked for.
-        timeout: Seconds.
+        timeout: Seconds for the next node to come.
+        ask: Called now and then; raises to end the waiting.
 
     Raises:
         InputError: They do not come.
@@ -100,14 +106,17 @@ def wait_for_nodes(number: int, bundle: dict[str, float], timeout: float) -> lis
         while len(nodes) < number:
             if len(nodes) != said:
                 said = len(nodes)
+                deadline = time.monotonic() + timeout
                 each = " and ".join(f"{amount:g} {kind}" for kind, amount in bundle.items())
                 print(f"waiting for {number} nodes with {each}, {said} up so far", file=sys.stderr)
                 request_resources(bundles=[bundle] * (_slots(bundle, nodes) + number - said))
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"--wait {number}: only {len(nodes)} nodes came within {timeout:.0f} s; look "
-                    "at `ray status`, or ask for fewer (--gpus-per-worker 0 if none has a GPU)."
+                    f"--wait {number}: {len(nodes)} nodes are up, and no other came within "
+                    f"{timeout:.0f} s; look at `ray status`, or ask for fewer (--gpus-per-worker "
+                    "0 if none has a GPU)."
                 )
+            ask()
             time.sleep(1.0)
             nodes = live_nodes()
     finally:
@@ -136,7 +145,11 @@ class Survey:
 
 
 def survey(
-    studies: AnyPath, task: str | None, source: DataSource, nodes: list[Node] | None
+    studies: AnyPath,
+    task: str | None,
+    source: DataSource,
+    nodes: list[Node] | None,
+    ask: Callable[[], None] = lambda: None,
 ) -> Survey:
     """Check this machine, or every node of the cluster against it.
 
@@ -145,6 +158,7 @@ def survey(
         task: Whose data set is looked for; None for no data set.
         source: Where it is looked for.
         nodes: Of the cluster; None for this machine alone, without Ray.
+        ask: Called while waiting for answers; raises to end that.
     """
     problems: list[tuple[str, str]] = []
     reports: dict[str, NodeReport | None] = {}
@@ -161,7 +175,7 @@ def survey(
         if nodes is None:
             reports["this machine"] = here
         else:
-            for host, answer in _ask(nodes, request):
+            for host, answer in _answers(nodes, request, ask):
                 reports[host] = answer if isinstance(answer, NodeReport) else None
                 if isinstance(answer, str):
                     problems.append((host, answer))
@@ -179,19 +193,27 @@ def survey(
     return Survey(reports=reports, problems=problems)
 
 
-def check(studies: AnyPath, task: str, source: DataSource, nodes: list[Node]) -> None:
-    """Check every node of the cluster before a study begins.
+def check(
+    studies: AnyPath,
+    task: str,
+    source: DataSource,
+    nodes: list[Node],
+    ask: Callable[[], None],
+) -> None:
+    """Check every node of the cluster before a study begins; the arguments are `survey`'s.
 
     Raises:
         InputError: Something is wrong; says what and where.
     """
-    problems = survey(studies, task, source, nodes).problems
+    problems = survey(studies, task, source, nodes, ask).problems
     if problems:
         told = "; ".join(f"{host}: {problem}" if host else problem for host, problem in problems)
         raise InputError(f"{told} (`python -m study.doctor` with the same flags shows all nodes)")
 
 
-def _ask(nodes: list[Node], request: Request) -> Iterator[tuple[str, NodeReport | str]]:
+def _answers(
+    nodes: list[Node], request: Request, ask: Callable[[], None]
+) -> Iterator[tuple[str, NodeReport | str]]:
     """Yield what each node answers, or why it does not."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -208,7 +230,10 @@ def _ask(nodes: list[Node], request: Request) -> Iterator[tuple[str, NodeReport 
     if waiting:
         hosts = ", ".join(asked[reference].host for reference in waiting)
         print(f"waiting for {hosts}; a data set is prepared once per machine", file=sys.stderr)
-        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=NODE_SECONDS)
+        until = time.monotonic() + NODE_SECONDS
+        while waiting and time.monotonic() < until:
+            ask()
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
     for reference, node in asked.items():
         if reference in waiting:
             ray.cancel(reference, force=True)
@@ -217,7 +242,7 @@ def _ask(nodes: list[Node], request: Request) -> Iterator[tuple[str, NodeReport 
         try:
             yield node.host, ray.get(reference)
         except Exception as error:  # what a node without the package raises, or one that dies
-            text = str(error).strip().splitlines()[-1]
+            text = (str(error).strip() or type(error).__name__).splitlines()[-1]
             if node.id not in [live.id for live in live_nodes()]:
                 text = "it went away meanwhile"
             elif "No module named" in text:
@@ -264,8 +289,7 @@ def _shared_folder(studies: AnyPath, problems: list[tuple[str, str]]) -> Iterato
         with suppress(OSError, StorageError):
             for file in children(folder):
                 file.unlink()
-            if isinstance(folder, Path):
-                folder.rmdir()
+            folder.rmdir()
 
 
 def _arrived(path: AnyPath, probe: str) -> bool:

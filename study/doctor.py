@@ -4,9 +4,9 @@
     python -m study.doctor facade --address auto     # every node of the cluster
     python -m study.doctor facade --address auto --wait 5
 
-Checks Python and package versions, the data set, that the studies' folder and the tracking store
-can be written and read back, CPUs, GPUs and memory, and says what fits at once. Exit code 1 if
-something is wrong; each problem names what to change.
+Checks Python and package versions, the data set, that the studies' folder can be written and read
+back, CPUs, GPUs and memory, the tracking store from here (only the driver writes it), and says what
+fits at once. Exit code 1 if something is wrong; each problem names what to change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from study.data import DataSource
 from study.errors import InputError
 from study.node_check import NodeReport
 from study.object_path import as_path
-from study.resources import Node, add_resource_flags, check_wait, local_cpus, local_gpus, plan_for
+from study.resources import (
+    Node,
+    add_resource_flags,
+    check_resource_flags,
+    local_cpus,
+    local_gpus,
+    plan_for,
+)
 from study.tables import table
 from study.task import load_task
 
@@ -49,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.doctor`."""
     args = build_parser().parse_args(argv)
     task = load_task(args.task).name if args.task else None
-    check_wait(args)
+    check_resource_flags(args)
     source = DataSource.find(args.dataset, args.data_dir)
     studies = as_path(args.studies_dir)
     nodes = None
@@ -57,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         tracking = pool.submit(_tracking_problem, args.tracking_uri)
         with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
             if args.address is not None:
-                nodes = cluster.join(args)
+                cluster.connect(args.address)
+                nodes = cluster.nodes_for(args)
             survey = cluster.survey(studies, task, source, nodes)
         problems = list(survey.problems)
         if (problem := tracking.result()) is not None:

@@ -35,8 +35,25 @@ OTHER_HOST_SECONDS = 100.0
 class Hold(Protocol):
     """A study that is held."""
 
+    def check(self) -> None:
+        """Make sure that it still is, before writing.
+
+        Raises:
+            StorageError: Another driver may have it by now.
+        """
+
     def release(self) -> None:
         """Let go of it."""
+
+
+class _Locked:
+    """A file that the operating system keeps locked as long as this process lives."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self.release = lock.release
+
+    def check(self) -> None:
+        """Do nothing: the system keeps the lock."""
 
 
 def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
@@ -73,7 +90,7 @@ def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
             raise _taken(folder, holder) from None
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
     write_text(folder / "driver.json", json.dumps(driver))
-    return lock
+    return _Locked(lock)
 
 
 class _Lease:
@@ -86,8 +103,10 @@ class _Lease:
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "processes": _process_space(),
             "renewed": 0,
         }
+        self._sure = time.monotonic()
         self._wait_for_free()
         self._write()
         time.sleep(0.5)  # another command may have found it free in the same moment: the last wins
@@ -110,7 +129,18 @@ class _Lease:
             seen = _read(self.path)
 
     def _write(self) -> None:
+        began = time.monotonic()
         self.path.write_bytes(json.dumps(self.content).encode())
+        self._sure = began
+
+    def check(self) -> None:
+        """Refuse to write after a silence in which another driver may have taken the study."""
+        silent = time.monotonic() - self._sure
+        if silent > LEASE_SECONDS - RENEW_SECONDS:
+            raise StorageError(
+                f"{self.path} could not be renewed for {silent:.0f} s, so another driver may have "
+                "taken the study over. Nothing recorded is lost: the same command goes on."
+            )
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
@@ -146,12 +176,22 @@ def _read(path: AnyPath) -> dict[str, Any]:
 
 def _died_here(holder: dict[str, Any]) -> bool:
     """Return whether the holder was a process of this machine that is gone."""
-    proc = Path("/proc")
-    return (
-        holder.get("host") == socket.gethostname()
-        and proc.is_dir()
-        and not (proc / str(holder.get("pid"))).exists()
-    )
+    here = _process_space()
+    if not here or (holder.get("host"), holder.get("processes")) != (socket.gethostname(), here):
+        return False
+    return not Path(f"/proc/{holder.get('pid')}").exists()
+
+
+def _process_space() -> str:
+    """Name the numbering that process ids of this process belong to, empty if unknown.
+
+    Containers may share a host's name, and machines that were copied too.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _name(holder: dict[str, Any]) -> str:

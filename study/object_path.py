@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from study.errors import InputError, StorageError
 
 SCHEMES = ("s3", "gs")
+RETRY_SECONDS = (1.0, 4.0)  # beside what the file system tries by itself
+HOPELESS = re.compile(
+    r"ACCESS_DENIED|NO_SUCH|NOT_FOUND|INVALID|40[0-4]|expired|path component|query parameter",
+    re.IGNORECASE,
+)
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +61,20 @@ class ObjectPath:
 
     def exists(self) -> bool:
         """Return whether there is an object of this name, or below it."""
-        with self._asking("look for"):
-            return bool(self._files.get_file_info(self.key).type.name != "NotFound")
+        info = self._ask("look for", lambda files: files.get_file_info(self.key))
+        return bool(info.type.name != "NotFound")
 
     def modified(self) -> float:
         """Return when the object was written, in seconds since 1970."""
-        with self._asking("look for"):
-            return float(self._files.get_file_info(self.key).mtime_ns or 0) / 1e9
+        info = self._ask("look for", lambda files: files.get_file_info(self.key))
+        return float(info.mtime_ns or 0) / 1e9
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """Yield what is directly below; nothing if there is nothing."""
         from pyarrow.fs import FileSelector
 
-        with self._asking("list"):
-            found = self._files.get_file_info(FileSelector(self.key, allow_not_found=True))
+        below = FileSelector(self.key, allow_not_found=True)
+        found = self._ask("list", lambda files: files.get_file_info(below))
         return (self / info.base_name for info in found)
 
     def read_bytes(self) -> bytes:
@@ -75,8 +84,12 @@ class ObjectPath:
             FileNotFoundError: There is no such object.
             StorageError: The store does not answer, or refuses.
         """
-        with self._asking("read"), self._files.open_input_stream(self.key) as stream:
-            return bytes(stream.read())
+
+        def read(files: Any) -> bytes:
+            with files.open_input_stream(self.key) as stream:
+                return bytes(stream.read())
+
+        return self._ask("read", read)
 
     def write_bytes(self, content: bytes) -> None:
         """Replace the content.
@@ -84,14 +97,17 @@ class ObjectPath:
         Raises:
             StorageError: The store does not answer, or refuses; the old content is as it was.
         """
-        with self._asking("write"), self._files.open_output_stream(self.key) as stream:
-            stream.write(content)
+
+        def write(files: Any) -> None:
+            with files.open_output_stream(self.key) as stream:
+                stream.write(content)
+
+        self._ask("write", write)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Delete the object."""
         try:
-            with self._asking("delete"):
-                self._files.delete_file(self.key)
+            self._ask("delete", lambda files: files.delete_file(self.key))
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -99,23 +115,27 @@ class ObjectPath:
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: a folder is there as soon as something is in it."""
 
-    @property
-    def _files(self) -> Any:
-        bucket = self.key.partition("/")[0]
-        return _file_system(self.scheme, bucket, self.query)
+    def rmdir(self) -> None:
+        """Delete what marks an empty folder; the store may make one where an object was."""
+        self._ask("delete", lambda files: files.delete_dir(self.key))
 
-    @contextmanager
-    def _asking(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            reason = " ".join(str(error).split())
-            raise StorageError(
-                f"cannot {verb} {self} ({reason}). Nothing recorded so far is lost: the same "
-                "command goes on."
-            ) from error
+    def _ask(self, verb: str, call: Callable[[Any], T]) -> T:
+        """Return what the file system answers; one that is busy is asked again."""
+        bucket = self.key.partition("/")[0]
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                return call(_file_system(self.scheme, bucket, self.query))
+            except FileNotFoundError:
+                raise
+            except (OSError, ValueError) as error:  # the second for what a URI cannot hold
+                if pause is not None and not HOPELESS.search(str(error)):
+                    time.sleep(pause)
+                    continue
+                raise StorageError(
+                    f"cannot {verb} {self} ({' '.join(str(error).split())}). Nothing recorded so "
+                    "far is lost: the same command goes on."
+                ) from error
+        raise AssertionError
 
 
 AnyPath: TypeAlias = Path | ObjectPath
@@ -152,7 +172,7 @@ def as_path(text: str) -> AnyPath:
     if not separator:
         return Path(text).expanduser().absolute()
     key, _, query = rest.partition("?")
-    if scheme not in SCHEMES or not key.strip("/"):
+    if scheme not in SCHEMES or not all(key.strip("/").split("/")):
         raise InputError(
             f"{text!r} is no folder; name one, or a place like s3://bucket/studies (gs:// works "
             "as well)."

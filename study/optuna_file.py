@@ -117,9 +117,9 @@ class OptunaFile:
                 str(error).splitlines()[0],
             )
 
-    def close(self) -> None:
-        """Send what is new to the object store, and let go of the file."""
-        if self._study is not None and not self._behind:
+    def close(self, send: bool) -> None:
+        """Let go of the file, having sent what is new to the object store."""
+        if send and self._study is not None and not self._behind:
             with suppress(StorageError):  # the next command sends it
                 self._send()
         self._close()

@@ -10,7 +10,7 @@ from typing import Any
 
 from study.command import add_data_flags, add_place_flags, parse_assignments
 from study.data import DataSource, prepare
-from study.errors import InputError
+from study.errors import InputError, StorageError
 from study.manifest import find_study
 from study.object_path import AnyPath, as_path
 from study.record import StudyRecord
@@ -18,8 +18,8 @@ from study.resources import (
     Node,
     Resources,
     add_resource_flags,
+    check_resource_flags,
     check_sync,
-    check_wait,
     local_cpus,
     local_gpus,
     plan_for,
@@ -169,10 +169,8 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     name = args.name or task.name
     if not NAME.fullmatch(name):
         raise InputError(f"--name {name!r}: use letters, digits, dots, dashes and underscores.")
-    as_path(args.studies_dir)
-    check_wait(args)
-    if args.num_samples < 1:
-        raise InputError(f"--num-samples must be at least 1, but got {args.num_samples}.")
+    check_resource_flags(args)
+    _check_studies_dir(args.studies_dir)
     if args.seed < 0:
         raise InputError(f"--seed must be 0 or more, but got {args.seed}.")
     if args.grace_period < 1:
@@ -224,6 +222,14 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     if args.address is None:
         study = study.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
     return dataclasses.replace(study, identity=prepare(task, source))
+
+
+def _check_studies_dir(text: str) -> None:
+    """Make sure that the store of the studies, if it is not a disk, can be asked."""
+    try:
+        as_path(text).exists()
+    except StorageError as error:
+        raise InputError(f"{error} Or name another with --studies-dir.") from None
 
 
 def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:

@@ -114,9 +114,9 @@ class StudyRecord:
         record._hold = held
         return record
 
-    def close(self) -> None:
-        """Let another process write the study."""
-        self._optuna.close()
+    def close(self, abandoned: bool = False) -> None:
+        """Let another process write the study, or leave it to the one that does already."""
+        self._optuna.close(send=not abandoned)
         if self._hold is not None:
             self._hold.release()
 
@@ -207,6 +207,8 @@ class StudyRecord:
         self._put(self.trial(number).with_end(ending, reason))
 
     def _put(self, trial: TrialRecord) -> None:
+        if self._hold is not None:
+            self._hold.check()
         trial.save(self.run_folder(trial.number).path)
         self._trials[trial.number] = trial
         self._optuna.update(trial)

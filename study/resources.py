@@ -116,27 +116,10 @@ def plan(
     Raises:
         InputError: A request can never fit.
     """
-    flags = {
-        "--workers-per-trial": workers,
-        "--cpus-per-worker": cpus_per_worker,
-        "--max-concurrent": max_concurrent,
-    }
-    for flag, value in flags.items():
-        if value is not None and value < 1:
-            raise InputError(f"{flag} must be at least 1, but got {value}.")
     total_cpus, total_gpus = (sum(getattr(node, k) for node in nodes) for k in ("cpus", "gpus"))
     gpus = gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus >= workers else 0.0
-    if not 0 <= gpus < float("inf"):
-        raise InputError(f"--gpus-per-worker must be 0 or more, but got {gpus:g}.")
-    if workers > 1 and gpus % 1:
-        raise InputError(
-            f"--gpus-per-worker {gpus:g}: several workers cannot share a GPU; use a whole number, "
-            "or --workers-per-trial 1."
-        )
-    if gpus > 1 and gpus % 1:
-        raise InputError(f"--gpus-per-worker {gpus:g}: above 1 it must be a whole number.")
     if gpus * workers > total_gpus:
         raise InputError(
             f"a trial asks for {gpus * workers:g} GPUs, but there are {total_gpus:g}; lower "
@@ -199,12 +182,26 @@ def add_resource_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def check_wait(args: argparse.Namespace) -> None:
-    """Check `--wait`.
+def check_resource_flags(args: argparse.Namespace) -> None:
+    """Check the flags of `add_resource_flags` as far as no machine has to be asked.
 
     Raises:
-        InputError: It has no cluster to wait for.
+        InputError: One can never be right.
     """
+    for flag in ("num_samples", "max_concurrent", "workers_per_trial", "cpus_per_worker"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
+    gpus = args.gpus_per_worker or 0.0
+    if not 0 <= gpus < float("inf"):
+        raise InputError(f"--gpus-per-worker must be 0 or more, but got {gpus:g}.")
+    if args.workers_per_trial > 1 and gpus % 1:
+        raise InputError(
+            f"--gpus-per-worker {gpus:g}: several workers cannot share a GPU; use a whole number, "
+            "or --workers-per-trial 1."
+        )
+    if gpus > 1 and gpus % 1:
+        raise InputError(f"--gpus-per-worker {gpus:g}: above 1 it must be a whole number.")
     if args.wait is not None and (args.address is None or args.wait < 1):
         raise InputError(
             f"--wait {args.wait}: give a number of nodes from 1 up, and the cluster's --address."
@@ -212,7 +209,7 @@ def check_wait(args: argparse.Namespace) -> None:
 
 
 def plan_for(args: argparse.Namespace, nodes: Sequence[Node]) -> Resources:
-    """Divide machines as the flags of `add_resource_flags` say.
+    """Divide machines as the flags of `add_resource_flags` say, once they are checked.
 
     Raises:
         InputError: A request can never fit.

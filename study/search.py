@@ -186,7 +186,8 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts, anew or again."""
         number = trial.config["trial"]
-        self.heard[number] = time.monotonic()
+        if trial.config["workers"] == 1:  # others may have to wait for a node
+            self.heard[number] = time.monotonic()
         self.tracker.touch(number)
         self.progress.epoch(number, self.record.trial(number).epochs)
 
@@ -197,6 +198,7 @@ class StudyCallback(NotPickled, tune.Callback):
         number = trial.config["trial"]
         self.heard[number] = time.monotonic()
         if "group" in result:
+            self._free(number)  # of workers that ran out of memory
             self.groups[number] = PlacementGroup(PlacementGroupID.from_hex(result["group"]))
         with self._writing():
             if "note" in result:

@@ -36,6 +36,7 @@ class Stopping:
     Attributes:
         why: In a sentence for people; None as long as the study goes on.
         exit_code: Of the command, once the study has stopped.
+        abandoned: Whether another driver has the study now.
         waits: Whether trials can save in the middle of an epoch, so that waiting helps.
     """
 
@@ -44,7 +45,8 @@ class Stopping:
         self.why: str | None = None
         self.exit_code = 0
         self.waits = True
-        self._file: AnyPath | None = None
+        self.abandoned = False
+        self._file: AnyPath | None = None  # none before the study is open
         self._before: dict[signal.Signals, Any] = {}
         self._begun = time.monotonic()
         self._since = 0.0
@@ -91,9 +93,9 @@ class Stopping:
         if self.why is None:
             self.why, self.exit_code = why, exit_code
             self._since = time.monotonic()
-            assert self._file is not None
             try:
-                write_text(self._file, "")
+                if self._file is not None:
+                    write_text(self._file, "")
             except StorageError as error:  # epochs that are saved must do
                 print(error, file=sys.stderr)
                 self.waits = False
@@ -104,11 +106,12 @@ class Stopping:
         Args:
             why: In a sentence.
         """
+        self.abandoned = True
         if self.why is None:
             self.why, self.exit_code, self.waits = why, 1, False
 
-    def check(self, saving: bool) -> None:
-        """Leave Ray's loop if it is time.
+    def check(self, saving: bool = False) -> None:
+        """Leave Ray's loop, or a wait for nodes, if it is time.
 
         Args:
             saving: Whether a trial has not yet said that it is saved.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ class StudyTrial(tune.Trainable):
         try:
             return next(self.reports, {"done": True})
         except StorageError as error:
+            if not isinstance(self.folder.path, Path):
+                raise  # one machine's way to the store, perhaps: Ray starts the trial again
             return {"halt": str(error)}
         except (TrialError, InputError) as error:
             keep_traceback(self.folder, error)
@@ -133,7 +135,7 @@ def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
         while True:
             parts = max(parts, state.get("parts", 1) if state else 1)
             try:
-                yield from _train(config, folder, state, parts, stop)
+                yield from _train(config, folder, state, parts, stop, known)
                 break
             except Exception as error:
                 retry = smaller_parts(config, parts, error)
@@ -153,6 +155,7 @@ def _train(
     state: dict[str, Any] | None,
     parts: int,
     stop: _StopFile,
+    known: TrialRecord,
 ) -> Iterator[dict[str, Any]]:
     if not config["gpus_per_worker"]:
         # Ray leaves the GPUs visible to a worker that asked for none.
@@ -174,6 +177,8 @@ def _train(
         for result in fit(task, settings, source, resume=state, parts=parts, stop=stop):
             if distributed.rank() == 0:
                 _await_turn(config, folder, result.epoch)
+                if _is_overtaken(folder, known, result.epoch):
+                    return
                 folder.record(result, config["facts"])
             row = result.state["history"][-1]
             done = result.epoch >= settings.epochs
@@ -197,6 +202,18 @@ def _await_turn(config: dict[str, Any], folder: RunFolder, epoch: int) -> None:
         time.sleep(TURN_SECONDS)
 
 
+def _is_overtaken(folder: RunFolder, begun: TrialRecord, epoch: int) -> bool:
+    """Return whether another machine has done this epoch since this process began the trial.
+
+    A machine that is cut off from Ray may still reach the object store, where nothing locks the
+    trial's folder; its trial goes on elsewhere.
+    """
+    if isinstance(folder.path, Path):
+        return False
+    known = TrialRecord.load(folder.path)
+    return known.state != "running" or begun.epochs < epoch <= known.epochs
+
+
 class _StopFile:
     """Tells whether the study is to stop, by looking for a file now and then."""
 
@@ -208,6 +225,7 @@ class _StopFile:
 
     def __call__(self) -> bool:
         if not self.there and time.monotonic() - self.looked > self.every:
-            self.there = self.path.exists()
+            with suppress(StorageError):  # a store that is busy is asked again
+                self.there = self.path.exists()
             self.looked = time.monotonic()
         return self.there

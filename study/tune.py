@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 from study.command import run_command
 from study.errors import InputError
 from study.plan import StudyPlan, build_parser, describe, make_plan
-from study.progress import Progress, trial_table
+from study.progress import Progress
 from study.provenance import facts
 from study.record import StudyRecord
 from study.resources import DRIVER, local_cpus, local_gpus
 from study.stopping import Stopping, StudyStopped
-from study.tables import per_class_table
-from study.trial_record import counts
+from study.summary import summary
 
 if TYPE_CHECKING:
     from study.tracking import StudyTracker
@@ -53,6 +52,12 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
 
     stopping = Stopping(study.args.time_budget)
     uri = reach_tracking(study)
+    if study.args.address is not None and not _is_complete(study):
+        try:
+            study = join_cluster(study, stopping, uri)
+        except StudyStopped:
+            print(f"{stopping.why} before anything was begun", file=sys.stderr)
+            return stopping.exit_code
     record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon)
     stopping.watch(record.path)
     for text in record.mended:
@@ -66,7 +71,8 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     record.drop_losers(study.args.keep_weights)
     try:
         if left > 0:
-            study = start_ray(study)
+            if study.args.address is None:
+                start_ray(study)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             progress = Progress(study.task, record, study.args.num_samples)
             assert study.resources is not None
@@ -92,18 +98,20 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
             status = "FINISHED"
         hasty = stopping.exit_code > 128
         best = record.ranking()[:1]
-        trouble = tracker.close(
-            status, best[0] if best else None, HASTY_SECONDS if hasty else TRACKING_SECONDS
-        )
+        trouble = None
+        if not stopping.abandoned:  # else the runs are another driver's now
+            trouble = tracker.close(
+                status, best[0] if best else None, HASTY_SECONDS if hasty else TRACKING_SECONDS
+            )
         if trouble:
             print(
                 f"tracking is not complete ({trouble}); nothing is lost: the same command sends "
                 "the rest.",
                 file=sys.stderr,
             )
-        record.close()
+        record.close(stopping.abandoned)
         stopping.release_signals()
-    print(summary(study, record))
+    print(summary(study, record, uri))
     if stopping.why is not None:
         print(f"\n{stopping.why}", file=sys.stderr)
     if status != "FINISHED":
@@ -134,8 +142,35 @@ def reach_tracking(study: StudyPlan) -> str:
     return uri
 
 
-def start_ray(study: StudyPlan) -> StudyPlan:
-    """Start Ray here, or join a cluster and plan for its size."""
+def _is_complete(study: StudyPlan) -> bool:
+    """Return whether the study has all its trials, so that no cluster is needed."""
+    begun = (study.folder / "study.json").exists()
+    return begun and StudyRecord.read(study.folder).num_ended() >= study.args.num_samples
+
+
+def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
+    """Join the cluster, wait for its nodes, check them all, and plan for what they have.
+
+    Raises:
+        InputError: There is no such cluster, or something on it is not as it must be.
+        StudyStopped: While waiting.
+    """
+    from study import cluster, tracking_store
+
+    set_ray_options()
+    cluster.connect(study.args.address)
+    stopping.catch_signals()  # Ray has set its own for SIGTERM
+    with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+        nodes = cluster.nodes_for(study.args, stopping.check)
+        study = study.with_resources(nodes)
+        cluster.check(study.folder.parent, study.task.name, study.source, nodes, stopping.check)
+    if not study.folder.exists():
+        tracking_store.check(uri)
+    return study
+
+
+def set_ray_options() -> None:
+    """Set what Ray reads from the environment."""
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output ignores verbose=0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -143,12 +178,11 @@ def start_ray(study: StudyPlan) -> StudyPlan:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # they are in error.txt and MLflow
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
-    if study.args.address is not None:
-        from study import cluster
 
-        nodes = cluster.join(study.args)
-        cluster.check(study.folder.parent, study.task.name, study.source, nodes)
-        return study.with_resources(nodes)
+
+def start_ray(study: StudyPlan) -> None:
+    """Start Ray on this machine."""
+    set_ray_options()
     import ray
 
     assert study.resources is not None
@@ -161,7 +195,6 @@ def start_ray(study: StudyPlan) -> StudyPlan:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    return study
 
 
 def shut_down_ray() -> None:
@@ -239,46 +272,6 @@ def run_trials(
             ),
         )
         tuner.fit()
-
-
-def summary(study: StudyPlan, record: StudyRecord) -> str:
-    """Return the end of a study: counts, the best trials, and what to type next."""
-    count = counts(record.trials())
-    sample = "" if study.source.dataset == "real" else "   SAMPLE DATA (drawn, not real)"
-    states = ", ".join(f"{number} {state}" for state, number in count.items() if number)
-    lines = [f"\nstudy {study.name}: {states}{sample}"]
-    ranking = record.ranking()
-    if not ranking:
-        reasons = {trial.reason for trial in record.trials() if trial.reason}
-        return "\n".join([*lines, "no trial has a result", *sorted(reasons)])
-    best = ranking[0]
-    size = study.settings.get("image_size")
-    measured = f"validation at {size}x{size} pixels" if size else "validation"
-    args = study.args
-    flags = {
-        "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
-        "--data-dir": args.data_dir,
-        "--tracking-uri": args.tracking_uri,
-    }
-    given = [word for flag, value in flags.items() if value for word in (flag, value)]
-    export = shlex.join(["python", "-m", "study.best", study.name, *given, "--export"])
-    store = ["--backend-store-uri", args.tracking_uri] if args.tracking_uri else []
-    if args.tracking_uri and not args.tracking_uri.startswith("sqlite"):
-        page = f"look at {args.tracking_uri}"
-    else:
-        page = shlex.join(["mlflow", "ui", *store])
-    return "\n".join(
-        [
-            *lines,
-            trial_table(study.task, ranking[:5], study.epochs),
-            f"\nbest: trial {best.number}, {study.task.metric} {best.value:.4f} at epoch "
-            f"{best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
-            per_class_table(study.task, best.metrics),
-            "\nnext:",
-            f"  {export}   # test it once and export it",
-            f"  {page}   # all trials, curves and figures",
-        ]
-    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ray.train import RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import get_current_placement_group
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.errors import InputError, StorageError, TrialError
 from study.faults import out_of_memory, root_cause
@@ -97,7 +98,8 @@ def _run_group(config: dict[str, Any]) -> Generator[dict[str, Any]]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not _queues:
-        _queues.append(Queue(actor_options={"num_cpus": 0}))
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        _queues.append(Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}))
     (queue,) = _queues
     name = f"trial-{config['trial']:04d}-{uuid.uuid4().hex[:8]}"
     trainer = _trainer(config, Forward(queue, name), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +36,8 @@ def test_paths(bucket: str) -> None:
     assert as_path(str(file)) == file
     file.unlink()
     assert not file.exists()
+    (folder / "a").rmdir()
+    assert children(folder) == []
 
 
 def test_a_store_that_refuses_is_named(bucket: str) -> None:
@@ -42,7 +45,9 @@ def test_a_store_that_refuses_is_named(bucket: str) -> None:
     with pytest.raises(StorageError, match="cannot write s3://other-bucket/studies/x"):
         assert isinstance(nowhere, ObjectPath)
         (nowhere / "x").write_bytes(b"")
-    for text in ("ftp://host/studies", "s3://"):
+    with pytest.raises(StorageError, match="regon"):
+        (as_path(f"{bucket}/x?regon=eu-central-1") / "x").exists()
+    for text in ("ftp://host/studies", "s3://", "s3://team//studies"):
         with pytest.raises(InputError, match="s3://bucket/studies"):
             as_path(text)
 
@@ -75,11 +80,28 @@ def test_one_driver_at_a_time(bucket: str, monkeypatch: pytest.MonkeyPatch) -> N
     wait_for(lambda: lost, 10)
     assert "host elsewhere, pid 1" in lost[0]
     second.release()
+    # One of this host's name and a number no process here has, in another container.
+    (folder / ".lease").write_bytes(
+        json.dumps({**other, "host": socket.gethostname(), "pid": 2**22 + 1}).encode()
+    )
     began = time.monotonic()
     third = hold(folder, lost.append)
     assert time.monotonic() - began >= 3 and len(lost) == 1
     third.release()
     assert not (folder / ".lease").exists()
+
+
+def test_a_driver_that_was_silent_writes_no_more(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.hold.RENEW_SECONDS", 30.0)  # as of a process that was suspended
+    monkeypatch.setattr("study.hold.LEASE_SECONDS", 31.0)
+    held = hold(as_path(f"{bucket}/silent"), print)
+    held.check()
+    time.sleep(1.5)
+    with pytest.raises(StorageError, match="another driver may have taken the study over"):
+        held.check()
+    held.release()
 
 
 def test_a_driver_that_died_here_is_not_waited_for(bucket: str) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 
 from study.errors import InputError
-from study.resources import Node, Resources, check_sync, plan
+from study.resources import Node, Resources, check_resource_flags, check_sync, plan_for
 
 
 def divide(
     cpus: float = 0, gpus: float = 0, nodes: list[Node] | None = None, **flags: Any
 ) -> Resources:
     request: dict[str, Any] = {
-        **{"num_samples": 50, "workers": 1, "max_concurrent": None},
-        **{"cpus_per_worker": None, "gpus_per_worker": None},
+        **{"num_samples": 50, "workers": 1, "max_concurrent": None, "address": None, "wait": None},
+        **{"cpus_per_worker": None, "gpus_per_worker": None, **flags},
     }
-    return plan(nodes or [Node(cpus=cpus, gpus=gpus)], **{**request, **flags})
+    args = argparse.Namespace(**request, workers_per_trial=request["workers"])
+    check_resource_flags(args)
+    return plan_for(args, nodes or [Node(cpus=cpus, gpus=gpus)])
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,8 @@ def test_division(
         ({"workers": 0}, "--workers-per-trial must be at least 1, but got 0"),
         ({"max_concurrent": 0}, "--max-concurrent must be at least 1, but got 0"),
         ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
+        ({"wait": 3}, "and the cluster's --address"),
+        ({"wait": 0, "address": "auto"}, "a number of nodes from 1 up"),
         ({"gpus_per_worker": 1.5}, "above 1 it must be a whole number"),
         ({"gpus_per_worker": -1}, "--gpus-per-worker must be 0 or more"),
         ({"gpus_per_worker": float("nan")}, "--gpus-per-worker must be 0 or more"),

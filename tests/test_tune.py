@@ -127,6 +127,12 @@ BAD = [
         ["fashion", "--workers-per-trial", "2", "--set", "batch_size=7"],
         "batch_size=7 cannot be divided among 2 workers",
     ),
+    (["fashion", "--workers-per-trial", "0"], "--workers-per-trial must be at least 1"),
+    (
+        ["fashion", "--address", "auto", "--workers-per-trial", "2", "--gpus-per-worker", "0.5"],
+        "several workers cannot share a GPU",
+    ),
+    (["fashion", "--wait", "3"], "and the cluster's --address"),
     (
         [
             *("facade", "--dataset", "sample", "--workers-per-trial", "2"),

@@ -1,0 +1,51 @@
+"""The end of a study in the terminal: what came out, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+
+from study.plan import StudyPlan
+from study.progress import trial_table
+from study.record import StudyRecord
+from study.tables import per_class_table
+from study.trial_record import counts
+
+
+def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
+    """Return the end of a study: counts, the best trials, and what to type next."""
+    count = counts(record.trials())
+    sample = "" if study.source.dataset == "real" else "   SAMPLE DATA (drawn, not real)"
+    states = ", ".join(f"{number} {state}" for state, number in count.items() if number)
+    lines = [f"\nstudy {study.name}: {states}{sample}"]
+    ranking = record.ranking()
+    if not ranking:
+        reasons = {trial.reason for trial in record.trials() if trial.reason}
+        return "\n".join([*lines, "no trial has a result", *sorted(reasons)])
+    best = ranking[0]
+    size = study.settings.get("image_size")
+    measured = f"validation at {size}x{size} pixels" if size else "validation"
+    args = study.args
+    flags = {
+        "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
+        "--data-dir": args.data_dir,
+        "--tracking-uri": args.tracking_uri,
+    }
+    given = [word for flag, value in flags.items() if value for word in (flag, value)]
+    export = shlex.join(["python", "-m", "study.best", study.name, *given, "--export"])
+    store = ["--backend-store-uri", args.tracking_uri] if args.tracking_uri else []
+    if not uri.startswith("sqlite"):
+        page = f"look at {uri}"
+    else:
+        page = shlex.join(["mlflow", "ui", *store])
+    return "\n".join(
+        [
+            *lines,
+            trial_table(study.task, ranking[:5], study.epochs),
+            f"\nbest: trial {best.number}, {study.task.metric} {best.value:.4f} at epoch "
+            f"{best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
+            per_class_table(study.task, best.metrics),
+            "\nnext:",
+            f"  {export}   # test it once and export it",
+            f"  {page}   # all trials, curves and figures",
+        ]
+    )
