@@ -1,4 +1,4 @@
-"""Studies in S3, against a server on this machine: nothing but the bucket is shared or kept."""
+"""One driver at a time: locks on a disk, leases in an object store."""
 
 from __future__ import annotations
 
@@ -11,55 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import run_module, wait_for
+from conftest import wait_for
 
 from study.errors import InputError, StorageError
 from study.hold import hold
-from study.object_path import ObjectPath, as_path, children
-
-
-def test_paths(bucket: str) -> None:
-    folder = as_path(f"{bucket}/paths")
-    assert isinstance(folder, ObjectPath)
-    assert children(folder) == [] and not folder.exists()
-    file = folder / "a" / "b.json"
-    with pytest.raises(FileNotFoundError):
-        file.read_bytes()
-    file.unlink(missing_ok=True)
-    before = time.time()
-    file.write_bytes(b"one")
-    file.write_bytes(b"two")
-    assert file.read_bytes() == b"two" and file.exists() and folder.exists()
-    assert abs(file.modified() - before) < 60
-    assert children(folder) == [folder / "a"] and children(folder / "a") == [file]
-    assert str(file) == f"{bucket}/paths/a/b.json" and file.parent.parent == folder
-    assert as_path(str(file)) == file
-    file.unlink()
-    assert not file.exists()
-    (folder / "a").rmdir()
-    assert children(folder) == []
-
-
-def test_a_store_that_refuses_is_named(bucket: str) -> None:
-    nowhere = as_path("s3://other-bucket/studies")
-    with pytest.raises(StorageError, match="cannot write s3://other-bucket/studies/x"):
-        assert isinstance(nowhere, ObjectPath)
-        (nowhere / "x").write_bytes(b"")
-    with pytest.raises(StorageError, match="regon"):
-        (as_path(f"{bucket}/x?regon=eu-central-1") / "x").exists()
-    for text in ("ftp://host/studies", "s3://", "s3://team//studies"):
-        with pytest.raises(InputError, match="s3://bucket/studies"):
-            as_path(text)
-
-
-def test_an_endpoint_in_the_uri(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    query = f"endpoint_override={host}&scheme=http&region=eu-central-1"
-    folder = as_path(f"{bucket}/query?{query}")
-    assert isinstance(folder, ObjectPath)
-    (folder / "x").write_bytes(b"content")
-    assert [str(path) for path in children(folder)] == [f"{bucket}/query/x?{query}"]
+from study.object_path import ObjectPath, as_path
 
 
 def test_one_driver_at_a_time(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +74,19 @@ def test_a_driver_that_died_here_is_not_waited_for(bucket: str) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_bucket_that_is_not_there(bucket: str, tmp_path: Path) -> None:
-    done = run_module(
-        *("tune", "fashion", "--dataset", "sample", "--studies-dir", "s3://no-such/x"),
-        cwd=tmp_path,
+def test_a_lock_of_another_host_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """As on a shared disk whose server has yet to notice that a machine is gone."""
+    monkeypatch.setattr("study.hold.OTHER_HOST_SECONDS", 20.0)
+    code = (
+        "import pathlib, sys, time; from study.hold import hold; "
+        "held = hold(pathlib.Path(sys.argv[1]), print); time.sleep(4)"
     )
-    assert done.returncode == 2, done.stderr
-    assert "s3://no-such/x" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path]) as first:
+        wait_for((tmp_path / "driver.json").exists)
+        with pytest.raises(InputError, match=f"pid {first.pid}"):
+            hold(tmp_path, print)  # one that runs here is not waited for
+        (tmp_path / "driver.json").write_text(json.dumps({"host": "elsewhere", "pid": 7}))
+        hold(tmp_path, print).release()
+    assert "was being run on elsewhere; waiting up to 20 s" in capsys.readouterr().err
