@@ -25,7 +25,6 @@ from study.data import DataSource
 from study.errors import InputError
 from study.loop import fit
 from study.record import StudyRecord
-from study.run_folder import RunFolder
 from study.space import Parameter, SearchSpace
 from study.tasks.fashion import TASK, FashionConfig
 from study.trial import run_trial
@@ -158,7 +157,7 @@ def go_on(path: Path, sample: DataSource, monkeypatch: Any) -> tuple[StudyRecord
                 **{"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "facts": {}},
                 **{"trial": trial.number, "settings": record.params(trial)},
             }
-            for said in run_trial(config, RunFolder(record.run_folder(trial.number).path)):
+            for said in run_trial(config):
                 notes += [said["note"]] if "note" in said else []
                 if "epoch" in said:
                     record.report(trial.number, said["metrics"])
