@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,36 @@ def test_dashboard_asks_for_the_token(machines: Machines) -> None:
             assert machines.desk(*words, cwd=machines.folder).stdout.strip() == code
 
 
+def submit(machines: Machines, study: str) -> Callable[[str], str]:
+    """Start a study as a job; return what asks `ray job` about it."""
+    done = ray(machines, "exec", f"ray job submit --no-wait -- {study}")
+    name = re.search(r"raysubmit_\w+", done.stdout)
+    assert name
+    return lambda verb: ray(machines, "exec", f"ray job {verb} {name[0]}").stdout
+
+
 def test_job_outlives_its_terminal(machines: Machines) -> None:
     longer = STUDY.replace("--num-samples 2", "--num-samples 3")
-    ray(machines, "exec", f"ray job submit --no-wait --submission-id more -- {longer}")
-    wait_for(
-        lambda: "succeeded" in ray(machines, "exec", "ray job status more").stdout, seconds=600
-    )
-    assert "3 finished" in ray(machines, "exec", "ray job logs more").stdout
+    job = submit(machines, longer)
+    wait_for(lambda: "succeeded" in job("status"), seconds=600)
+    assert "3 finished" in job("logs")
+
+
+def test_stopped_job_saves_and_goes_on_when_submitted_again(machines: Machines) -> None:
+    study = STUDY.replace("--epochs 1", "--epochs 30 --name stopped --set batch_size=8")
+    job = submit(machines, study)
+    saved = "ls /mnt/shared/studies/stopped/trials/0000/last.pt"
+    wait_for(lambda: "No such" not in machines.node(HEAD, f"{saved} 2>&1", check=False), 300)
+    job("stop")
+    wait_for(lambda: "stopped by SIGTERM" in job("logs"), seconds=60)
+    trial = "cat /mnt/shared/studies/stopped/trials/0000/trial.json"
+    before = json.loads(machines.node(HEAD, trial))
+    assert before["state"] == "running" and before["history"]
+    again = submit(machines, study.replace("batch_size=8", "batch_size=8 --time-budget 60s"))
+    wait_for(lambda: "succeeded" in again("status"), seconds=300)
+    after = json.loads(machines.node(HEAD, trial))
+    assert after["history"][: len(before["history"])] == before["history"]
+    assert len(after["history"]) > len(before["history"])
 
 
 def test_export_is_fetched(machines: Machines) -> None:
