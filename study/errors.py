@@ -17,3 +17,7 @@ class DamagedFile(RuntimeError):
 
 class StorageError(RuntimeError):
     """The disk is full or cannot be written: no trial's fault, so the study stops and waits."""
+
+
+class HoldLost(StorageError):
+    """Another driver may have taken the study over: this one must not write any more."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from study.errors import InputError, StorageError
+from study.errors import HoldLost, InputError, StorageError
 from study.files import write_text
 from study.object_path import AnyPath, ObjectPath
 
@@ -39,7 +39,7 @@ class Hold(Protocol):
         """Make sure that it still is, before writing.
 
         Raises:
-            StorageError: Another driver may have it by now.
+            HoldLost: Another driver may have it by now.
         """
 
     def release(self) -> None:
@@ -137,7 +137,7 @@ class _Lease:
         """Refuse to write after a silence in which another driver may have taken the study."""
         silent = time.monotonic() - self._sure
         if silent > LEASE_SECONDS - RENEW_SECONDS:
-            raise StorageError(
+            raise HoldLost(
                 f"{self.path} could not be renewed for {silent:.0f} s, so another driver may have "
                 "taken the study over. Nothing recorded is lost: the same command goes on."
             )

@@ -176,7 +176,7 @@ class StudyRecord:
         trial = TrialRecord(
             number=number, metric=self.manifest["metric"], mode=mode, values=values, begun=now()
         )
-        trial.save(self.run_folder(number).path)
+        self._save(trial)
         self._trials.append(trial)
         self._optuna.update(trial)
         return trial
@@ -207,11 +207,14 @@ class StudyRecord:
         self._put(self.trial(number).with_end(ending, reason))
 
     def _put(self, trial: TrialRecord) -> None:
+        self._save(trial)
+        self._trials[trial.number] = trial
+        self._optuna.update(trial)
+
+    def _save(self, trial: TrialRecord) -> None:
         if self._hold is not None:
             self._hold.check()
         trial.save(self.run_folder(trial.number).path)
-        self._trials[trial.number] = trial
-        self._optuna.update(trial)
 
     def drop_losers(self, keep: int) -> None:
         """Delete the weights of ended trials but the best `keep`, those that still run aside."""

@@ -60,7 +60,7 @@ class RecordSearcher(NotPickled, Searcher):
         try:
             trial = self.cut_off.pop(0) if self.cut_off else self.record.ask()
         except StorageError as error:
-            self.stopping.request(str(error), 1)
+            self.stopping.cannot_write(error)
             return None
         return {**self.shared, "trial": trial.number, "settings": self.record.params(trial)}
 
@@ -170,7 +170,7 @@ class StudyCallback(NotPickled, tune.Callback):
         try:
             yield
         except StorageError as error:
-            self.stopping.request(str(error), 1)
+            self.stopping.cannot_write(error)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Stop the study if it is time, and trials that hang."""

@@ -14,7 +14,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from study.errors import StorageError
+from study.errors import HoldLost, StorageError
 from study.files import write_text
 from study.object_path import AnyPath
 from study.tables import duration
@@ -99,6 +99,13 @@ class Stopping:
             except StorageError as error:  # epochs that are saved must do
                 print(error, file=sys.stderr)
                 self.waits = False
+
+    def cannot_write(self, error: StorageError) -> None:
+        """Stop because the study's folder cannot be written, or must not be any more."""
+        if isinstance(error, HoldLost):
+            self.abandon(str(error))
+        else:
+            self.request(str(error), 1)
 
     def abandon(self, why: str) -> None:
         """Leave the study to another driver, which has its own trials; ask none to stop.

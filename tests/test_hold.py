@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import wait_for
 
-from study.errors import InputError, StorageError
+from study.errors import HoldLost, InputError
 from study.hold import hold
 from study.object_path import ObjectPath, as_path
 
@@ -55,7 +55,7 @@ def test_a_driver_that_was_silent_writes_no_more(
     held = hold(as_path(f"{bucket}/silent"), print)
     held.check()
     time.sleep(1.5)
-    with pytest.raises(StorageError, match="another driver may have taken the study over"):
+    with pytest.raises(HoldLost, match="another driver may have taken the study over"):
         held.check()
     held.release()
 
