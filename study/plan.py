@@ -12,7 +12,7 @@ from study.command import add_data_flags, add_place_flags, parse_assignments
 from study.data import DataSource, prepare
 from study.errors import InputError, StorageError
 from study.manifest import find_study
-from study.object_path import AnyPath, as_path
+from study.object_path import AnyPath, ObjectPath, as_path
 from study.record import StudyRecord
 from study.resources import (
     Node,
@@ -226,10 +226,12 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
 
 def _check_studies_dir(text: str) -> None:
     """Make sure that the store of the studies, if it is not a disk, can be asked."""
-    try:
-        as_path(text).exists()
-    except StorageError as error:
-        raise InputError(f"{error} Or name another with --studies-dir.") from None
+    place = as_path(text)
+    if isinstance(place, ObjectPath):
+        try:
+            place.exists()
+        except StorageError as error:
+            raise InputError(f"{error} Or name another with --studies-dir.") from None
 
 
 def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:
