@@ -30,7 +30,7 @@ CONFIG = {
     },
     "head_node_type": "head",
     "upscaling_speed": 1.0,
-    "idle_timeout_minutes": 0.2,
+    "idle_timeout_minutes": 0.7,  # longer than trials take to begin
     **{key: {} for key in ("auth", "docker", "file_mounts")},
     "file_mounts_sync_continuously": False,
     **{
@@ -55,7 +55,7 @@ $study --gpus-per-worker 0 --wait 3 2>progress
 python - <<'END'
 import ray, time
 ray.init("auto", logging_level="ERROR")
-until = time.monotonic() + 120
+until = time.monotonic() + 180
 while sum(node["Alive"] for node in ray.nodes()) > 1:
     assert time.monotonic() < until, "workers that nobody needs stay"
     time.sleep(1)
