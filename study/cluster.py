@@ -52,7 +52,9 @@ def live_nodes() -> list[Node]:
     """Return the machines of the cluster that are up."""
     import ray
 
-    entries = [entry for entry in ray.nodes() if entry["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    # One that has just come has no resources yet, not even memory.
+    entries = [entry for entry in nodes if entry["Alive"] and entry["Resources"]]
     hosts = [f"{e['NodeManagerHostname']} ({e['NodeManagerAddress']})" for e in entries]
     return [
         Node(
