@@ -23,7 +23,7 @@ from study.object_path import AnyPath, children
 from study.resources import Node
 
 NODE_SECONDS = 900.0  # for a node to answer; it may prepare a data set first
-WAIT_SECONDS = 900.0  # for nodes to be started
+WAIT_SECONDS = 900.0  # for the next node to be started
 PATIENCE_SECONDS = 5.0  # before saying which nodes are waited for
 
 
@@ -82,18 +82,15 @@ def nodes_for(args: argparse.Namespace, ask: Callable[[], None] = lambda: None) 
         return live_nodes()
     gpus = args.gpus_per_worker
     bundle = {"CPU": float(args.cpus_per_worker or 1), "GPU": 1.0 if gpus is None else gpus}
-    return wait_for_nodes(args.wait, {k: v for k, v in bundle.items() if v}, WAIT_SECONDS, ask)
+    return wait_for_nodes(args.wait, {k: v for k, v in bundle.items() if v}, ask)
 
 
-def wait_for_nodes(
-    number: int, bundle: dict[str, float], timeout: float, ask: Callable[[], None]
-) -> list[Node]:
+def wait_for_nodes(number: int, bundle: dict[str, float], ask: Callable[[], None]) -> list[Node]:
     """Wait until so many nodes are up, asking a cluster that grows by itself for them.
 
     Args:
         number: Of nodes, the head among them.
         bundle: What one worker of a trial takes; nodes that have it are asked for.
-        timeout: Seconds for the next node to come.
         ask: Called now and then; raises to end the waiting.
 
     Raises:
@@ -101,22 +98,21 @@ def wait_for_nodes(
     """
     from ray.autoscaler.sdk import request_resources
 
-    deadline = time.monotonic() + timeout
     nodes = live_nodes()
-    said = -1
+    said, deadline = -1, 0.0
     try:
         while len(nodes) < number:
             if len(nodes) != said:
                 said = len(nodes)
-                deadline = time.monotonic() + timeout
+                deadline = time.monotonic() + WAIT_SECONDS
                 each = " and ".join(f"{amount:g} {kind}" for kind, amount in bundle.items())
                 print(f"waiting for {number} nodes with {each}, {said} up so far", file=sys.stderr)
                 request_resources(bundles=[bundle] * (_slots(bundle, nodes) + number - said))
             if time.monotonic() > deadline:
                 raise InputError(
                     f"--wait {number}: {len(nodes)} nodes are up, and no other came within "
-                    f"{timeout:.0f} s; look at `ray status`, or ask for fewer (--gpus-per-worker "
-                    "0 if none has a GPU)."
+                    f"{WAIT_SECONDS:.0f} s; look at `ray status`, or ask for fewer "
+                    "(--gpus-per-worker 0 if none has a GPU)."
                 )
             ask()
             time.sleep(1.0)
