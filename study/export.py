@@ -25,8 +25,8 @@ from study import checkpoint, distributed
 from study.batches import Batches
 from study.data import DataSource, ImageSet
 from study.errors import DamagedFile, InputError, TrialError
+from study.evaluation import evaluate
 from study.files import read_document, write_document
-from study.loop import evaluate
 from study.models import Normalized
 from study.record import StudyRecord
 from study.run_folder import read_arrays, save_figures, write_arrays

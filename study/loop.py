@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 from study import distributed
+from study.augmentation import Augmentation
 from study.batches import Batches
 from study.data import DataSource, ImageSet
 from study.errors import InputError, TrialError
+from study.evaluation import Watch, evaluate
 from study.resources import check_sync
 from study.task import Meter, Task, TrainConfig
 
 Item = TypeVar("Item")
-# Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").
-Watch = Callable[[Iterator[Item], int, str], Iterator[Item]]
 SUMS = ("loss", "images", "right", "predictions", "batches")  # of a training pass
-FINITE_CHECK_BATCHES = 50  # asking a GPU for the loss more often would stall it
+FINITE_CHECK_BATCHES = 50  # on the CPU; asking a GPU for the loss would stall it
 
 
 class Interrupted(Exception):
@@ -100,12 +100,15 @@ def fit(
     splits = task.load_splits(source, config)
     if min(len(splits.train), len(splits.val)) < workers:
         raise InputError(f"there are fewer images in a split than the {workers} workers.")
-    train, val = (Batches(s, device, task.normalization) for s in (splits.train, splits.val))
+    train = Batches(splits.train, device, task.normalization)
+    val = Batches(splits.val, device, task.normalization, beside=train)
+    augmentation = Augmentation.of(config)
+    torch.backends.cudnn.benchmark = True  # shapes stay the same, so cuDNN's trials pay off
     network = task.build_model(config).to(device, memory_format=layout)  # type: ignore[call-overload]
     if config.sync_batch_norm and workers > 1:
         network = distributed.synced(network)
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     history: list[dict[str, float]] = []
     part: dict[str, Any] = {}  # of an epoch that was interrupted
@@ -113,6 +116,8 @@ def fit(
         network.load_state_dict(resume["network"])
         optimizer.load_state_dict(resume["optimizer"])
         history, part = list(resume["history"]), resume.get("part", {})
+    if config.compile:
+        network.compile()
     model = distributed.wrap(network)
     stop = distributed.agreed(stop)
     on_all = len(splits.val) // workers // config.batch_size  # batches that every worker validates
@@ -146,7 +151,7 @@ def fit(
                 sums += part["sums"].to(device)
             sums[-1] = done
         part = {}
-        batches = train.training(config.batch_size, (config.seed, epoch), skip=done)
+        batches = train.training(config.batch_size, (config.seed, epoch), done, augmentation)
         total = train.num_training_batches(config.batch_size)
         total = min(total, limit_batches or total) - done
         try:
@@ -166,6 +171,11 @@ def fit(
             part = {"sums": sums.cpu(), "random": distributed.random_states()}
             part["seconds"] = time.perf_counter() - started
             raise Interrupted({**state(), "part": part}) from None
+        except RuntimeError as error:
+            if not type(error).__module__.startswith("torch._dynamo"):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise TrialError(f"compile=true: {reason} Train without it.") from error
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         if task.metric not in metrics:
             raise TrialError(f"epoch {epoch}: {task.metric} cannot be computed.")
@@ -212,7 +222,7 @@ def _train_epoch(
                 sums[index] += value
         optimizer.step()
         sums[-1] += 1
-        alone = workers == 1  # else the other ranks would wait for this one
+        alone = workers == 1 and sums.device.type == "cpu"  # other ranks would wait for this one
         if alone and number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
             break
     over_all = sums.clone()
@@ -228,69 +238,3 @@ def _train_epoch(
         "train/accuracy": num_right / num_predictions,
         "images": num_images,
     }
-
-
-def evaluate(
-    task: Task,
-    config: TrainConfig,
-    network: torch.nn.Module,
-    batches: Batches,
-    images: ImageSet,
-    *,
-    parts: int = 1,
-    limit_batches: int | None = None,
-    watch: Watch[Any] = lambda batches, total, phase: batches,
-) -> tuple[dict[str, float], Meter, ImageSet]:
-    """Evaluate the unwrapped network, each image once over all ranks.
-
-    Where targets are larger than the network's output, its logits are enlarged (bilinear).
-
-    Args:
-        task: Gives loss and meter.
-        config: Its settings.
-        network: Takes normalised images.
-        batches: `study.batches.Batches` over `images`.
-        images: The set.
-        parts: Divides the batch size by so much.
-        limit_batches: Stop after so many batches.
-        watch: Shows progress.
-
-    Returns:
-        Metrics by name without the split (`loss`, `accuracy`, ...), the meter, and this rank's
-        images in the order in which the meter saw them.
-
-    Raises:
-        TrialError: The loss is not finite.
-    """
-    network.eval()
-    meter = task.build_meter(batches.device)
-    sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
-    share = images.indices[distributed.rank() :: distributed.world_size()]
-    batch_size = -(-config.batch_size // parts)
-    limit_batches = limit_batches and limit_batches * parts
-    total = -(-len(share) // batch_size)
-    served = itertools.islice(batches.evaluation(batch_size), limit_batches)
-    with torch.inference_mode():
-        for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
-            with distributed.autocast(batches.device):
-                logits = network(inputs)
-            logits = _sized_like(logits, targets)
-            loss = task.loss(logits.float(), targets, config)
-            sums += torch.stack([loss * len(inputs), torch.ones_like(loss) * len(inputs)])
-            meter.update(logits, targets)
-    distributed.all_reduce_sum([sums])
-    loss_sum, num_images = sums.tolist()
-    if not abs(loss_sum) < float("inf"):
-        raise TrialError(f"the validation loss is not finite ({loss_sum}).")
-    meter.reduce()
-    if limit_batches:
-        share = share[: limit_batches * batch_size]
-    seen = ImageSet(images.images, images.targets, share)
-    return {"loss": loss_sum / num_images, **meter.compute()}, meter, seen
-
-
-def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    if targets.ndim == 3 and logits.shape[2:] != targets.shape[1:]:
-        size = targets.shape[1:]
-        return torch.nn.functional.interpolate(logits.float(), size, mode="bilinear")
-    return logits

@@ -64,6 +64,25 @@ class TrainConfig:
     batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
     learning_rate: float = setting(1e-3, "step size of Adam", low=0.0)
     weight_decay: float = setting(1e-5, "L2 penalty of Adam", low=0.0)
+    flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
+    shift: float = setting(
+        0.0, "largest random shift of a training image, part of its size", low=0.0, high=0.5
+    )
+    crop: float = setting(
+        1.0,
+        "smallest side of a random crop, part of the image's, enlarged to it",
+        low=0.1,
+        high=1.0,
+    )
+    erase: float = setting(
+        0.0, "probability of erasing a rectangle of a training image", low=0.0, high=1.0
+    )
+    brightness: float = setting(
+        0.0, "largest random change of brightness, part of it", low=0.0, high=1.0
+    )
+    compile: bool = setting(
+        False, "torch.compile the network; its time counts in the first epoch", searchable=False
+    )
     sync_batch_norm: bool = setting(
         False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
     )

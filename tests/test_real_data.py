@@ -11,7 +11,8 @@ from study.batches import Batches
 from study.cache import Entry
 from study.data import DataSource
 from study.datasets import mini_facade
-from study.loop import evaluate, fit
+from study.evaluation import evaluate
+from study.loop import fit
 from study.tasks.facade import TASK as FACADE
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import TASK as FASHION

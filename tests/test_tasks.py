@@ -12,7 +12,8 @@ import torch
 
 from study.batches import Batches
 from study.data import DataSource
-from study.loop import evaluate, fit
+from study.evaluation import evaluate
+from study.loop import fit
 from study.space import find_space
 from study.space_file import load_space
 from study.task import Task, base_values, build_config, class_key, load_task, task_names

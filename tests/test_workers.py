@@ -22,7 +22,8 @@ from conftest import long_only, plugin, run_module, started, wait_for
 from study import checkpoint, distributed
 from study.batches import Batches
 from study.data import DataSource
-from study.loop import Interrupted, evaluate, fit
+from study.evaluation import evaluate
+from study.loop import Interrupted, fit
 from study.record import StudyRecord
 from study.tasks.facade import TASK as FACADE
 from study.tasks.facade import FacadeConfig
@@ -70,9 +71,9 @@ def train(source: DataSource, path: Path, weights: Path) -> dict[str, Any]:
     served: list[list[int]] = []
 
     class Watched(Batches):
-        def _gather(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            served[-1] += self.indices[positions].tolist()
-            return super()._gather(positions)
+        def _pick(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            served[-1] += self.indices[places].tolist()
+            return super()._pick(places)
 
     splits = TASK.load_splits(source, CONFIG)
     batches = Watched(splits.train, torch.device("cpu"), TASK.normalization)
