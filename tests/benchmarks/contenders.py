@@ -12,7 +12,12 @@ HERE = Path(__file__).parent
 
 def environment() -> dict[str, str]:
     """Return an environment with this checkout's code, and the benchmarks' own tasks."""
-    places = [str(HERE / "plugin"), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    places = [
+        str(HERE),
+        str(HERE / "plugin"),
+        str(HERE.parents[1]),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     variables.pop("MLFLOW_TRACKING_URI", None)
     variables["RAY_USAGE_STATS_ENABLED"] = "0"
