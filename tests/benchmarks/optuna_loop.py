@@ -80,7 +80,7 @@ def main() -> None:
     assert [worker.wait() for worker in workers] == [0] * PROCESSES
     scores = [trial.value for trial in open_study().trials]
     assert len(scores) == len(configs)
-    print(json.dumps(scores))
+    Path("scores.json").write_text(json.dumps(scores))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def main() -> None:
     results = tuner.fit()
     scores = [result.metrics["val/accuracy"] for result in results]
     assert len(scores) == len(configs), results.errors
-    print(json.dumps(scores))
+    (home / "scores.json").write_text(json.dumps(scores))
 
 
 if __name__ == "__main__":

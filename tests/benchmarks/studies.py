@@ -16,7 +16,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,12 @@ from study.data import DataSource
 from study.tasks.fashion import FashionConfig
 
 TRIALS, EPOCHS = 12, 2
+CONTENDERS = {
+    "ours": None,
+    "ray": "ray_pattern.py",
+    "loop": "optuna_loop.py",
+    "memory": "optuna_loop.py",
+}
 
 
 def main() -> None:
@@ -47,24 +52,16 @@ def main() -> None:
             home = Path(folder) / str(repeat)
             configs: list[dict[str, Any]] = []
 
-            def ours(home: Path, found: list[dict[str, Any]] = configs) -> list[float]:
-                return run_ours(home, found, args)
-
-            def other(script: str, data: str) -> Callable[[Path], list[float]]:
-                return lambda home, found=configs: run_other(home, script, data, found, root)
-
-            contenders = {
-                "ours": ours,  # first: it draws what the others get
-                "ray": other("ray_pattern.py", "dataset"),
-                "loop": other("optuna_loop.py", "dataset"),
-                "memory": other("optuna_loop.py", "memory"),
-            }
-            for name, contender in contenders.items():
+            # Ours is first: it draws what the others get.
+            for name, script in CONTENDERS.items():
                 if name not in args.skip:
                     place = home / name
                     place.mkdir(parents=True)
                     started = time.perf_counter()
-                    values = contender(place)
+                    if script:
+                        values = run_other(place, script, name, configs, root)
+                    else:
+                        values = run_ours(place, configs, args)
                     walls.setdefault(name, []).append(time.perf_counter() - started)
                     scores.setdefault(name, []).append(max(values))
                     print(f"{name}: {walls[name][-1]:.1f} s, best {max(values):.4f}", flush=True)
@@ -133,13 +130,14 @@ def run_ours(home: Path, configs: list[dict[str, Any]], args: Any) -> list[float
 
 
 def run_other(
-    home: Path, script: str, data: str, configs: list[dict[str, Any]], root: Path
+    home: Path, script: str, name: str, configs: list[dict[str, Any]], root: Path
 ) -> list[float]:
     """Run another contender with these configurations; return the scores."""
+    data = "memory" if name == "memory" else "dataset"
     given = [{**config, "data": data, "root": str(root)} for config in configs]
     (home / "configs.json").write_text(json.dumps(given))
     run(HERE / script, "configs.json", home=home)
-    values: list[float] = json.loads((home / "output").read_text().splitlines()[-1])
+    values: list[float] = json.loads((home / "scores.json").read_text())
     return values
 
 
