@@ -155,7 +155,14 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
     add_place_flags(parser)
-    add("--dry-run", action="store_true", help="check everything, say what would run, and end")
+    add(
+        "--dry-run", action="store_true", help="check everything, measure some steps, say what "
+        "would run and how long it would take, and end",
+    )  # fmt: skip
+    add(
+        "--price-per-hour", metavar="USD", type=float, help="with --dry-run: US dollars for an "
+        "hour of one machine",
+    )  # fmt: skip
     return parser
 
 
@@ -183,6 +190,11 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         raise InputError(f"--warm-start-from {name}: the study itself; name another.")
     if args.keep_weights < 1:
         raise InputError(f"--keep-weights must be at least 1, but got {args.keep_weights}.")
+    price = args.price_per_hour
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")
+    if price is not None and not args.dry_run:
+        raise InputError("--price-per-hour belongs to --dry-run, which estimates; add it.")
     if args.time_budget is not None:
         args.time_budget = parse_time("--time-budget", args.time_budget)
     args.trial_timeout = parse_time("--trial-timeout", args.trial_timeout)
@@ -262,33 +274,3 @@ def parse_time(flag: str, text: str) -> float:
     if seconds <= 0:
         raise InputError(f"{flag} must be a time like 90s, 30m or 8h, but got {text!r}.")
     return seconds
-
-
-def describe(study: StudyPlan) -> str:
-    """Return the plan for people."""
-    lines = [
-        f"study      {study.name}: {study.task.title}, {study.args.num_samples} trials of up to "
-        f"{study.epochs} epochs",
-        f"data       {study.identity['dataset']}, {study.identity['train']} training images "
-        f"(part of them for validation)",
-    ]
-    for parameter in study.space.parameters:
-        kind = "log " if parameter.log else ""
-        extent = (
-            " | ".join(map(str, parameter.choices))
-            if parameter.kind == "categorical"
-            else f"{kind}{parameter.kind} {parameter.low:g} to {parameter.high:g}"
-        )
-        condition = ""
-        if parameter.when:
-            values = " or ".join(map(str, parameter.when[1]))
-            condition = f" when {parameter.when[0]} is {values}"
-        baseline = study.space.baseline.get(parameter.name, "-")
-        lines.append(f"search     {parameter.name}: {extent}{condition} (baseline {baseline})")
-    lines.append(
-        "settings   " + " ".join(f"{key}={value}" for key, value in study.settings.items())
-    )
-    if study.resources is not None:
-        lines.append(f"trials     {study.resources.describe()}")
-    lines.append(f"folder     {study.folder}")
-    return "\n".join(lines)

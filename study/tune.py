@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.command import run_command
 from study.errors import InputError
-from study.plan import StudyPlan, build_parser, describe, make_plan
+from study.plan import StudyPlan, build_parser, make_plan
 from study.progress import Progress
 from study.provenance import facts
 from study.record import StudyRecord
@@ -42,7 +42,12 @@ def main(argv: list[str] | None = None) -> int:
     study = make_plan(args)
     manifest = study.manifest()
     if args.dry_run:
-        print(describe(study))
+        from study.dry_run import describe, describe_estimate
+        from study.estimate import estimate
+
+        print(describe(study), flush=True)
+        if study.resources is not None:
+            print(describe_estimate(study, estimate(study), args.price_per_hour))
         return 0
     try:
         return run(study, manifest, "python -m study.tune " + shlex.join(argv))

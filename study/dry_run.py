@@ -1,0 +1,111 @@
+"""What `study.tune --dry-run` prints: the plan, and what its trials will take."""
+
+from __future__ import annotations
+
+from study.estimate import Estimate
+from study.plan import StudyPlan
+from study.rungs import Outlook
+from study.tables import duration, table
+from study.task import Value
+
+NUM_SHOWN = 4  # of the configurations to come
+
+
+def describe(study: StudyPlan) -> str:
+    """Return the plan for people."""
+    lines = [
+        f"study      {study.name}: {study.task.title}, {study.args.num_samples} trials of up to "
+        f"{study.epochs} epochs",
+        f"data       {study.identity['dataset']}, {study.identity['train']} training images "
+        f"(part of them for validation)",
+    ]
+    for parameter in study.space.parameters:
+        kind = "log " if parameter.log else ""
+        extent = (
+            " | ".join(map(str, parameter.choices))
+            if parameter.kind == "categorical"
+            else f"{kind}{parameter.kind} {parameter.low:g} to {parameter.high:g}"
+        )
+        condition = ""
+        if parameter.when:
+            values = " or ".join(map(str, parameter.when[1]))
+            condition = f" when {parameter.when[0]} is {values}"
+        baseline = study.space.baseline.get(parameter.name, "-")
+        lines.append(f"search     {parameter.name}: {extent}{condition} (baseline {baseline})")
+    lines.append(
+        "settings   " + " ".join(f"{key}={value}" for key, value in study.settings.items())
+    )
+    if study.resources is not None:
+        lines.append(f"trials     {study.resources.describe()}")
+    lines.append(f"folder     {study.folder}")
+    return "\n".join(lines)
+
+
+def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) -> str:
+    """Return an estimate for people.
+
+    Args:
+        study: The study.
+        found: What was estimated.
+        price: US dollars for an hour of all machines; None if it is not known.
+    """
+    if not found.left:
+        return f"time       none: the study has its {study.args.num_samples} trials"
+    if found.outlook is None:
+        return f"time       not known: no configuration that was tried runs ({found.failures[0]})"
+    lines = [_reach(study, found.outlook)]
+    for number, values in enumerate(found.drawn[:NUM_SHOWN], start=found.first):
+        text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
+        lines.append(f"trial {number:<5}{text}{'' if number else ' (baseline)'}")
+    if len(found.drawn) > NUM_SHOWN:
+        lines.append("trial ...  from what those before will have given")
+    lines.append(_networks(found))
+    lines += [f"fails      {failure}" for failure in found.failures]
+    return "\n".join([*lines, *_time(found, price)])
+
+
+def _reach(study: StudyPlan, outlook: Outlook) -> str:
+    if study.args.scheduler == "none":
+        return f"epochs     all trials reach epoch {study.epochs} (--scheduler none)"
+    steps = [0, *(n for n in range(1, study.epochs) if outlook.reached[n] < outlook.reached[n - 1])]
+    ends = [*steps[1:], study.epochs]
+    counts = ", ".join(
+        f"{end}: {outlook.reached[start]:.1f}" for start, end in zip(steps, ends, strict=True)
+    )
+    return (
+        f"epochs     trials expected to reach epoch {counts}; {sum(outlook.reached):.0f} epochs in "
+        "all (the first at a rung always pass it)"
+    )
+
+
+def _networks(found: Estimate) -> str:
+    rows = []
+    for name, (size, cost, seconds) in found.extremes.items():
+        times = ["-", "-", "-", "-"]
+        if cost is not None:
+            steps = [1000 * cost.images * each for each in (cost.training, cost.validation)]
+            times = [f"{ms:.4g} ms" for ms in steps] + [str(cost.images), duration(seconds)]
+        rows.append([name, f"{size.parameters:,}", f"{size.multiply_adds:,}", *times])
+    header = ["network", "parameters", "multiply-adds", "training step", "validation step"]
+    return table([*header, "images", "epoch"], rows)
+
+
+def _time(found: Estimate, price: float | None) -> list[str]:
+    assert found.outlook is not None
+    outlook = found.outlook
+    low, mean, high = outlook.low, outlook.seconds, outlook.high
+    lines = [
+        f"time       about {duration(mean)} for {found.left} trials; 8 of 10 such studies take "
+        f"{duration(low)} to {duration(high)} ({found.measured} configurations measured)"
+    ]
+    if price is not None:
+        dollars = [t / 3600 * price for t in (mean, low, high)]
+        lines.append(
+            f"price      about ${dollars[0]:.2f} (${dollars[1]:.2f} to ${dollars[2]:.2f}) at "
+            f"${price:g} an hour"
+        )
+    return lines
+
+
+def _short(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
