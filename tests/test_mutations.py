@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from study import sampling
 from study.command import run_command
+from study.dry_run import describe
 from study.plan import build_parser, make_plan
 from study.task import build_config
-from study.tune import main
 
 SPACES = {path.stem: path.read_text() for path in sorted(Path("search_spaces").glob("*.yaml"))}
 TOKENS = st.sampled_from(
@@ -76,6 +76,14 @@ SETTINGS = st.tuples(
 ).map(lambda pair: ["--set", f"{pair[0]}={pair[1]}"])
 
 
+def plan_only(words: list[str]) -> int:
+    """Do what `--dry-run` does before it measures."""
+    plan = make_plan(build_parser().parse_args(words))
+    plan.manifest()
+    print(describe(plan))
+    return 0
+
+
 @settings(
     max_examples=200,
     deadline=None,
@@ -96,7 +104,7 @@ def test_each_is_run_or_refused_in_one_line(
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = run_command(lambda: main([*words, "--dry-run"]))
+            code = run_command(lambda: plan_only(words))
         except SystemExit as end:  # from argparse
             code = end.code
     lines = err.getvalue().strip().split("\n")

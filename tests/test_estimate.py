@@ -1,0 +1,135 @@
+"""What `--dry-run` estimates: sizes by hand, costs of real steps, a study that goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Finished, run_module
+
+from study.data import DataSource
+from study.dry_run import describe_estimate
+from study.estimate import Estimate, completed, estimate, extremes
+from study.plan import StudyPlan, build_parser, make_plan
+from study.probe import Cost, Size, measure, size_of
+from study.rungs import Outlook
+from study.task import build_config, load_task
+
+
+def plan(*words: object) -> StudyPlan:
+    return make_plan(build_parser().parse_args([*map(str, words), "--dataset", "sample"]))
+
+
+def test_sizes_by_hand() -> None:
+    fashion = load_task("fashion")
+    config = build_config(
+        fashion.config_class, {"width1": 4, "width2": 6, "hidden": 10, "kernel_size": 3}
+    )
+    size = size_of(fashion, config, (1, 28, 28))
+    head = 6 * 7 * 7
+    assert size.parameters == (9 * 4 + 4) + (9 * 4 * 6 + 6) + (head * 10 + 10) + (10 * 10 + 10)
+    adds = 28 * 28 * 9 * 4 + 14 * 14 * 9 * 4 * 6 + head * 10 + 10 * 10
+    assert size.multiply_adds == adds
+    facade = load_task("facade")
+    widths = {f"width{n}": n for n in range(1, 6)}
+    size = size_of(facade, build_config(facade.config_class, widths), (3, 16, 16))
+    kernels = [(3, 1, 7), (1, 2, 5), (2, 3, 5), (3, 4, 3), (4, 5, 3), (5, 5, 3)]
+    pixels = [256, 256, 64, 64, 64, 256]
+    adds = [a * b * k * k for a, b, k in kernels]
+    assert size.multiply_adds == sum(p * n for p, n in zip(pixels, adds, strict=True))
+    outputs = sum(b for _, b, _ in kernels)
+    normalised = 2 * (1 + 2 + 3 + 4 + 5)
+    assert size.parameters == sum(adds) + outputs + normalised
+
+
+def test_extremes_follow_multiply_adds_and_conditions(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(
+        "search:\n"
+        "  kernel_size: {type: categorical, choices: [5, 1, 3]}\n"
+        "  learning_rate: {type: float, low: 0.1, high: 1.0}\n"
+        "  width1: {type: int, low: 2, high: 9, when: {kernel_size: 1}}\n"
+        "baseline: {kernel_size: 3, learning_rate: 0.5}\n"
+    )
+    study = plan("fashion", "--search-space", file)
+    found = extremes(study.task, study.space, study.settings, (1, 28, 28))
+    shown = {
+        name: (settings["kernel_size"], settings.get("width1"), settings["learning_rate"])
+        for name, (settings, _) in found.items()
+    }
+    assert shown["smallest"][:2] == (1, 2) and shown["largest"][0] == 5
+    assert shown["baseline"][0] == 3 and {rate for *_, rate in shown.values()} == {0.5}
+
+
+@pytest.mark.parametrize("name", ["fashion", "facade"])
+def test_a_real_step_is_measured(sample: DataSource, name: str) -> None:
+    task = load_task(name)
+    narrow = {"width1": 4, "width2": 4, "learning_rate": 1e30}  # would not be finite
+    config = build_config(task.config_class, {**task.sample_settings, **narrow})
+    cost = measure(task, config, sample, multiply_adds=10**5, threads=1)
+    assert cost.images == config.batch_size
+    assert min(cost.training, cost.validation, cost.begin, cost.save) > 0
+    assert cost.validation < cost.training
+    huge = measure(task, config, sample, multiply_adds=10**10, threads=1)
+    assert huge.images == 2, "few images where a step would take long"
+
+
+def test_costs_of_others_come_from_their_sizes() -> None:
+    sizes = [Size(parameters=1, multiply_adds=m, activations=a) for m, a in
+             [(10, 5), (1000, 10), (500, 70), (7000, 30)]]  # fmt: skip
+
+    def cost(size: Size) -> Cost:
+        seconds = 2.0 + 0.01 * size.multiply_adds + 0.5 * size.activations
+        return Cost(training=seconds, validation=seconds / 3, begin=1, save=0.1, images=8)
+
+    answers: list[Any] = [*map(cost, sizes[:3]), "does not fit"]
+    found = completed([({}, size) for size in sizes], answers)
+    assert found[3].training == pytest.approx(cost(sizes[3]).training)
+    assert found[3].validation == pytest.approx(cost(sizes[3]).validation)
+    assert completed([({}, sizes[0])], [None]) == []
+
+
+def test_price_is_hours_times_dollars() -> None:
+    study = plan("fashion", "--epochs", 3)
+    seconds = Outlook(reached=(4.0, 2.0, 2.0), seconds=7200, low=3600, high=10800)
+    text = describe_estimate(study, Estimate(left=4, outlook=seconds), 0.5)
+    assert "about 2 h 00 min for 4 trials" in text
+    assert "about $1.00 ($0.50 to $1.50) at $0.5 an hour" in text
+    assert "epoch 1: 4.0, 3: 2.0; 8 epochs in all" in text
+    assert "$" not in describe_estimate(study, Estimate(left=4, outlook=seconds), None)
+
+
+def test_a_study_that_goes_on_is_estimated_for_what_is_left(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished.home, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    words = [str(word) for word in finished.command]
+    assert estimate(make_plan(build_parser().parse_args(words))).left == 0
+    before = {path: path.stat().st_mtime for path in tmp_path.rglob("*")}
+    words[words.index("--num-samples") + 1] = "10"
+    found = estimate(make_plan(build_parser().parse_args(words)))
+    assert found.left == 2 and found.first == 8 and len(found.drawn) == 2
+    assert found.outlook is not None and found.outlook.reached[0] == 2
+    assert {path: path.stat().st_mtime for path in tmp_path.rglob("*")} == before
+    other = run_module(
+        *("tune", *words[:-6], "--epochs", 2, "--search-space", "space.yaml", "--dry-run"),
+        cwd=tmp_path,
+    )
+    assert other.returncode == 2 and "has another epochs" in other.stderr
+
+
+def test_dry_run_says_how_long_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run_module(
+        *("tune", "fashion", "--dataset", "sample", "--num-samples", 6, "--dry-run"),
+        *("--scheduler", "none", "--price-per-hour", 0.5),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "all trials reach epoch 4" in done.stdout
+    assert "learning_rate=0.001 weight_decay=1e-05 width1=32 width2=32 (baseline)" in done.stdout
+    for word in ("smallest", "baseline", "largest", "\ntime  ", "\nprice  "):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []

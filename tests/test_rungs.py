@@ -1,0 +1,72 @@
+"""Simulated studies: the rule against Ray's own class, and times worked out by hand."""
+
+from __future__ import annotations
+
+import random
+import types
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import ASHAScheduler
+
+from study.rungs import Outlook, Rungs, Runner, simulate
+
+
+@pytest.mark.parametrize(
+    ("grace", "epochs", "factor"),
+    [(1, 20, 3), (1, 4, 3), (2, 27, 3), (1, 1, 3), (5, 3, 2), (1, 16, 2.5), (1, 9, 1.5)],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rule_is_that_of_ray(grace: int, epochs: int, factor: float, seed: int) -> None:
+    bracket = ASHAScheduler(
+        max_t=epochs, grace_period=min(grace, epochs), reduction_factor=factor
+    )._brackets[0]
+    rungs = Rungs(grace, epochs, factor)
+    generator = random.Random(seed)
+    going = dict.fromkeys(range(60), 0)
+    while going:
+        number = generator.choice(list(going))
+        going[number] += 1
+        epoch, value = going[number], generator.random()
+        if epoch >= epochs:  # the study decides nothing there, as `RecordASHA`
+            del going[number]
+            continue
+        trial: Any = types.SimpleNamespace(trial_id=number)
+        expected = bracket.on_result(trial, epoch, value) == "CONTINUE"
+        assert rungs.goes_on(number, epoch, value) == expected
+        if not expected:
+            del going[number]
+
+
+def outlook(*runners: Runner, concurrent: int = 1, **changes: Any) -> Outlook:
+    given: dict[str, Any] = {"epochs": 4, "rule": None, **changes}
+    return simulate(runners, concurrent=concurrent, **given)
+
+
+def test_without_a_scheduler_by_hand() -> None:
+    short, long = Runner(begin=1, epoch=2), Runner(begin=1, epoch=5)
+    one = outlook(short, long)
+    assert one.reached == (2, 2, 2, 2) and one.seconds == one.low == one.high == 9 + 21
+    assert outlook(short, long, concurrent=2).seconds == pytest.approx(21)
+    # Alone twice as fast: 12 of 21 seconds are left when the other one ends.
+    assert outlook(short, long, concurrent=2, alone=2).seconds == pytest.approx(9 + 12 / 2)
+    cut_off = Runner(begin=1, epoch=2, done=3, rank=0.5)
+    assert outlook(cut_off).reached == (0, 0, 0, 1) and outlook(cut_off).seconds == 3
+
+
+def test_asha_keeps_more_than_one_in_three() -> None:
+    # The first passes; the second must beat it: 1 + 1/2; ... so of two trials 1.5 go on.
+    two = outlook(*[Runner(begin=0, epoch=1)] * 2, epochs=2, rule=(1, 3))
+    assert two.reached[0] == 2 and two.reached[1] == pytest.approx(1.5, abs=0.1)
+    many = outlook(*[Runner(begin=0, epoch=1)] * 60, concurrent=4, epochs=9, rule=(1, 3))
+    assert many.reached[0] == 60
+    assert 20 < many.reached[1] < 30 and many.reached[1] == many.reached[2]
+    assert many.low < many.seconds < many.high
+
+
+def test_trials_that_ended_are_known_at_the_rungs() -> None:
+    new = Runner(begin=0, epoch=1)
+    good = [(9, 0.99)] * 20
+    assert outlook(new, epochs=9, rule=(1, 3), past=good).reached[1] < 0.1
+    going = Runner(begin=0, epoch=1, done=1, rank=0.0)  # passed its rung before
+    assert outlook(going, epochs=3, rule=(1, 3), past=good).reached == (0, 1, 1)
