@@ -40,6 +40,7 @@ class Estimate:
         left: How many they are.
         first: Number of the first new one.
         drawn: Hyperparameters of new ones, as the search draws them without further results.
+        seconds: Of an epoch of each of those.
         extremes: Smallest, baseline and largest network: size, cost, seconds of an epoch.
         outlook: How far trials get, and seconds from the command to its end; None if no
             configuration runs.
@@ -50,6 +51,7 @@ class Estimate:
     left: int
     first: int = 0
     drawn: tuple[dict[str, Value], ...] = ()
+    seconds: tuple[float, ...] = ()
     extremes: dict[str, tuple[Size, Cost | None, float]] = dataclasses.field(default_factory=dict)
     outlook: Outlook | None = None
     measured: int = 0
@@ -127,6 +129,7 @@ def estimate(study: StudyPlan) -> Estimate:
         left=left,
         first=len(trials),
         drawn=tuple(drawn),
+        seconds=tuple(new),
         extremes={
             name: (size, cost if isinstance(cost, Cost) else None, seconds)
             for (name, (_, size)), cost, seconds in sides
