@@ -109,7 +109,8 @@ class Batches:
         for images, targets in self._ahead(chosen) if self.streaming else map(self._pick, chosen):
             images = images.to(self.device, non_blocking=True)
             targets = targets.to(self.device, non_blocking=True)
-            yield images.float().mul_(self.scale).add_(self.offset), targets.long()
+            inputs = images.to(torch.float32, memory_format=torch.channels_last)
+            yield inputs.mul_(self.scale).add_(self.offset), targets.long()
 
     def _pick(self, places: Tensor) -> Pair:
         rows = self.indices[places]

@@ -61,9 +61,9 @@ class SegmentationMeter:
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits `(B, K, H, W)` and targets `(B, H, W)` int64."""
-        prediction = logits.argmax(dim=1)
+        prediction = metrics.predicted(logits)
         self.confusion.update(prediction, targets)
-        self.histograms.update(logits, targets)
+        self.histograms.update(logits, targets, prediction)
         self.predictions.append(prediction.to(torch.uint8))
 
     def reduce(self) -> None:

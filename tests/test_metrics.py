@@ -44,7 +44,8 @@ def test_average_precision_equals_scikit_learn(sharpness: float) -> None:
     logits.scatter_add_(1, targets[:, None], torch.full((4, 1, 64, 64), sharpness))
     histograms = metrics.ScoreHistograms(5, CPU)
     for image in range(4):
-        histograms.update(logits[image : image + 1], targets[image : image + 1])
+        part = logits[image : image + 1]
+        histograms.update(part, targets[image : image + 1], metrics.predicted(part))
     scores = logits.double().softmax(dim=1).movedim(1, 0).reshape(5, -1).numpy()
     for label in range(5):
         expected = average_precision_score((targets == label).flatten().numpy(), scores[label])
@@ -56,7 +57,7 @@ def test_average_precision_equals_scikit_learn(sharpness: float) -> None:
 def test_histograms_count_every_pixel_once() -> None:
     logits, targets = torch.randn(3, 4, 8, 8), torch.randint(0, 4, (3, 8, 8))
     histograms = metrics.ScoreHistograms(4, CPU)
-    histograms.update(logits, targets)
+    histograms.update(logits, targets, metrics.predicted(logits))
     totals = histograms.counts.sum(dim=1)  # (K, 2): negatives, positives
     assert totals.sum(dim=1).tolist() == [3 * 64] * 4
     assert totals[:, 1].tolist() == torch.bincount(targets.flatten(), minlength=4).tolist()
@@ -65,7 +66,7 @@ def test_histograms_count_every_pixel_once() -> None:
 def test_histograms_take_infinite_certainty() -> None:
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]])
     histograms = metrics.ScoreHistograms(2, CPU)
-    histograms.update(logits, torch.tensor([0, 1]))
+    histograms.update(logits, torch.tensor([0, 1]), metrics.predicted(logits))
     assert metrics.average_precision(histograms.counts[0].numpy()) == 1.0
 
 
@@ -118,4 +119,4 @@ def test_log_odds_are_exact_near_certainty() -> None:
     for label in range(3):
         others = torch.cat([exact[:, :label], exact[:, label + 1 :]], dim=1)
         expected = exact[:, label] - others.logsumexp(dim=1)
-        assert metrics.log_odds(logits)[:, label].item() == pytest.approx(expected.item(), rel=1e-6)
+        assert metrics.log_odds(logits, metrics.predicted(logits))[:, label].item() == pytest.approx(expected.item(), rel=1e-6)
