@@ -7,13 +7,10 @@ at a time as trials will run, and the study is simulated with what they took (`s
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 
-from study.manifest import refuse_other_study
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
-from study.record import StudyRecord
 from study.rungs import Outlook, Runner, simulate
 from study.sampling import draw
 from study.space import SearchSpace
@@ -66,13 +63,8 @@ def estimate(study: StudyPlan) -> Estimate:
     """
     resources = study.resources
     assert resources is not None
-    folder = study.folder
-    trials: list[TrialRecord] = []
-    if (folder / "study.json").exists():
-        record = StudyRecord.read(folder)
-        asked = json.loads(json.dumps(study.manifest()))
-        refuse_other_study(folder, record.manifest, asked)
-        trials = record.trials()
+    record = study.begun()
+    trials = record.trials() if record is not None else []
     left = study.args.num_samples - sum(trial.state != "running" for trial in trials)
     if left <= 0:
         return Estimate(left=0)

@@ -218,9 +218,10 @@ def _train_epoch(
                     loss = task.loss(logits, wanted, config)
                 (loss * (len(inputs) * workers / whole)).backward()  # type: ignore[no-untyped-call]
             right = (predicted(logits.detach()) == wanted).sum()
-            counts = (loss.detach() * len(inputs), len(inputs), right, wanted.numel())
-            for index, value in enumerate(counts):
-                sums[index] += value
+            sums[0] += loss.detach() * len(inputs)
+            sums[1] += len(inputs)
+            sums[2] += right
+            sums[3] += wanted.numel()
         optimizer.step()
         sums[-1] += 1
         alone = workers == 1 and sums.device.type == "cpu"  # other ranks would wait for this one

@@ -6,8 +6,6 @@ short last batch or an uneven shard changes nothing.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,7 +47,7 @@ class ScoreHistograms:
         self.counts = torch.zeros(shape, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, targets: Tensor, predictions: Tensor) -> None:
-        """Count a batch: logits `(B, K, ...)`, targets and what was `predicted` `(B, ...)` int64."""
+        """Count logits `(B, K, ...)`; targets and what was `predicted` are `(B, ...)` int64."""
         num_classes = len(self.counts)
         bits = log_odds(logits, predictions).half().view(torch.int16).to(torch.int32)
         # The bits of a float are in its order, but those of negative ones run backwards.

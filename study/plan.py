@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from study.command import add_data_flags, add_place_flags, parse_assignments
 from study.data import DataSource, prepare
 from study.errors import InputError, StorageError
-from study.manifest import find_study
+from study.manifest import find_study, refuse_other_study
 from study.object_path import AnyPath, ObjectPath, as_path
 from study.record import StudyRecord
 from study.resources import (
@@ -94,6 +95,18 @@ class StudyPlan:
             earlier = StudyRecord.read(find_study(as_path(self.args.studies_dir), name))
             manifest["warm_start"] = warm_start(manifest, self.space, earlier)
         return manifest
+
+    def begun(self) -> StudyRecord | None:
+        """Return the study's record as it is, None if it has not begun.
+
+        Raises:
+            InputError: The folder holds another study.
+        """
+        if not (self.folder / "study.json").exists():
+            return None
+        record = StudyRecord.read(self.folder)
+        refuse_other_study(self.folder, record.manifest, json.loads(json.dumps(self.manifest())))
+        return record
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
         """Return the plan for these machines."""
@@ -193,6 +206,8 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     price = args.price_per_hour
     if price is not None and not 0 <= price < float("inf"):
         raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")
+    if price is not None and args.address is not None:
+        raise InputError("--price-per-hour: what runs on a cluster is not estimated; leave it out.")
     if price is not None and not args.dry_run:
         raise InputError("--price-per-hour belongs to --dry-run, which estimates; add it.")
     if args.time_budget is not None:

@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     """Run or continue a study; return the exit code."""
     stopping = Stopping(study.args.time_budget)
-    if _is_complete(study):
+    begun = study.begun()  # refuses another study before Ray starts
+    if begun is not None and begun.num_ended() >= study.args.num_samples:
         uri = reach_tracking(study)
     elif study.args.address is None:
         uri = start_ray_and_reach_tracking(study)
@@ -165,12 +166,6 @@ def start_ray_and_reach_tracking(study: StudyPlan) -> str:
         uri = pool.submit(reach_tracking, study)
         start_ray(study)
         return uri.result()
-
-
-def _is_complete(study: StudyPlan) -> bool:
-    """Return whether the study has all its trials, so that Ray is not needed."""
-    begun = (study.folder / "study.json").exists()
-    return begun and StudyRecord.read(study.folder).num_ended() >= study.args.num_samples
 
 
 def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:

@@ -119,4 +119,6 @@ def test_log_odds_are_exact_near_certainty() -> None:
     for label in range(3):
         others = torch.cat([exact[:, :label], exact[:, label + 1 :]], dim=1)
         expected = exact[:, label] - others.logsumexp(dim=1)
-        assert metrics.log_odds(logits, metrics.predicted(logits))[:, label].item() == pytest.approx(expected.item(), rel=1e-6)
+        assert metrics.log_odds(logits, metrics.predicted(logits))[
+            :, label
+        ].item() == pytest.approx(expected.item(), rel=1e-6)
