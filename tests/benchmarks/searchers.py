@@ -44,11 +44,19 @@ CONCURRENT = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A way to search: `sampler` is `tpe` or `random`, `rule` grace period and factor of ASHA."""
+    """A way to search.
+
+    Attributes:
+        sampler: `tpe` or `random`.
+        rule: Grace period and reduction factor of ASHA; None for no stopping.
+        told: What Optuna is told of a stopped trial.
+        explore: Every so many-th trial is random; 0 for none beyond TPE's first ten.
+    """
 
     sampler: str
     rule: tuple[int, float] | None = None
     told: str = "pruned"
+    explore: int = 0
 
     def __str__(self) -> str:
         stopping = "no stopping"
@@ -126,6 +134,10 @@ def replay(landscape: Landscape, strategy: Strategy, seed: int, target: float) -
         while len(running) < CONCURRENT:
             if begun == MOST_TRIALS:
                 return spent, begun
+            if strategy.explore and begun % strategy.explore == strategy.explore - 1:
+                study.sampler = optuna.samplers.RandomSampler(seed=seed * MOST_TRIALS + begun)
+            else:
+                study.sampler = sampler
             trial = study.ask()
             place = tuple(
                 trial.suggest_int(name, 0, len(known) - 1)
