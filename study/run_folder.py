@@ -188,4 +188,5 @@ def save_figures(figures: Mapping[str, Any], folder: AnyPath) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         with replacing(folder / f"{name}.png") as file:
-            figure.savefig(file, format="png")
+            # A third more quickly than with zlib's usual level, in files a tenth larger.
+            figure.savefig(file, format="png", pil_kwargs={"compress_level": 2})
