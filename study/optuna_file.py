@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import StorageError
 from study.object_path import AnyPath, ObjectPath
-from study.sampling import attributes, direction, frozen, optuna_state
+from study.sampling import direction, frozen, optuna_state, write_on
 from study.space import SearchSpace
 from study.trial_record import TrialRecord
 
@@ -55,6 +55,7 @@ class OptunaFile:
         self._study: optuna.Study | None = None
         self._storage: optuna.storages.RDBStorage | None = None
         self._known: list[TrialRecord] = []  # what the file holds, by number
+        self._ids: list[int] = []  # of the trials there
         self._behind = False
 
     def follow(self, trials: Sequence[TrialRecord]) -> str | None:
@@ -168,7 +169,7 @@ class OptunaFile:
             self._storage.remove_session()
             self._storage.engine.dispose()  # else its connections stay with the old file
             self._study = None
-        self._known = []
+        self._known, self._ids = [], []
 
     def _differences(self, trials: Sequence[TrialRecord]) -> str | None:
         """Compare the file with the record; it may lack what came last."""
@@ -197,34 +198,25 @@ class OptunaFile:
                 return f"trial {trial.number} is not what its trial.json says"
             rest = trial.history[: len(have.intermediate_values)]
             self._known.append(_as_known(trial, rest, ended))
+            self._ids.append(have._trial_id)
         return None
 
     def _write(self, trial: TrialRecord) -> None:
-        study = self._open()
-        if trial.number == len(self._known):
-            study.add_trial(frozen(trial, self.space))
-        else:
-            before = self._known[trial.number]
-            if before == trial:
-                return
-            import optuna
-
-            there = study.get_trials(deepcopy=False)[trial.number]
-            if not there.state.is_finished():
-                live = optuna.trial.Trial(study, there._trial_id)
-                for row in trial.history[before.epochs :]:
-                    live.report(row[trial.metric], int(row["epoch"]))
-                for name, value in attributes(trial).items():
-                    live.set_user_attr(name, value)
-                if trial.state != "running":
-                    value = trial.value if trial.state == "finished" else None
-                    study.tell(live, value, optuna_state(trial))
-        self._known[trial.number :] = [trial, *self._known[trial.number + 1 :]]
+        storage, number = self._open()._storage, trial.number
+        if number == len(self._known):
+            template = frozen(trial, self.space)
+            self._ids.append(storage.create_new_trial(self._open()._study_id, template))
+            self._known.append(trial)
+        elif self._known[number] != trial:
+            if self._known[number].state == "running":
+                write_on(storage, self._ids[number], self._known[number], trial)
+            self._known[number] = trial
 
 
 def _as_known(trial: TrialRecord, history: Sequence[dict[str, float]], ended: bool) -> TrialRecord:
-    state = trial.state if ended else "running"
-    return dataclasses.replace(trial, history=tuple(history), state=state)
+    if ended:
+        return dataclasses.replace(trial, history=tuple(history))
+    return dataclasses.replace(trial, history=tuple(history), state="running", reason=None)
 
 
 def _check_pages(path: Path) -> None:

@@ -26,7 +26,7 @@ from study.object_path import AnyPath, ObjectPath, children
 from study.optuna_file import OptunaFile, recall_trials
 from study.provenance import versions
 from study.run_folder import RunFolder
-from study.sampling import draw
+from study.sampling import Sampling
 from study.task import Value
 from study.trial_record import Ending, TrialRecord, now
 from study.warm_start import Earlier
@@ -50,6 +50,7 @@ class StudyRecord:
         self._hold: Hold | None = None
         self._dropped: set[int] = set()  # trials whose weights are deleted
         self._optuna = OptunaFile(path / "optuna.db", manifest, self.space)
+        self._sampling: Sampling | None = None  # made by the first trial that is asked for
         self._trials = self._load(write)
         if write and (mended := self._optuna.follow(self._trials)):
             self.mended.append(mended)
@@ -164,15 +165,16 @@ class StudyRecord:
             StorageError: The disk is full.
         """
         number, mode = len(self._trials), self.manifest["mode"]
-        earlier = Earlier.of(self.manifest)
-        values = draw(
-            self.space,
-            [*earlier.trials, *self._trials],
-            number=number,
-            seed=self.manifest["seed"],
-            mode=mode,
-            first=[self.space.baseline, *earlier.first],
-        )
+        if self._sampling is None:
+            earlier = Earlier.of(self.manifest)
+            self._sampling = Sampling(
+                self.space,
+                seed=self.manifest["seed"],
+                mode=mode,
+                earlier=earlier.trials,
+                first=[self.space.baseline, *earlier.first],
+            )
+        values = self._sampling.draw(self._trials)
         trial = TrialRecord(
             number=number, metric=self.manifest["metric"], mode=mode, values=values, begun=now()
         )

@@ -175,9 +175,11 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Stop the study if it is time, and trials that hang."""
         self.stopping.check(saving=bool(self.heard.keys() - self.saved))
-        for trial in trials:
+        silent = time.monotonic() - self.timeout
+        late = {number for number, heard in self.heard.items() if heard < silent}
+        for trial in trials if late else ():
             number = trial.config["trial"]
-            if time.monotonic() - self.heard.get(number, float("inf")) > self.timeout:
+            if number in late:
                 self.hung[number] = f"no report for {duration(self.timeout)} (--trial-timeout)"
                 del self.heard[number]
                 ray.kill(trial.temporary_state.ray_actor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import cached_property
 from typing import Any, Literal
 
 from study.errors import DamagedFile
@@ -53,7 +54,7 @@ class TrialRecord:
         """Number of epochs that are recorded."""
         return len(self.history)
 
-    @property
+    @cached_property
     def best(self) -> dict[str, float] | None:
         """The row of the best epoch; None before the first epoch."""
         return best_row(self.history, self.metric, self.mode) if self.history else None

@@ -15,9 +15,10 @@ from study.errors import InputError
 from study.files import read_document
 from study.manifest import find_study
 from study.record import StudyRecord
+from study.sampling import draw
 from study.space import Parameter, SearchSpace
-from study.trial_record import counts
-from study.warm_start import warm_start
+from study.trial_record import Ending, counts
+from study.warm_start import Earlier, warm_start
 
 SPACE = SearchSpace(
     (
@@ -34,6 +35,9 @@ MANIFEST: dict[str, Any] = {
     **{"metric": "val/mean_ap", "mode": "max", "epochs": 9, "settings": {"image_size": 64}},
     "space": SPACE.describe(),
 }
+
+
+ENDINGS: tuple[Ending, ...] = ("finished", "stopped", "failed")
 
 
 def open_record(path: Path, **changes: Any) -> StudyRecord:
@@ -123,6 +127,30 @@ def test_configurations_do_not_depend_on_restarts(tmp_path: Path) -> None:
         drawn.append([trial.values for trial in record.trials()])
     assert drawn[0] == drawn[1]
     assert len({str(values) for values in drawn[0]}) == 14
+
+
+def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> None:
+    """Trials end out of order, in all ways, some only reported; others are told in between."""
+    told = warm_start(MANIFEST, SPACE, some_trials(tmp_path / "s"))
+    for name, changes in (("cold", {}), ("warm", {"warm_start": told, "mode": "max"})):
+        record = open_record(tmp_path / name, **changes)
+        earlier = Earlier.of(record.manifest)
+        for number in range(40):
+            expected = draw(
+                SPACE,
+                [*earlier.trials, *record.trials()],
+                number=number,
+                seed=3,
+                mode="max",
+                first=[SPACE.baseline, *earlier.first],
+            )
+            assert record.ask().values == expected
+            for ending in (number - 2, number):  # every third trial ends two trials later
+                if ending >= 0 and (ending % 3 == 0) == (ending < number):
+                    rate = float(record.trial(ending).values["learning_rate"])
+                    report(record, ending, rate, rate / 2)
+                    record.end(ending, ENDINGS[ending % 5 % 3])
+        assert {trial.state for trial in record.trials()} == {*ENDINGS, "running"}
 
 
 def test_weights_of_losers_go_and_those_of_the_best_and_of_running_trials_stay(
