@@ -21,8 +21,12 @@ from study.object_path import AnyPath, ObjectPath
 
 
 @contextmanager
-def replacing(path: AnyPath) -> Iterator[BinaryIO]:
+def replacing(path: AnyPath, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Write a file beside its place and move it there; readers see the old one or the new one.
+
+    Args:
+        path: The file.
+        durable: Whether to wait until it is on the disk, where a loss of power cannot harm it.
 
     Raises:
         StorageError: It cannot be written, for want of space for one; the old file is as it was.
@@ -37,7 +41,8 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
         with draft.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
         with suppress(OSError):  # the first error says more
@@ -48,9 +53,9 @@ def replacing(path: AnyPath) -> Iterator[BinaryIO]:
         ) from error
 
 
-def write_text(path: AnyPath, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as file:
+def write_text(path: AnyPath, text: str, *, durable: bool = True) -> None:
+    """Write a text file whole or not at all; see `replacing`."""
+    with replacing(path, durable=durable) as file:
         file.write(text.encode())
 
 

@@ -112,7 +112,8 @@ class RunFolder:
             checkpoint.save(state, self.best_checkpoint, self.last_checkpoint)
         else:
             checkpoint.save(state, self.last_checkpoint)
-        write_text(self.path / "metrics.json", json.dumps(state["history"], indent=1))
+        text = json.dumps(state["history"], indent=1)
+        write_text(self.path / "metrics.json", text, durable=False)  # for people; a copy
 
     def record_part(self, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Save a state in the middle of an epoch."""
