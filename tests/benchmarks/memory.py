@@ -1,0 +1,147 @@
+"""Memory of trials that run beside one another: mini-facade at 256 pixels, one and two at a time.
+
+    python tests/benchmarks/memory.py
+    python tests/benchmarks/memory.py --seconds 20
+
+Studies on the real data, stopped with SIGTERM once measured. Of each trial's process `/proc` tells
+the proportional set size (PSS, in which a page that n processes share counts as an n-th) and what
+is private; of the cache's arrays the same, which are to be in memory once however many trials read
+them. What a further trial takes is the difference of two such studies; that of the task `empty`,
+which has next to no data and no network, is what the interpreter, torch and Ray take of it.
+
+Linux only. Widths are tiny and batches small, so that activations do not hide the rest.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from contenders import run
+from report import Report, median, out_parser
+
+from study.data import DataSource
+
+SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
+WIDTHS = {"width1": 4, "width2": 8, "width3": 8, "width4": 8, "width5": 4}
+BATCH_SIZE = 2
+ACTOR = b"ray::StudyTrial"
+KEYS = ("Rss", "Pss", "Private", "Shared")
+Sizes = dict[str, float]  # MiB by `KEYS`
+
+
+def main() -> None:
+    parser = out_parser(__doc__)
+    parser.add_argument("--seconds", type=float, default=25, help="of training before measuring")
+    args = parser.parse_args()
+    settings = {**WIDTHS, "image_size": 256, "batch_size": BATCH_SIZE}
+    flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    report = Report("memory", args.out)
+    pss: dict[tuple[str, int], float] = {}
+    for task, given in (("empty", []), ("facade", flags)):
+        for concurrent in (1, 2):
+            trials = study(task, concurrent, args.seconds, given)
+            report.note(f"{task}, {concurrent} at a time, MiB", trials)
+            pss[task, concurrent] = sum(whole["Pss"] for whole, _ in trials)
+            name = f"{task}, {concurrent} at a time:"
+            report.add(f"{name} PSS of all trials, MiB", pss[task, concurrent])
+            report.add(f"{name} private part, a trial, MiB", [t["Private"] for t, _ in trials])
+            if task == "facade":
+                size = trials[0][1]["Size"]
+                total = sum(arrays["Pss"] for _, arrays in trials)
+                report.add(f"{name} arrays mapped by a trial, RSS, MiB", [
+                    arrays["Rss"] for _, arrays in trials
+                ])  # fmt: skip
+                report.add(f"{name} arrays, PSS of all trials, MiB", total, limit=size)
+                report.note("arrays, MiB", size)
+    more = {task: pss[task, 2] - pss[task, 1] for task in ("empty", "facade")}
+    report.add("a further trial, PSS, MiB", more["facade"])
+    report.add("of it interpreter, torch and Ray, MiB", more["empty"])
+    report.add("the rest: its own data and network, MiB", more["facade"] - more["empty"])
+    report.note("settings", settings)
+    report.note("seconds of training before", args.seconds)
+    report.write()
+
+
+def study(
+    task: str, concurrent: int, seconds: float, flags: list[str]
+) -> list[tuple[Sizes, Sizes]]:
+    """Run a study for a while; return of each trial the sizes of its process and of its arrays."""
+    with tempfile.TemporaryDirectory(prefix="study-bench-") as folder:
+        home = Path(folder)
+        (home / "space.yaml").write_text(SPACE)
+        process = run(
+            *("-m", "study.tune", task, "--num-samples", concurrent, "--epochs", 100_000),
+            *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
+            *("--max-concurrent", concurrent, *flags),
+            home=home,
+            background=True,
+        )
+        try:
+            trials = home / "studies" / task / "trials"
+            while len(list(trials.glob("*/trial.json"))) < concurrent:
+                assert process.poll() is None, (home / "output").read_text()[-2000:]
+                time.sleep(0.2)
+            time.sleep(seconds)
+            actors = [pid for pid in descendants(process.pid) if ACTOR in command(pid)]
+            found = []
+            for _ in range(5):  # a step frees and takes memory
+                found.append([(rollup(pid), arrays(pid)) for pid in sorted(actors)])
+                time.sleep(0.7)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    assert len(actors) == concurrent, f"{len(actors)} processes"
+    return [
+        tuple({key: median([now[part][key] for now in each]) for key in each[0][part]}
+              for part in (0, 1))  # type: ignore[misc]
+        for each in zip(*found, strict=True)
+    ]  # fmt: skip
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield the processes that a process has started, and theirs."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def command(pid: int) -> bytes:
+    """Return the command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def rollup(pid: int) -> Sizes:
+    """Return the sizes of a process."""
+    return _sizes(Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+
+
+def arrays(pid: int) -> Sizes:
+    """Return the sizes of what a process maps of the cache's arrays, and their whole `Size`."""
+    cache = str(DataSource.find().cache_dir)
+    lines: list[str] = []
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if not line.split(" ", 1)[0].endswith(":"):  # the head of a mapping
+            inside = cache in line and line.endswith(".npy")
+        elif inside:
+            lines.append(line)
+    return _sizes(lines)
+
+
+def _sizes(lines: list[str]) -> Sizes:
+    sizes = dict.fromkeys((*KEYS, "Size"), 0.0)
+    for line in lines:
+        name, *rest = line.split()
+        for key in sizes:
+            if name in (f"{key}:", f"{key}_Clean:", f"{key}_Dirty:"):
+                sizes[key] += int(rest[0]) / 1024
+    return {key: round(value, 1) for key, value in sizes.items()}
+
+
+if __name__ == "__main__":
+    main()
