@@ -175,13 +175,12 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Stop the study if it is time, and trials that hang."""
         self.stopping.check(saving=bool(self.heard.keys() - self.saved))
-        silent = time.monotonic() - self.timeout
-        late = {number for number, heard in self.heard.items() if heard < silent}
+        since = time.monotonic() - self.timeout
+        late = [number for number, heard in self.heard.items() if heard < since]
         for trial in trials if late else ():
             number = trial.config["trial"]
             if number in late:
                 self.hung[number] = f"no report for {duration(self.timeout)} (--trial-timeout)"
-                del self.heard[number]
                 ray.kill(trial.temporary_state.ray_actor)
                 self._free(number)
 
@@ -234,7 +233,6 @@ class StudyCallback(NotPickled, tune.Callback):
         """End a trial that had all its epochs before it was cut off."""
         number = trial.config["trial"]
         self._free(number)
-        self.heard.pop(number, None)
         with self._writing():
             self._end_if_finished(number)
 
@@ -242,7 +240,6 @@ class StudyCallback(NotPickled, tune.Callback):
         """Note a failure after which Ray starts the trial again."""
         number = trial.config["trial"]
         self._free(number)
-        self.heard.pop(number, None)
         reason, short_of_memory = self._why(number, trial)
         known = self.record.trial(number)
         if known.state != "running":  # it has all that counts
@@ -256,7 +253,6 @@ class StudyCallback(NotPickled, tune.Callback):
         """End a trial that failed more often than it is started again."""
         number = trial.config["trial"]
         self._free(number)
-        self.heard.pop(number, None)
         reason, _ = self._why(number, trial)
         if self.record.trial(number).state != "running":
             return
@@ -265,7 +261,8 @@ class StudyCallback(NotPickled, tune.Callback):
             self._end(number, "failed", reason + (f" (tried {tries} times)" if tries > 1 else ""))
 
     def _free(self, number: int) -> None:
-        """End the workers of a trial, if it has a group of them, and free what they take."""
+        """Wait for a trial no more; end its workers, if it has a group, and free what they take."""
+        self.heard.pop(number, None)
         group = self.groups.pop(number, None)
         if group is not None:
             remove_placement_group(group)
