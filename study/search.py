@@ -197,10 +197,10 @@ class StudyCallback(NotPickled, tune.Callback):
     ) -> None:
         """Record what a trial reports; `study.trial` says what that can be."""
         number = trial.config["trial"]
-        self.heard[number] = time.monotonic()
         if "group" in result:
             self._free(number)  # of workers that ran out of memory
             self.groups[number] = PlacementGroup(PlacementGroupID.from_hex(result["group"]))
+        self.heard[number] = time.monotonic()
         with self._writing():
             if "note" in result:
                 self.progress.say(f"trial {number:>3}  {result['note']}")
