@@ -3,7 +3,7 @@
     python tests/benchmarks/studies.py
     python tests/benchmarks/studies.py --repeats 1 --train-images 4000 --val-images 1000
 
-Twelve trials of two epochs on Fashion-MNIST, two at a time with one thread each, no early stopping.
+Trials of two epochs on Fashion-MNIST, two at a time with one thread each, no early stopping.
 Ours draws the configurations, the others get the same; each is a command of its own, timed from its
 start to its end. All keep the weights and log the same metrics to MLflow on SQLite; ours also
 saves every epoch before it is reported, draws five figures a trial and ranks.
@@ -25,7 +25,7 @@ from report import Report, median, out_parser
 from study.data import DataSource
 from study.tasks.fashion import FashionConfig
 
-TRIALS, EPOCHS = 12, 2
+EPOCHS = 2
 CONTENDERS = {
     "ours": None,
     "ray": "ray_pattern.py",
@@ -37,6 +37,7 @@ CONTENDERS = {
 def main() -> None:
     parser = out_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--train-images", type=int, default=50_000)
     parser.add_argument("--val-images", type=int, default=10_000)
     parser.add_argument("--max-width", type=int, default=16, help="of both convolutions")
@@ -66,7 +67,7 @@ def main() -> None:
                     scores.setdefault(name, []).append(max(values))
                     print(f"{name}: {walls[name][-1]:.1f} s, best {max(values):.4f}", flush=True)
                     shutil.rmtree(place)
-    rates = {name: [3600 * TRIALS / wall for wall in found] for name, found in walls.items()}
+    rates = {name: [3600 * args.trials / wall for wall in found] for name, found in walls.items()}
     for name, (what, reach) in {
         "ray": ("trials per hour, against Ray's pattern", 3.0),
         "loop": ("trials per hour, against an Optuna loop, DataLoader on torchvision", 1.0),
@@ -77,7 +78,7 @@ def main() -> None:
     report.note("seconds", {name: median(found) for name, found in walls.items()})
     report.note("best val/accuracy", scores)
     report.note("images", {"train": args.train_images, "val": args.val_images})
-    report.note("setting", f"{TRIALS} trials, {EPOCHS} epochs, 2 at a time, 1 thread each")
+    report.note("setting", f"{args.trials} trials, {EPOCHS} epochs, 2 at a time, 1 thread each")
     report.note("widths", f"4 to {args.max_width}, drawn on a logarithmic scale")
     report.write()
 
@@ -102,7 +103,7 @@ def run_ours(home: Path, configs: list[dict[str, Any]], args: Any) -> list[float
         "baseline: {width1: 8, width2: 8}\n"
     )
     run_study(
-        *("few", "--num-samples", TRIALS, "--epochs", EPOCHS, "--search-space", "space.yaml"),
+        *("few", "--num-samples", args.trials, "--epochs", EPOCHS, "--search-space", "space.yaml"),
         *("--set", f"train_images={args.train_images}", "--set", f"val_images={args.val_images}"),
         *("--cpus-per-worker", 1, "--max-concurrent", 2, "--scheduler", "none"),
         home=home,
@@ -125,7 +126,7 @@ def run_ours(home: Path, configs: list[dict[str, Any]], args: Any) -> list[float
                 **trial["values"],
             }
         )
-    assert len(configs) == TRIALS
+    assert len(configs) == args.trials
     return scores
 
 

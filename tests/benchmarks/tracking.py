@@ -1,18 +1,27 @@
-"""Seconds that a report of 15 metrics takes on its way to MLflow, ours and Ray's callback.
+"""What tracking costs: a report of 15 metrics, ours and by Ray's callback, and a study's share.
 
     python tests/benchmarks/tracking.py
+    python tests/benchmarks/tracking.py --trials 6      # of the study on the full Fashion-MNIST
 
-Both write to a SQLite store of their own, in turns. Ours is what `StudyTracker` calls for an epoch,
-one batch; Ray's is `MLflowLoggerCallback.log_trial_result`, with the same metrics alone.
+Both write reports to a SQLite store of their own, in turns. Ours is what `StudyTracker` calls for
+an epoch, one batch; Ray's is `MLflowLoggerCallback.log_trial_result`, with the same metrics alone.
+
+The share is the CPU time of the driver's tracking thread, figures included, in the wall time of a
+study of trials of two epochs, two at a time with one thread each. What the driver takes to import
+MLflow and make the store, while Ray starts, is not in it; `startup.py` measures that.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from contenders import run
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from report import Report, median, out_parser
 
@@ -20,6 +29,13 @@ from study.tracking_store import connect, experiment_id, log_metrics
 
 NAMES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "epoch_seconds"]
 NAMES += [f"val/accuracy/{number}" for number in range(10)]
+SPACE = """\
+search:
+  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+  width1: {type: int, low: 4, high: 16, log: true}
+  width2: {type: int, low: 4, high: 16, log: true}
+baseline: {width1: 8, width2: 8}
+"""
 
 
 class OneTrial:
@@ -35,7 +51,11 @@ def main() -> None:
     parser = out_parser(__doc__)
     parser.add_argument("--reports", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=12, help="of the study; 0: no study")
+    parser.add_argument("--study", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.study:
+        sys.exit(timed_study(args.study))
     ours: list[float] = []
     against: list[float] = []
     with tempfile.TemporaryDirectory(prefix="study-bench-") as folder:
@@ -65,9 +85,45 @@ def main() -> None:
             against.append(1000 * median(rays))
     report = Report("tracking", args.out)
     report.add(f"a report of {len(NAMES)} metrics, ms", ours, against, reach=5.0)
+    if args.trials:
+        cpu, wall = study(args.trials)
+        report.add("tracking's part of a study's wall time, %", 100 * cpu / wall, limit=2.0)
+        report.note("study", {"trials": args.trials, "tracking CPU s": cpu, "wall s": wall})
     report.note("reports per repeat", args.reports)
     report.note("against", "MLflowLoggerCallback, which also logs training_iteration")
     report.write()
+
+
+def study(trials: int) -> tuple[float, float]:
+    """Run a study on the full set; return CPU seconds of its tracking and its wall time."""
+    with tempfile.TemporaryDirectory(prefix="study-bench-") as folder:
+        home = Path(folder)
+        (home / "space.yaml").write_text(SPACE)
+        started = time.perf_counter()
+        run(
+            *(__file__, "--study", "fashion", "--num-samples", trials, "--epochs", 2),
+            *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-concurrent", 2),
+            *("--scheduler", "none"),
+            home=home,
+        )
+        wall = time.perf_counter() - started
+        cpu: float = json.loads((home / "tracking.json").read_text())
+    return cpu, wall
+
+
+def timed_study(argv: list[str]) -> int:
+    """Run `study.tune` in this process; leave the CPU seconds of its tracking thread in a file."""
+    from study import tune
+    from study.tracking import StudyTracker
+
+    work = StudyTracker._work
+
+    def timed(self: StudyTracker) -> None:
+        work(self)
+        Path("tracking.json").write_text(json.dumps(time.thread_time()))
+
+    StudyTracker._work = timed  # type: ignore[method-assign]
+    return tune.main(argv)
 
 
 if __name__ == "__main__":
