@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from contenders import run
@@ -29,6 +30,7 @@ SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log:
 WIDTHS = {"width1": 4, "width2": 8, "width3": 8, "width4": 8, "width5": 4}
 BATCH_SIZE = 2
 ACTOR = b"ray::StudyTrial"
+START_SECONDS = 60  # at most, of all trials
 KEYS = ("Rss", "Pss", "Private", "Shared")
 Sizes = dict[str, float]  # MiB by `KEYS`
 
@@ -81,12 +83,14 @@ def study(
             background=True,
         )
         try:
-            trials = home / "studies" / task / "trials"
-            while len(list(trials.glob("*/trial.json"))) < concurrent:
+            actors: list[int] = []
+            deadline = time.monotonic() + START_SECONDS
+            while len(actors) < concurrent or not all(map(begun, actors)):
                 assert process.poll() is None, (home / "output").read_text()[-2000:]
-                time.sleep(0.2)
+                assert time.monotonic() < deadline, f"{len(actors)} trials have a process"
+                time.sleep(0.5)
+                actors = [pid for pid in descendants(process.pid) if ACTOR in command(pid)]
             time.sleep(seconds)
-            actors = [pid for pid in descendants(process.pid) if ACTOR in command(pid)]
             found = []
             for _ in range(5):  # a step frees and takes memory
                 found.append([(rollup(pid), arrays(pid)) for pid in sorted(actors)])
@@ -94,7 +98,7 @@ def study(
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
-    assert len(actors) == concurrent, f"{len(actors)} processes"
+    assert len(actors) == concurrent
     return [
         tuple({key: median([now[part][key] for now in each]) for key in each[0][part]}
               for part in (0, 1))  # type: ignore[misc]
@@ -105,14 +109,25 @@ def study(
 def descendants(pid: int) -> Iterator[int]:
     """Yield the processes that a process has started, and theirs."""
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
+        children: list[str] = []
+        with suppress(OSError):  # the thread has ended
+            children = path.read_text().split()
+        for child in map(int, children):
             yield child
             yield from descendants(child)
 
 
+def begun(pid: int) -> bool:
+    """Return whether a process has loaded torch; a worker that waits or still imports has not."""
+    return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+
+
 def command(pid: int) -> bytes:
-    """Return the command line of a process."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Return the command line of a process, nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def rollup(pid: int) -> Sizes:
