@@ -152,9 +152,11 @@ def _sizes(lines: list[str]) -> Sizes:
     sizes = dict.fromkeys((*KEYS, "Size"), 0.0)
     for line in lines:
         name, *rest = line.split()
-        for key in sizes:
-            if name in (f"{key}:", f"{key}_Clean:", f"{key}_Dirty:"):
-                sizes[key] += int(rest[0]) / 1024
+        key = name.rstrip(":")
+        if key.startswith(("Private_", "Shared_")) and not key.endswith("Hugetlb"):
+            key = key.split("_")[0]  # clean and dirty ones
+        if key in sizes:
+            sizes[key] += int(rest[0]) / 1024
     return {key: round(value, 1) for key, value in sizes.items()}
 
 
