@@ -30,7 +30,7 @@ SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log:
 WIDTHS = {"width1": 4, "width2": 8, "width3": 8, "width4": 8, "width5": 4}
 BATCH_SIZE = 2
 ACTOR = b"ray::StudyTrial"
-START_SECONDS = 60  # at most, of all trials
+START_SECONDS = 180  # at most, of all trials
 KEYS = ("Rss", "Pss", "Private", "Shared")
 Sizes = dict[str, float]  # MiB by `KEYS`
 
@@ -87,7 +87,7 @@ def study(
             deadline = time.monotonic() + START_SECONDS
             while len(actors) < concurrent or not all(map(begun, actors)):
                 assert process.poll() is None, (home / "output").read_text()[-2000:]
-                assert time.monotonic() < deadline, f"{len(actors)} trials have a process"
+                assert time.monotonic() < deadline, (home / "output").read_text()[-2000:]
                 time.sleep(0.5)
                 actors = [pid for pid in descendants(process.pid) if ACTOR in command(pid)]
             time.sleep(seconds)
