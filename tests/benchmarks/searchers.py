@@ -62,7 +62,8 @@ class Strategy:
         stopping = "no stopping"
         if self.rule:
             stopping = f"ASHA grace {self.rule[0]} factor {self.rule[1]:g}, told {self.told}"
-        return f"{self.sampler}, {stopping}"
+        explore = f", one in {self.explore} random" if self.explore else ""
+        return f"{self.sampler}{explore}, {stopping}"
 
 
 RULES = [(1, 3.0), (1, 4.0), (2, 2.0), (2, 3.0), (2, 4.0)]
