@@ -117,6 +117,7 @@ class Sheet:
     def figure(self) -> Figure:
         """Return the sheet as a figure."""
         figure = Figure((self._image.width / DPI, self._image.height / DPI), dpi=DPI)
+        figure.add_axes((0, 0, 1, 1)).set_axis_off()  # notebooks do not show figures without axes
         figure.add_artist(_Pixels(np.asarray(self._image.convert("RGBA"))))
         return figure
 

@@ -14,7 +14,6 @@ import os
 import shlex
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -49,29 +48,21 @@ def main(argv: list[str] | None = None) -> int:
         if study.resources is not None:
             print(describe_estimate(study, estimate(study), args.price_per_hour))
         return 0
-    try:
-        return run(study, manifest, "python -m study.tune " + shlex.join(argv))
-    finally:
-        shut_down_ray()
+    return run(study, manifest, "python -m study.tune " + shlex.join(argv))
 
 
 def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     """Run or continue a study; return the exit code."""
+    from study.tracking import StudyTracker
+
     stopping = Stopping(study.args.time_budget)
-    begun = study.begun()  # refuses another study before Ray starts
-    if begun is not None and begun.num_ended() >= study.args.num_samples:
-        uri = reach_tracking(study)
-    elif study.args.address is None:
-        uri = start_ray_and_reach_tracking(study)
-    else:
-        uri = reach_tracking(study)
+    uri = reach_tracking(study)
+    if study.args.address is not None and not _is_complete(study):
         try:
             study = join_cluster(study, stopping, uri)
         except StudyStopped:
             print(f"{stopping.why} before anything was begun", file=sys.stderr)
             return stopping.exit_code
-    from study.tracking import StudyTracker  # takes seconds; Ray starts meanwhile
-
     record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon)
     stopping.watch(record.path)
     for text in record.mended:
@@ -85,6 +76,8 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     record.drop_losers(study.args.keep_weights)
     try:
         if left > 0:
+            if study.args.address is None:
+                start_ray(study)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             progress = Progress(study.task, record, study.args.num_samples)
             assert study.resources is not None
@@ -154,18 +147,10 @@ def reach_tracking(study: StudyPlan) -> str:
     return uri
 
 
-def start_ray_and_reach_tracking(study: StudyPlan) -> str:
-    """Do both at once, each taking seconds of waiting; return the tracking URI.
-
-    Raises:
-        InputError: As `reach_tracking`.
-    """
-    import ray  # noqa: F401  two threads that import what they share could see halves of it
-
-    with ThreadPoolExecutor(1) as pool:
-        uri = pool.submit(reach_tracking, study)
-        start_ray(study)
-        return uri.result()
+def _is_complete(study: StudyPlan) -> bool:
+    """Return whether the study has all its trials, so that no cluster is needed."""
+    record = study.begun()
+    return record is not None and record.num_ended() >= study.args.num_samples
 
 
 def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
