@@ -9,6 +9,7 @@ larger --num-samples extends it. Ctrl-C, SIGTERM and --time-budget let the trial
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
@@ -207,6 +208,9 @@ def shut_down_ray() -> None:
     if "ray" in sys.modules:
         import ray
 
+        # What Ray Tune leaves in cycles holds actors and objects. Collected later, by the thread
+        # of tracking perhaps, it would reach for a worker that is gone, and end the process.
+        gc.collect()
         ray.shutdown()
 
 
