@@ -8,7 +8,7 @@ next ones being gathered and copied while one is computed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -84,10 +84,10 @@ class Batches:
         order = np.random.default_rng(list(seed)).permutation(len(self.indices))
         num_batches = self.num_training_batches(batch_size)
         whole = torch.from_numpy(order).to(self.indices.device)
-        chosen = [
+        chosen = (
             whole[number * batch_size : (number + 1) * batch_size][rank() :: world_size()]
             for number in range(skip, num_batches)
-        ]
+        )
         for images, targets in self._served(chosen):
             if augmentation is None:
                 yield images, targets
@@ -104,7 +104,7 @@ class Batches:
         """Return how many batches `training` yields."""
         return max(1, len(self.indices) // batch_size)
 
-    def _served(self, chosen: Sequence[Tensor]) -> Iterator[Pair]:
+    def _served(self, chosen: Iterable[Tensor]) -> Iterator[Pair]:
         """Yield images `(B, C, H, W)` float32, normalised, and targets `(B, ...)` int64."""
         for images, targets in self._ahead(chosen) if self.streaming else map(self._pick, chosen):
             images = images.to(self.device, non_blocking=True)
@@ -123,7 +123,7 @@ class Batches:
             images, targets = images.pin_memory(), targets.pin_memory()
         return images, targets
 
-    def _ahead(self, chosen: Sequence[Tensor]) -> Iterator[Pair]:
+    def _ahead(self, chosen: Iterable[Tensor]) -> Iterator[Pair]:
         """Yield what is picked, `NUM_AHEAD` batches being picked in advance by a thread."""
         waiting: deque[Future[Pair]] = deque()
         with ThreadPoolExecutor(1, "batches") as thread:

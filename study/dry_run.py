@@ -47,7 +47,7 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
     Args:
         study: The study.
         found: What was estimated.
-        price: US dollars for an hour of all machines; None if it is not known.
+        price: US dollars for an hour of this machine; None if it is not known.
     """
     if not found.left:
         return f"time       none: the study has its {study.args.num_samples} trials"

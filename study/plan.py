@@ -179,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--price-per-hour", metavar="USD", type=float, help="with --dry-run: US dollars for an "
-        "hour of one machine",
+        "hour of this machine",
     )  # fmt: skip
     return parser
 

@@ -129,6 +129,7 @@ def test_dry_run_says_how_long_and_leaves_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "all trials reach epoch 4" in done.stdout
+    assert "learning_rate: log float 0.0001 to 0.01 (baseline 0.001)" in done.stdout
     assert "learning_rate=0.001 weight_decay=1e-05 width1=32 width2=32 (baseline)" in done.stdout
     for word in ("smallest", "baseline", "largest", "\ntime  ", "\nprice  "):
         assert word in done.stdout

@@ -135,6 +135,10 @@ BAD = [
     (["fashion", "--dry-run", "--price-per-hour", "-1"], "dollars, 0 or more, but got -1"),
     (["fashion", "--dry-run", "--price-per-hour", "nan"], "dollars, 0 or more, but got nan"),
     (["fashion", "--price-per-hour", "1"], "--price-per-hour belongs to --dry-run"),
+    (
+        ["fashion", "--dry-run", "--price-per-hour", "1", "--address", "auto"],
+        "what runs on a cluster is not estimated",
+    ),
     (["fashion", "--wait", "3"], "and the cluster's --address"),
     (
         [

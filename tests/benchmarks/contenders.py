@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from study.data import DataSource
+from study.tune import set_ray_options
 
 HERE = Path(__file__).parent
 
@@ -54,3 +59,27 @@ def finish(process: subprocess.Popen[bytes], home: Path) -> None:
     if process.wait() != 0:
         text = (home / "output").read_text(errors="replace")
         raise RuntimeError(f"{process.args} failed:\n{text[-4000:]}")
+
+
+def unpack(folder: Path) -> None:
+    """Lay Fashion-MNIST into a folder as torchvision wants it, without compression."""
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (DataSource.find().data_dir / "FashionMNIST" / "raw").glob("*-ubyte*"):
+        opened = gzip.open if file.suffix == ".gz" else open
+        with opened(file, "rb") as packed:
+            (raw / file.name.removesuffix(".gz")).write_bytes(packed.read())
+
+
+def start_ray() -> None:
+    """Start Ray for two trials at a time, set up as a study sets it up."""
+    set_ray_options()
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )

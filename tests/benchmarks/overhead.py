@@ -26,7 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from contenders import environment, run_study
+from contenders import environment, run_study, start_ray
 from report import Report, out_parser
 
 SPACE = """\
@@ -108,12 +108,7 @@ def plain_tune(trials: int, concurrent: int) -> float:
 
 def bare(trials: int, concurrent: int) -> None:
     """Train with Ray Tune alone; print when trials ended, and how long their epochs took."""
-    import logging
-
-    from study.tune import set_ray_options
-
-    set_ray_options()
-    import ray
+    start_ray()
     from ray import tune
 
     from study.data import DataSource
@@ -132,13 +127,6 @@ def bare(trials: int, concurrent: int) -> None:
         for result in fit(task, settings, source):
             tune.report({**result.state["history"][-1], "done": True})
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
     with tempfile.TemporaryDirectory(prefix="study-bench-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(train, {"cpu": 1}),

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contenders import finish, run
+from contenders import finish, run, start_ray
 from report import Report, out_parser
 
 SPACE = """\
@@ -145,13 +145,8 @@ def watch(process: Any, memory: list[tuple[float, float]]) -> None:
 
 def bare(trials: int, reports: int, out: Path) -> None:
     """Run as many reports with Ray Tune alone; write when trials ended."""
-    import logging
-
-    from study.tune import set_ray_options
-
-    set_ray_options()
+    start_ray()
     import optuna
-    import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
@@ -173,13 +168,6 @@ def bare(trials: int, reports: int, out: Path) -> None:
             self.epoch += 1
             return {"score": self.score, "ended": time.time(), "done": self.epoch >= reports}
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
     space = {
         "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
         "weight_decay": optuna.distributions.FloatDistribution(1e-7, 1e-3, log=True),

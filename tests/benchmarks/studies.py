@@ -11,7 +11,6 @@ saves every epoch before it is reported, draws five figures a trial and ranks.
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 import tempfile
@@ -19,10 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contenders import HERE, run, run_study
+from contenders import HERE, run, run_study, unpack
 from report import Report, median, out_parser
 
-from study.data import DataSource
 from study.tasks.fashion import FashionConfig
 
 EPOCHS = 2
@@ -48,7 +46,7 @@ def main() -> None:
     scores: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="study-bench-") as folder:
         root = Path(folder) / "data"
-        unpack(root / "FashionMNIST" / "raw")
+        unpack(root)
         for repeat in range(args.repeats):
             home = Path(folder) / str(repeat)
             configs: list[dict[str, Any]] = []
@@ -81,15 +79,6 @@ def main() -> None:
     report.note("setting", f"{args.trials} trials, {EPOCHS} epochs, 2 at a time, 1 thread each")
     report.note("widths", f"4 to {args.max_width}, drawn on a logarithmic scale")
     report.write()
-
-
-def unpack(folder: Path) -> None:
-    """Lay the data set as torchvision wants it, without compression."""
-    folder.mkdir(parents=True)
-    for file in (DataSource.find().data_dir / "FashionMNIST" / "raw").glob("*-ubyte*"):
-        opened = gzip.open if file.suffix == ".gz" else open
-        with opened(file, "rb") as packed:
-            (folder / file.name.removesuffix(".gz")).write_bytes(packed.read())
 
 
 def run_ours(home: Path, configs: list[dict[str, Any]], args: Any) -> list[float]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gzip
 import itertools
 import os
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contenders import unpack
 from report import Report, out_parser
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -74,7 +74,7 @@ def tutorial(config: TrainConfig, num_batches: int, processes: int, device: torc
     task = load_task("fashion")
     (mean,), (deviation,) = task.normalization
     steps = [transforms.ToTensor(), transforms.Normalize((mean,), (deviation,))]
-    root = unpacked(DataSource.find().data_dir)
+    root = unpacked()
     data = datasets.FashionMNIST(root, train=True, transform=transforms.Compose(steps))
     loader = DataLoader(data, config.batch_size, shuffle=True, num_workers=processes)
     network = task.build_model(config).to(device)
@@ -99,16 +99,11 @@ def tutorial(config: TrainConfig, num_batches: int, processes: int, device: torc
 
 
 @functools.cache
-def unpacked(data_dir: Path) -> str:
-    """Return a folder where torchvision finds Fashion-MNIST, which it reads only unpacked."""
+def unpacked() -> str:
+    """Return a folder where torchvision finds Fashion-MNIST, until the process ends."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
-    raw = Path(folder.name) / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for path in (data_dir / "FashionMNIST" / "raw").glob("*-ubyte*"):
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        (raw / path.name.removesuffix(".gz")).write_bytes(content)
+    unpack(Path(folder.name))
     return folder.name
 
 
