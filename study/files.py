@@ -99,5 +99,16 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         yield copy
 
 
+def is_writable(folder: Path) -> bool:
+    """Return whether a file can be made in a folder, or in the one that is to hold it."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -207,36 +207,41 @@ def _train_epoch(
     """
     model.train()
     workers = distributed.world_size()
-    for number, (images, targets) in enumerate(batches):
-        optimizer.zero_grad(set_to_none=True)
-        left = len(images)
-        for inputs, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
-            left -= len(inputs)
-            with distributed.accumulating(model, more=left > 0):
-                with distributed.autocast(sums.device):
-                    logits = model(inputs)
-                    loss = task.loss(logits, wanted, config)
-                (loss * (len(inputs) * workers / whole)).backward()  # type: ignore[no-untyped-call]
-            right = (predicted(logits.detach()) == wanted).sum()
-            sums[0] += loss.detach() * len(inputs)
-            sums[1] += len(inputs)
-            sums[2] += right
-            sums[3] += wanted.numel()
-        optimizer.step()
-        sums[-1] += 1
-        alone = workers == 1 and sums.device.type == "cpu"  # other ranks would wait for this one
-        if alone and number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(sums[0]):
-            break
+    alone = workers == 1 and sums.device.type == "cpu"  # other ranks would wait for this one
+    loss_sum, num_right = sums[0], sums[2]
+    images_seen = predictions = done = 0  # counted by Python: a tensor's sum takes 10 us
+    try:
+        for number, (images, targets) in enumerate(batches):
+            optimizer.zero_grad(set_to_none=True)
+            left = len(images)
+            for inputs, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
+                left -= len(inputs)
+                with distributed.accumulating(model, more=left > 0):
+                    with distributed.autocast(sums.device):
+                        logits = model(inputs)
+                        loss = task.loss(logits, wanted, config)
+                    share = len(inputs) * workers / whole
+                    (loss * share).backward()  # type: ignore[no-untyped-call]
+                num_right += (predicted(logits.detach()) == wanted).sum()
+                loss_sum.add_(loss.detach(), alpha=len(inputs))
+                images_seen += len(inputs)
+                predictions += wanted.numel()
+            optimizer.step()
+            done += 1
+            if alone and number % FINITE_CHECK_BATCHES == 0 and not torch.isfinite(loss_sum):
+                break
+    finally:  # also when interrupted
+        sums += torch.tensor([0, images_seen, 0, predictions, done], device=sums.device)
     over_all = sums.clone()
     distributed.all_reduce_sum([over_all])
-    loss_sum, num_images, num_right, num_predictions, _ = over_all.tolist()
-    if not abs(loss_sum) < float("inf"):
+    loss_total, num_images, right, num_predictions, _ = over_all.tolist()
+    if not abs(loss_total) < float("inf"):
         raise TrialError(
-            f"the training loss is not finite ({loss_sum}); a smaller learning rate than "
+            f"the training loss is not finite ({loss_total}); a smaller learning rate than "
             f"{config.learning_rate:g} may help."
         )
     return {
-        "train/loss": loss_sum / num_images,
-        "train/accuracy": num_right / num_predictions,
+        "train/loss": loss_total / num_images,
+        "train/accuracy": right / num_predictions,
         "images": num_images,
     }

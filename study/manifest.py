@@ -30,9 +30,9 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
     try:
         manifest = read_document(file)
     except DamagedFile as error:
-        from study import optuna_file
+        from study import recall
 
-        recalled = optuna_file.recall_manifest(path / "optuna.db")
+        recalled = recall.recall_manifest(path / "optuna.db")
         if recalled is None:
             raise InputError(
                 f"{error} Put it back from a backup, or give the study another --name."

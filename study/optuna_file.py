@@ -1,16 +1,18 @@
 """`optuna.db`: a study as Optuna's own tools read it, optuna-dashboard for one.
 
-It follows the record and never leads it. Where it turns out damaged it is made anew from the
-trials' files; where one of those is damaged, it gives back what it knows. Only the study's driver
-opens it; others read a copy, since SQLite must not be opened over a network by two machines. In an
-object store it is a copy that the driver sends when trials end.
+It follows the record, a second behind where reports come fast, and never leads it. Where it turns
+out damaged it is made anew from the trials' files; where one of those is damaged, it gives back
+what it knows. Only the study's driver opens it; others read a copy, since SQLite must not be opened
+over a network by two machines. In an object store it is a copy that the driver sends now and then.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
+import math
 import re
 import sqlite3
 import tempfile
@@ -20,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import StorageError
 from study.object_path import AnyPath, ObjectPath
+from study.recall import LOCK_SECONDS, MANIFEST, check_pages
 from study.sampling import direction, frozen, optuna_state, write_on
 from study.space import SearchSpace
 from study.trial_record import TrialRecord
@@ -31,9 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "study.json"  # user attribute: the study's manifest
-LOCK_SECONDS = 60.0  # to wait for a reader, optuna-dashboard for one
 SEND_SECONDS = 30.0  # between two copies to an object store
+WRITE_SECONDS = 1.0  # between two writes; a value takes 6 ms, and of short trials many come at once
 
 
 class OptunaFile:
@@ -56,6 +57,8 @@ class OptunaFile:
         self._storage: optuna.storages.RDBStorage | None = None
         self._known: list[TrialRecord] = []  # what the file holds, by number
         self._ids: list[int] = []  # of the trials there
+        self._waiting: dict[int, TrialRecord] = {}  # to be written, by number
+        self._written = -math.inf
         self._behind = False
 
     def follow(self, trials: Sequence[TrialRecord]) -> str | None:
@@ -103,13 +106,34 @@ class OptunaFile:
         return None
 
     def update(self, trial: TrialRecord) -> None:
-        """Write what is new of a trial; a file that cannot be written follows later."""
+        """Have what is new of a trial written; a file that cannot be written follows later."""
+        self._waiting[trial.number] = trial
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write_waiting()
+            if trial.state != "running" and time.monotonic() - self._sent > SEND_SECONDS:
+                self._try(self._send)
+
+    def close(self, send: bool) -> None:
+        """Let go of the file, having written what is new and sent it to the object store."""
+        if send:
+            self._write_waiting()
+            if self._study is not None:
+                self._try(self._send)
+        self._close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _write_waiting(self) -> None:
+        for _, trial in sorted(self._waiting.items()):
+            self._try(functools.partial(self._write, trial))
+        self._waiting.clear()
+        self._written = time.monotonic()
+
+    def _try(self, write: Callable[[], None]) -> None:
         if self._behind:
             return
         try:
-            self._write(trial)
-            if trial.state != "running" and time.monotonic() - self._sent > SEND_SECONDS:
-                self._send()
+            write()
         except Exception as error:  # as in `follow`
             self._behind = True
             logger.warning(
@@ -117,15 +141,6 @@ class OptunaFile:
                 self.place,
                 str(error).splitlines()[0],
             )
-
-    def close(self, send: bool) -> None:
-        """Let go of the file, having sent what is new to the object store."""
-        if send and self._study is not None and not self._behind:
-            with suppress(StorageError):  # the next command sends it
-                self._send()
-        self._close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
 
     def _fetch(self) -> None:
         """Find the file; have a copy of one in an object store."""
@@ -149,7 +164,7 @@ class OptunaFile:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             self._storage = optuna.storages.RDBStorage(
                 f"sqlite:///{self.path}",
-                engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}},
+                engine_kwargs={"creator": functools.partial(_connect, self.path)},
             )
             study = optuna.create_study(
                 study_name=self.manifest["study"],
@@ -173,7 +188,7 @@ class OptunaFile:
 
     def _differences(self, trials: Sequence[TrialRecord]) -> str | None:
         """Compare the file with the record; it may lack what came last."""
-        _check_pages(self.path)
+        check_pages(self.path)
         study = self._open()
         if study.direction.name.lower() != direction(self.manifest["mode"]):
             return "another direction"
@@ -196,8 +211,12 @@ class OptunaFile:
             )
             if not fits:
                 return f"trial {trial.number} is not what its trial.json says"
-            rest = trial.history[: len(have.intermediate_values)]
-            self._known.append(_as_known(trial, rest, ended))
+            known = dataclasses.replace(
+                trial, history=trial.history[: len(have.intermediate_values)]
+            )
+            self._known.append(
+                known if ended else dataclasses.replace(known, state="running", reason=None)
+            )
             self._ids.append(have._trial_id)
         return None
 
@@ -213,77 +232,8 @@ class OptunaFile:
             self._known[number] = trial
 
 
-def _as_known(trial: TrialRecord, history: Sequence[dict[str, float]], ended: bool) -> TrialRecord:
-    if ended:
-        return dataclasses.replace(trial, history=tuple(history))
-    return dataclasses.replace(trial, history=tuple(history), state="running", reason=None)
-
-
-def _check_pages(path: Path) -> None:
-    """Raise what SQLite raises if the file's structure is damaged."""
-    with sqlite3.connect(path, timeout=LOCK_SECONDS) as connection:
-        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    connection.close()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
-
-
-def recall_manifest(path: AnyPath) -> dict[str, Any] | None:
-    """Return the manifest as the file keeps it; None if it cannot be read."""
-    manifest: dict[str, Any] | None
-    manifest = _recall(path, lambda study: json.loads(study.user_attrs[MANIFEST]))
-    return manifest
-
-
-def recall_trials(path: AnyPath, metric: str, mode: str) -> list[TrialRecord]:
-    """Return the trials as the file knows them: of each epoch the metric, of the best one all."""
-
-    def read(study: optuna.Study) -> list[TrialRecord]:
-        return [_remembered(trial, metric, mode) for trial in study.get_trials(deepcopy=False)]
-
-    return _recall(path, read) or []
-
-
-def _recall(path: AnyPath, read: Callable[[optuna.Study], Any]) -> Any:
-    if not path.exists():
-        return None
-    with tempfile.TemporaryDirectory(prefix="study-optuna-") as scratch:
-        copy = Path(scratch) / path.name
-        for suffix in ("", "-journal"):  # with the latter SQLite undoes a half-made change
-            with suppress(FileNotFoundError):
-                content = (path.parent / f"{path.name}{suffix}").read_bytes()
-                copy.with_name(copy.name + suffix).write_bytes(content)
-        return _read_copy(path, copy, read)
-
-
-def _read_copy(path: AnyPath, copy: Path, read: Callable[[optuna.Study], Any]) -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        _check_pages(copy)
-        return read(optuna.load_study(study_name=None, storage=f"sqlite:///{copy}"))
-    except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
-        logger.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
-        return None
-
-
-def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> TrialRecord:
-    best = there.user_attrs.get("best", {"epoch": 0})
-    rows = [
-        best if best["epoch"] == epoch else {"epoch": epoch, metric: value}
-        for epoch, value in sorted(there.intermediate_values.items())
-    ]
-    names: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
-    begun, ended = there.datetime_start, there.datetime_complete
-    return TrialRecord(
-        number=there.number,
-        metric=metric,
-        mode=mode,
-        state=names.get(there.state.name, "running"),
-        values=dict(there.params),
-        history=tuple(rows),
-        begun=begun.isoformat(timespec="seconds") if begun else "",
-        ended=ended.isoformat(timespec="seconds") if ended else None,
-        reason=there.user_attrs.get("reason"),
-    )
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file without waiting for the disk: a loss of power is mended as damage is."""
+    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection

@@ -23,8 +23,9 @@ from study.errors import DamagedFile, InputError
 from study.hold import Hold, hold
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
 from study.object_path import AnyPath, ObjectPath, children
-from study.optuna_file import OptunaFile, recall_trials
+from study.optuna_file import OptunaFile
 from study.provenance import versions
+from study.recall import recall_trials
 from study.run_folder import RunFolder
 from study.sampling import Sampling
 from study.task import Value

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Param
+from mlflow.entities import Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from study.drawing import Drawing, figure_note
 from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
@@ -22,11 +25,11 @@ from study.task import Task
 from study.tracking_store import (
     connect,
     experiment_id,
-    log_metrics,
+    log_history,
     log_settings,
     upload_folder,
 )
-from study.trial_record import TrialRecord, metrics_of
+from study.trial_record import TrialRecord
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +81,15 @@ class StudyTracker:
         self.known = {**known, "study.id": record.manifest.get("id", "")}
         self._store: _Store | None = None  # None as long as the store was not reached
         self.runs: dict[int, _Run] = {}
+        # Trials whose runs an earlier process may have made, or a call that failed.
+        self._perhaps_there = {trial.number for trial in record.trials()}
         self.trouble: str | None = None
         self._unsent: dict[int, str] = {}  # trial -> why, when closing
         self._waiting: dict[int, None] = {}  # trials to bring up to date, oldest first
         self._changed = threading.Condition()
         self._closing = False
+        self._sent = 0  # how often a trial was brought up to date
+        self._drawing = Drawing(drawn=self.touch)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
@@ -92,13 +99,20 @@ class StudyTracker:
             self._waiting[number] = None
             self._changed.notify()
 
-    def close(self, status: str, best: TrialRecord | None, timeout: float = 120.0) -> str | None:
+    def close(
+        self,
+        status: str,
+        best: TrialRecord | None,
+        patience: float = 120.0,
+        at_most: float = math.inf,
+    ) -> str | None:
         """Bring everything up to date and end the study's run.
 
         Args:
             status: FINISHED, KILLED or FAILED.
             best: The best trial.
-            timeout: Seconds to wait for a store that does not answer.
+            patience: Seconds to wait for a store that does not answer.
+            at_most: Seconds to wait in all.
 
         Returns:
             What went wrong, None if everything was written.
@@ -106,7 +120,14 @@ class StudyTracker:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout)
+        closing = heard = time.monotonic()
+        sent = self._sent
+        while self._thread.is_alive() and time.monotonic() - heard < patience:
+            self._thread.join(min(1.0, patience))
+            if time.monotonic() - closing > at_most:
+                break
+            if self._sent > sent:  # much may be left of a study of short trials
+                heard, sent = time.monotonic(), self._sent
         if self._thread.is_alive():
             return self.trouble or "the tracking store is slow"
         if self._unsent:
@@ -141,20 +162,23 @@ class StudyTracker:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
+                while not self._waiting and (not self._closing or self._drawing.busy):
                     self._changed.wait()
                 if not self._waiting:
+                    self._drawing.close()
                     return
                 number = next(iter(self._waiting))
                 del self._waiting[number]
             try:
                 self._bring_up_to_date(number)
+                self._sent += 1
                 if self.trouble is not None:
                     logger.warning("tracking is back; what is missing is sent now")
                 self.trouble = None
             except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
                 # What a call that failed has written is not known: look again.
                 self.runs.pop(number, None)
+                self._perhaps_there.add(number)
                 if self.trouble is None:
                     logger.warning(
                         "tracking fails, training goes on and all is sent later: %s",
@@ -176,27 +200,28 @@ class StudyTracker:
         trial = self.record.trial(number)
         run = self.runs.get(number) or self._find_or_create(trial)
         folder = self.record.run_folder(number)
-        for row in trial.history:
-            epoch = int(row["epoch"])
-            if epoch > run.epoch:
-                log_metrics(client, run.run_id, epoch, metrics_of(row), row.get("ended"))
-                run.epoch = epoch
+        log_history(client, run.run_id, trial.history[run.epoch :])
+        run.epoch = trial.epochs
         if trial.state != "running" and not run.ended:
             self._end(trial, run, folder)
 
     def _end(self, trial: TrialRecord, run: _Run, folder: RunFolder) -> None:
         client = self.store.client
+        tags = {}
         if trial.reason is not None:
-            client.set_tag(run.run_id, "study.reason", trial.reason[:5000])
-        if trial.epoch is not None:
-            client.set_tag(run.run_id, "study.best_epoch", str(trial.epoch))
-            note = figure_note(self.task, self.record, trial)
-            folder.draw(self.task, note, list(trial.history))
-            for text in folder.damage:
-                logger.warning(text)
+            tags["study.reason"] = trial.reason
         if trial.failures:
-            text = "; ".join(f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures)
-            client.set_tag(run.run_id, "study.retries", text[:5000])
+            texts = [f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
+            tags["study.retries"] = "; ".join(texts)
+        if trial.epoch is not None:
+            tags["study.best_epoch"] = str(trial.epoch)
+            note = figure_note(self.task, self.record, trial)
+            damage = self._drawing.damage(trial.number, self.task.name, folder, note, trial.history)
+            if damage is None:
+                return  # the trial is touched again when its figures are drawn
+            for text in damage:
+                logger.warning(text)
+        client.log_batch(run.run_id, tags=[RunTag(name, tags[name][:5000]) for name in tags])
         upload_folder(client, run.run_id, folder)
         client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True
@@ -216,11 +241,10 @@ class StudyTracker:
 
     def _find_or_create(self, trial: TrialRecord) -> _Run:
         client = self.store.client
-        run_id = self._find(
-            client,
-            self.store.experiment,
-            f"tags.`study.role` = 'trial' and tags.`study.trial` = '{trial.number}'",
-        )
+        run_id = None
+        if trial.number in self._perhaps_there:
+            condition = f"tags.`study.role` = 'trial' and tags.`study.trial` = '{trial.number}'"
+            run_id = self._find(client, self.store.experiment, condition)
         if run_id is None:
             run_id = self._create(trial)
             run = _Run(run_id)
@@ -274,12 +298,3 @@ class StudyTracker:
 def _first_line(error: BaseException) -> str:
     name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
     return f"{name}{error}".strip().splitlines()[0]
-
-
-def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
-    """Return the line that says what the figures of a trial show."""
-    dataset, epochs = record.manifest["dataset"], record.manifest["epochs"]
-    data = task.name if dataset == "real" else f"{task.name}, SAMPLE data (not real)"
-    size = record.params(trial).get("image_size")
-    pixels = f", {size}x{size} pixels" if size else ""
-    return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.epoch} of {epochs}"

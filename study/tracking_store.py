@@ -10,10 +10,11 @@ import hashlib
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from study.errors import InputError
-from study.files import local_copy
+from study.files import is_writable, local_copy
 from study.object_path import AnyPath
 from study.run_folder import RunFolder
 from study.task import Task
+from study.trial_record import metrics_of
 
 
 def resolve_uri(flag: str | None) -> str:
@@ -44,6 +47,22 @@ def resolve_uri(flag: str | None) -> str:
             "MLflow server."
         )
     return uri
+
+
+def is_usable_file(uri: str) -> bool:
+    """Return whether a store is a SQLite file that opens, or can be made, as far as can be told.
+
+    It takes no time, while MLflow takes seconds to answer.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.parent.is_dir() or not is_writable(path.parent):
+        return False
+    try:
+        with closing(sqlite3.connect(path.as_uri() + "?mode=rw", uri=True)) as store:
+            store.execute("PRAGMA schema_version")
+    except sqlite3.Error:
+        return not path.exists()
+    return True
 
 
 def connect(uri: str) -> MlflowClient:
@@ -139,7 +158,7 @@ class SingleRun:
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of an epoch."""
-        log_metrics(self.client, self.run_id, epoch, metrics)
+        log_history(self.client, self.run_id, [{"epoch": epoch, **metrics}])
 
     def end(self, folder: RunFolder, status: str, reason: str | None = None) -> None:
         """Upload the folder's results and end the run as FINISHED, KILLED or FAILED."""
@@ -163,26 +182,25 @@ def log_settings(
     client.log_inputs(run_id, [DatasetInput(dataset, tags=[])])
 
 
-def log_metrics(
-    client: MlflowClient,
-    run_id: str,
-    step: int,
-    metrics: Mapping[str, float],
-    measured: float | None = None,
-) -> None:
-    """Log metrics of one step in one call; nan is left out.
+def log_history(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
+    """Log epochs in as few calls as MLflow allows; nan is left out.
 
     Args:
         client: Of the store.
         run_id: The run.
-        step: The epoch.
-        metrics: By name.
-        measured: Seconds since 1970, now if None. The same metric with the same time, sent again
-            after an answer was lost, is in MLflow once.
+        rows: One for each epoch, with its number `epoch`, and the metrics by name. `ended`, seconds
+            since 1970, is their time, else it is now. The same metric with the same time, sent
+            again after an answer was lost, is in MLflow once.
     """
-    when = int((measured or time.time()) * 1000)
-    values = [Metric(name, value, when, step) for name, value in metrics.items() if value == value]
-    client.log_batch(run_id, metrics=values)
+    now = time.time()
+    metrics = [
+        Metric(name, value, int(1000 * row.get("ended", now)), int(row["epoch"]))
+        for row in rows
+        for name, value in metrics_of(row).items()
+        if value == value
+    ]
+    for first in range(0, len(metrics), MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[first : first + MAX_METRICS_PER_BATCH])
 
 
 def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
@@ -231,7 +249,8 @@ def record_test(
             f"exported, but the run {run_id} is not in this tracking store; name the study's with "
             "--tracking-uri and export again (the test is not repeated)."
         ) from None
-    log_metrics(client, run_id, 0, {k: v for k, v in metrics.items() if k not in known})
+    new = {name: value for name, value in metrics.items() if name not in known}
+    log_history(client, run_id, [{"epoch": 0, **new}])
     tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
     client.log_batch(run_id, tags=tags)
     if (folder / "figures" / "test").is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -123,7 +124,7 @@ class TrialRecord:
             raise DamagedFile(f"{path} is of another version ({error}).") from None
 
 
-def metrics_of(row: dict[str, float]) -> dict[str, float]:
+def metrics_of(row: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics of an epoch's row."""
     return {name: value for name, value in row.items() if name not in NOT_METRICS}
 

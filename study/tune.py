@@ -9,30 +9,33 @@ larger --num-samples extends it. Ctrl-C, SIGTERM and --time-budget let the trial
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
+import math
 import shlex
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.command import run_command
 from study.errors import InputError
+from study.files import is_writable
 from study.plan import StudyPlan, build_parser, make_plan
 from study.progress import Progress
 from study.provenance import facts
+from study.ray_session import set_ray_options, shut_down_ray, start_ray
 from study.record import StudyRecord
-from study.resources import DRIVER, local_cpus, local_gpus
+from study.resources import DRIVER
 from study.stopping import Stopping, StudyStopped
 from study.summary import summary
 
 if TYPE_CHECKING:
     from study.tracking import StudyTracker
 
-TRACKING_SECONDS = 120.0  # to send what is left at the end
-HASTY_SECONDS = 5.0  # the same after a signal
+TRACKING_SECONDS = 120.0  # to wait at the end for a tracking store that does not answer
+HASTY_SECONDS = 5.0  # for all that is left, after a signal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     from study.tracking import StudyTracker
 
     stopping = Stopping(study.args.time_budget)
-    uri = reach_tracking(study)
+    uri = reach_tracking_and_start_ray(study)
     if study.args.address is not None and not _is_complete(study):
         try:
             study = join_cluster(study, stopping, uri)
@@ -78,7 +81,7 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
     try:
         if left > 0:
             if study.args.address is None:
-                start_ray(study)
+                start_ray(study.resources)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             progress = Progress(study.task, record, study.args.num_samples)
             assert study.resources is not None
@@ -107,7 +110,10 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
         trouble = None
         if not stopping.abandoned:  # else the runs are another driver's now
             trouble = tracker.close(
-                status, best[0] if best else None, HASTY_SECONDS if hasty else TRACKING_SECONDS
+                status,
+                best[0] if best else None,
+                TRACKING_SECONDS,
+                HASTY_SECONDS if hasty else math.inf,
             )
         if trouble:
             print(
@@ -124,6 +130,31 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
         print(f"not complete; continue with: {command}", file=sys.stderr)
         return stopping.exit_code
     return 0 if best else 1
+
+
+def reach_tracking_and_start_ray(study: StudyPlan) -> str:
+    """Return the tracking URI as `reach_tracking` does.
+
+    MLflow takes seconds to make a SQLite store, and Ray to start: for a new study, if nothing
+    speaks against either, both do it at once.
+    """
+    from study import tracking_store
+
+    uri = tracking_store.resolve_uri(study.args.tracking_uri)
+    folder = study.folder
+    new = isinstance(folder, Path) and not folder.exists() and is_writable(folder.parent)
+    if not new or study.args.address is not None or not tracking_store.is_usable_file(uri):
+        return reach_tracking(study)
+    import ray  # noqa: F401 - not in two threads that import at once
+
+    with ThreadPoolExecutor(1) as thread:
+        reached = thread.submit(reach_tracking, study)
+        try:
+            start_ray(study.resources)
+            return reached.result()
+        except BaseException:
+            shut_down_ray()
+            raise
 
 
 def reach_tracking(study: StudyPlan) -> str:
@@ -173,45 +204,6 @@ def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
     if not study.folder.exists():
         tracking_store.check(uri)
     return study
-
-
-def set_ray_options() -> None:
-    """Set what Ray reads from the environment."""
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output ignores verbose=0
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # they are in error.txt and MLflow
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
-
-
-def start_ray(study: StudyPlan) -> None:
-    """Start Ray on this machine."""
-    set_ray_options()
-    import ray
-
-    assert study.resources is not None
-    ray.init(
-        address="local",  # not a cluster that happens to run on this machine
-        num_cpus=local_cpus(),
-        num_gpus=local_gpus(),
-        # Ray Train asks the dashboard which placement groups are left over.
-        include_dashboard=study.resources.workers > 1,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-
-
-def shut_down_ray() -> None:
-    """Stop Ray if it runs."""
-    if "ray" in sys.modules:
-        import ray
-
-        # What Ray Tune leaves in cycles holds actors and objects. Collected later, by the thread
-        # of tracking perhaps, it would reach for a worker that is gone, and end the process.
-        gc.collect()
-        ray.shutdown()
 
 
 def run_trials(

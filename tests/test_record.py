@@ -173,7 +173,7 @@ def test_weights_of_losers_go_and_those_of_the_best_and_of_running_trials_stay(
 
 
 def test_optuna_s_own_tools_read_the_study(tmp_path: Path) -> None:
-    record = some_trials(tmp_path / "s")
+    closed(record := some_trials(tmp_path / "s"))
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's' / 'optuna.db'}")
     for there, trial in zip(study.trials, record.trials(), strict=True):
         assert there.params == trial.values and there.intermediate_values == trial.curve

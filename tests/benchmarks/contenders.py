@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from study.data import DataSource
-from study.tune import set_ray_options
+from study.ray_session import set_ray_options
 
 HERE = Path(__file__).parent
 

@@ -1,0 +1,161 @@
+"""Draws the figures of trials in a process of its own, which takes what time training leaves.
+
+Matplotlib keeps Python busy for tenths of a second, in which the driver could not hear its trials.
+
+    drawing = Drawing(drawn=print)                       # called with the number of a trial
+    drawing.damage(7, "facade", folder, note, history)   # None: drawn later
+    drawing.close()
+
+The process, `python -m study.drawing`, reads a JSON object per line and answers each with one. It
+ends when its input does, so it outlives no driver, not even one that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from study.errors import StorageError
+from study.object_path import as_path
+from study.run_folder import RunFolder
+from study.task import Task, load_task
+
+if TYPE_CHECKING:
+    from study.record import StudyRecord
+    from study.trial_record import TrialRecord
+
+NICENESS = 10
+
+
+class Drawing:
+    """Starts the process when it is needed, and again when it is gone.
+
+    Args:
+        drawn: Told, by another thread, that a trial's figures are there.
+    """
+
+    def __init__(self, drawn: Callable[[int], None]) -> None:
+        self._drawn = drawn
+        self._wanted: SimpleQueue[tuple[int, str]] = SimpleQueue()
+        self._asked: set[int] = set()
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._process: subprocess.Popen[str] | None = None
+        threading.Thread(target=self._work, name="drawing", daemon=True).start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are figures that were asked for and not fetched."""
+        return bool(self._asked or self._answers)
+
+    def damage(
+        self,
+        number: int,
+        task: str,
+        folder: RunFolder,
+        note: str,
+        history: Iterable[Mapping[str, float]],
+    ) -> list[str] | None:
+        """Have learning curves and the figures of the best epoch drawn.
+
+        Args:
+            number: Of the trial.
+            task: Its name.
+            folder: Of the trial.
+            note: Line below the titles.
+            history: One row for each epoch.
+
+        Returns:
+            What was found damaged, in sentences; None if the figures are still to be drawn, which
+            `drawn` will tell.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        if number in self._answers:
+            answer = self._answers.pop(number)
+            if "full" in answer:
+                raise StorageError(answer["full"])
+            return list(answer["damage"])
+        if number not in self._asked:
+            self._asked.add(number)
+            wanted = {"task": task, "folder": str(folder.path), "note": note}
+            self._wanted.put((number, json.dumps({**wanted, "history": list(history)})))
+        return None
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError):  # it is gone already
+                self._process.stdin.close()
+
+    def _work(self) -> None:
+        while True:
+            number, line = self._wanted.get()
+            answer = self._ask(line) or self._ask(line)
+            died = f"trial {number}: no figures, the process that draws them died twice."
+            self._answers[number] = json.loads(answer) if answer else {"damage": [died]}
+            self._asked.discard(number)
+            self._drawn(number)
+
+    def _ask(self, line: str) -> str:
+        """Return the answer; nothing if the process died."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = _start()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            return self._process.stdout.readline()
+        return ""
+
+
+def _start() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "study.drawing"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the driver, which has figures to wait for
+    )
+
+
+def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
+    """Return the line that says what the figures of a trial show."""
+    dataset, epochs = record.manifest["dataset"], record.manifest["epochs"]
+    data = task.name if dataset == "real" else f"{task.name}, SAMPLE data (not real)"
+    size = record.params(trial).get("image_size")
+    pixels = f", {size}x{size} pixels" if size else ""
+    return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.epoch} of {epochs}"
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    os.nice(NICENESS)
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a library prints is no answer
+    with os.fdopen(answers, "w") as out:
+        for line in sys.stdin:
+            out.write(json.dumps(_answer(json.loads(line))) + "\n")
+            out.flush()
+
+
+def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
+    folder = RunFolder(as_path(wanted["folder"]))
+    try:
+        folder.draw(load_task(wanted["task"]), wanted["note"], wanted["history"])
+    except StorageError as error:
+        return {"full": str(error)}
+    except Exception as error:  # a task's own; it must not keep the metrics from being sent
+        folder.damage.append(f"{folder.path}: no figures ({type(error).__name__}: {error}).")
+    return {"damage": folder.damage}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Ray on this machine, from its start to its end."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+
+from study.resources import Resources, local_cpus, local_gpus
+
+
+def set_ray_options() -> None:
+    """Set what Ray reads from the environment."""
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output ignores verbose=0
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # they are in error.txt and MLflow
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
+
+
+def start_ray(resources: Resources | None) -> None:
+    """Start Ray on this machine, if it was not done before."""
+    set_ray_options()
+    import ray
+
+    assert resources is not None
+    if ray.is_initialized():
+        return
+    ray.init(
+        address="local",  # not a cluster that happens to run on this machine
+        num_cpus=local_cpus(),
+        num_gpus=local_gpus(),
+        # Ray Train asks the dashboard which placement groups are left over.
+        include_dashboard=resources.workers > 1,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def shut_down_ray() -> None:
+    """Stop Ray if it runs."""
+    if "ray" in sys.modules:
+        import ray
+
+        # What Ray Tune leaves in cycles holds actors and objects. Collected later, by the thread
+        # of tracking perhaps, it would reach for a worker that is gone, and end the process.
+        gc.collect()
+        ray.shutdown()

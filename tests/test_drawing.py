@@ -1,0 +1,89 @@
+"""Figures drawn in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from study.drawing import Drawing
+from study.errors import StorageError
+from study.run_folder import RunFolder, write_arrays
+
+HISTORY = [{"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A trial of fashion with evidence that no figure can be drawn from."""
+    write_arrays(tmp_path / "evidence.npz", {"nothing": np.zeros(1)})
+    return RunFolder(tmp_path)
+
+
+class Drawn:
+    """Waits for figures."""
+
+    def __init__(self) -> None:
+        self.told = threading.Semaphore(0)
+        self.drawing = Drawing(drawn=lambda number: self.told.release())
+
+    def damage(self, folder: RunFolder, task: str = "fashion") -> list[str]:
+        assert self.drawing.damage(7, task, folder, "note", HISTORY) is None
+        assert self.drawing.damage(7, task, folder, "note", HISTORY) is None, "asked for once"
+        assert self.drawing.busy
+        assert self.told.acquire(timeout=60)
+        damage = self.drawing.damage(7, task, folder, "note", HISTORY)
+        assert damage is not None and not self.drawing.busy
+        return damage
+
+
+def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(folder: RunFolder) -> None:
+    drawn = Drawn()
+    (text,) = drawn.damage(folder)
+    assert str(folder.path) in text and "KeyError" in text
+    (folder.path / "evidence.npz").unlink()
+    (text,) = drawn.damage(folder)
+    assert "missing" in text
+    with Image.open(folder.path / "figures" / "learning_curves.png") as image:
+        assert image.width > image.height > 100
+    drawn.drawing.close()
+
+
+def test_a_process_that_was_killed_is_started_again(folder: RunFolder) -> None:
+    drawn = Drawn()
+    drawn.damage(folder)
+    process = drawn.drawing._process
+    assert process is not None and os.getpriority(os.PRIO_PROCESS, process.pid) > 0
+    process.send_signal(signal.SIGKILL)
+    (text,) = drawn.damage(folder)
+    assert "KeyError" in text, "not that it died"
+    again = drawn.drawing._process
+    assert again is not None and again.pid != process.pid
+    drawn.drawing.close()
+    assert again.wait(10) == 0
+
+
+def test_a_full_disk_is_told_apart(folder: RunFolder) -> None:
+    (folder.path / "evidence.npz").unlink()
+    (folder.path / "figures").mkdir()
+    (folder.path / "figures" / "learning_curves.png").mkdir()  # cannot be replaced by a file
+    drawn = Drawn()
+    with pytest.raises(StorageError, match="learning_curves.png"):
+        drawn.damage(folder)
+    assert not drawn.drawing.busy
+    drawn.drawing.close()
+
+
+def test_requests_are_plain_json(folder: RunFolder) -> None:
+    drawn = Drawn()
+    odd = RunFolder(folder.path / "a \n\u00e9")
+    odd.path.mkdir()
+    (text,) = drawn.damage(odd)
+    assert json.dumps(str(odd.path))[1:5] in json.dumps(text)
+    drawn.drawing.close()
