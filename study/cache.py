@@ -24,6 +24,12 @@ from study.errors import InputError
 LAYOUT = 1
 
 
+def cache_home() -> Path:
+    """Return the folder of all entries: `$STUDY_CACHE_DIR`, else one for this user."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("STUDY_CACHE_DIR") or Path(home) / "study").expanduser().absolute()
+
+
 class Entry:
     """One finished cache entry: `arrays[name]` maps the file, `meta` is a JSON object."""
 

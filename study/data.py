@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from study.cache import cache_home
 from study.command import add_data_flags, run_command
 from study.errors import InputError
 from study.task import Task, load_task
@@ -37,12 +38,10 @@ class DataSource:
         """Resolve flags and environment variables to a source."""
         assert dataset in ("real", "sample")
         folder = data_dir or os.environ.get("STUDY_DATA_DIR") or "data"
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        cache = os.environ.get("STUDY_CACHE_DIR") or Path(home) / "study"
         return DataSource(
             dataset=dataset,  # type: ignore[arg-type]
             data_dir=Path(folder).expanduser().absolute(),
-            cache_dir=Path(cache).expanduser().absolute(),
+            cache_dir=cache_home(),
         )
 
 

@@ -18,10 +18,10 @@ import torch
 from study import distributed
 from study.augmentation import Augmentation
 from study.batches import Batches
+from study.counts import predicted
 from study.data import DataSource, ImageSet
 from study.errors import InputError, TrialError
 from study.evaluation import Watch, evaluate
-from study.metrics import predicted
 from study.resources import check_sync
 from study.task import Meter, Task, TrainConfig
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from study import metrics
+from study.counts import ConfusionMatrix, ScoreHistograms, predicted
 from study.distributed import all_reduce_sum
 from study.task import class_key
 
@@ -18,7 +19,7 @@ class ClassificationMeter:
 
     def __init__(self, classes: Sequence[str], device: torch.device) -> None:
         self.classes = [class_key(name) for name in classes]
-        self.confusion = metrics.ConfusionMatrix(len(classes), device)
+        self.confusion = ConfusionMatrix(len(classes), device)
         self.predictions: list[Tensor] = []
         self.confidences: list[Tensor] = []
 
@@ -55,13 +56,13 @@ class SegmentationMeter:
 
     def __init__(self, classes: Sequence[str], device: torch.device) -> None:
         self.classes = [class_key(name) for name in classes]
-        self.confusion = metrics.ConfusionMatrix(len(classes), device)
-        self.histograms = metrics.ScoreHistograms(len(classes), device)
+        self.confusion = ConfusionMatrix(len(classes), device)
+        self.histograms = ScoreHistograms(len(classes), device)
         self.predictions: list[Tensor] = []
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits `(B, K, H, W)` and targets `(B, H, W)` int64."""
-        prediction = metrics.predicted(logits)
+        prediction = predicted(logits)
         self.confusion.update(prediction, targets)
         self.histograms.update(logits, targets, prediction)
         self.predictions.append(prediction.to(torch.uint8))

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -18,12 +19,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
+from study.cache import cache_home, cached
 from study.errors import InputError
 from study.files import is_writable, local_copy
 from study.object_path import AnyPath
@@ -80,6 +83,7 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
         with _creation_lock(uri):
+            _create(uri)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
@@ -87,6 +91,32 @@ def connect(uri: str) -> MlflowClient:
         reason = cause[0] if cause else str(error).strip().splitlines()[0]
         raise InputError(f"the tracking store {uri} does not answer ({reason}).") from None
     return client
+
+
+def _create(uri: str) -> None:
+    """Make a SQLite store, if there is none, out of one that MLflow made before.
+
+    MLflow goes through all versions of its tables for each new store, which takes four seconds
+    beside the start of Ray. Where this does not work, it does so here too.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
+        return
+    with suppress(OSError, InputError):
+        made = cached(cache_home(), "mlflow-store", [mlflow.__version__], _make_empty)
+        draft = path.with_name(f".{path.name}.draft")
+        shutil.copyfile(made.folder / "mlflow.db", draft)
+        os.replace(draft, path)
+
+
+def _make_empty(folder: Path) -> dict[str, Any]:
+    file = folder / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(file)) as store:
+        # The default experiment's artifacts would lie here; MLflow makes another where it is used.
+        store.execute("DELETE FROM experiments")
+        store.commit()
+    return {"mlflow": mlflow.__version__}
 
 
 def check(uri: str) -> None:

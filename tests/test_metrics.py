@@ -8,13 +8,14 @@ import torch
 from sklearn.metrics import average_precision_score, jaccard_score, precision_recall_curve
 
 from study import metrics
+from study.counts import ConfusionMatrix, ScoreHistograms, log_odds, predicted
 from study.meters import ClassificationMeter, SegmentationMeter
 
 CPU = torch.device("cpu")
 
 
 def test_confusion_matrix_by_hand() -> None:
-    confusion = metrics.ConfusionMatrix(3, CPU)
+    confusion = ConfusionMatrix(3, CPU)
     confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
     confusion.update(torch.tensor([1]), torch.tensor([1]))  # a short last batch
     counts = confusion.counts.numpy()
@@ -29,7 +30,7 @@ def test_confusion_matrix_by_hand() -> None:
 def test_iou_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     targets, predictions = rng.integers(0, 4, (2, 5000))
-    confusion = metrics.ConfusionMatrix(4, CPU)
+    confusion = ConfusionMatrix(4, CPU)
     confusion.update(torch.tensor(predictions), torch.tensor(targets))
     expected = jaccard_score(targets, predictions, average=None)
     assert np.allclose(metrics.intersections_over_union(confusion.counts.numpy()), expected)
@@ -42,10 +43,10 @@ def test_average_precision_equals_scikit_learn(sharpness: float) -> None:
     targets = torch.randint(0, 5, (4, 64, 64))
     logits = torch.randn(4, 5, 64, 64) * sharpness
     logits.scatter_add_(1, targets[:, None], torch.full((4, 1, 64, 64), sharpness))
-    histograms = metrics.ScoreHistograms(5, CPU)
+    histograms = ScoreHistograms(5, CPU)
     for image in range(4):
         part = logits[image : image + 1]
-        histograms.update(part, targets[image : image + 1], metrics.predicted(part))
+        histograms.update(part, targets[image : image + 1], predicted(part))
     scores = logits.double().softmax(dim=1).movedim(1, 0).reshape(5, -1).numpy()
     for label in range(5):
         expected = average_precision_score((targets == label).flatten().numpy(), scores[label])
@@ -56,8 +57,8 @@ def test_average_precision_equals_scikit_learn(sharpness: float) -> None:
 
 def test_histograms_count_every_pixel_once() -> None:
     logits, targets = torch.randn(3, 4, 8, 8), torch.randint(0, 4, (3, 8, 8))
-    histograms = metrics.ScoreHistograms(4, CPU)
-    histograms.update(logits, targets, metrics.predicted(logits))
+    histograms = ScoreHistograms(4, CPU)
+    histograms.update(logits, targets, predicted(logits))
     totals = histograms.counts.sum(dim=1)  # (K, 2): negatives, positives
     assert totals.sum(dim=1).tolist() == [3 * 64] * 4
     assert totals[:, 1].tolist() == torch.bincount(targets.flatten(), minlength=4).tolist()
@@ -65,8 +66,8 @@ def test_histograms_count_every_pixel_once() -> None:
 
 def test_histograms_take_infinite_certainty() -> None:
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]])
-    histograms = metrics.ScoreHistograms(2, CPU)
-    histograms.update(logits, torch.tensor([0, 1]), metrics.predicted(logits))
+    histograms = ScoreHistograms(2, CPU)
+    histograms.update(logits, torch.tensor([0, 1]), predicted(logits))
     assert metrics.average_precision(histograms.counts[0].numpy()) == 1.0
 
 
@@ -119,6 +120,6 @@ def test_log_odds_are_exact_near_certainty() -> None:
     for label in range(3):
         others = torch.cat([exact[:, :label], exact[:, label + 1 :]], dim=1)
         expected = exact[:, label] - others.logsumexp(dim=1)
-        assert metrics.log_odds(logits, metrics.predicted(logits))[
-            :, label
-        ].item() == pytest.approx(expected.item(), rel=1e-6)
+        assert log_odds(logits, predicted(logits))[:, label].item() == pytest.approx(
+            expected.item(), rel=1e-6
+        )

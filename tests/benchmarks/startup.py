@@ -4,7 +4,8 @@
     python tests/benchmarks/startup.py --repeats 1
 
 The first step is that of a task that is Fashion-MNIST on real data and notes the time in its loss.
-A study starts in an empty folder, so MLflow makes its SQLite store; the data set is cached already.
+A study starts in an empty folder, so a SQLite store for MLflow has to be made; the data set and the
+empty store that MLflow once made are cached already.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main() -> None:
     tune = [first_step("tune", "--num-samples", 2) for _ in range(args.repeats)]
     report.add("tune to the first training step, s", tune, limit=12.0)
     report.add("train to the same, s", [first_step("train") for _ in range(args.repeats)])
-    report.note("tune", "empty folder: with the creation of MLflow's SQLite store")
+    report.note("tune", "in an empty folder")
     report.write()
 
 
