@@ -21,8 +21,8 @@ from study.warm_start import Earlier
 # Measured on two cores, MLflow in SQLite: seconds from the command to the first trial's first step
 # (Ray, MLflow's tables, the trial's imports), from the last epoch to the command's end, between two
 # epochs, and between two trials.
-START_SECONDS, END_SECONDS = 12.0, 4.0
-REPORT_SECONDS, NEXT_SECONDS = 0.05, 0.15
+START_SECONDS, END_SECONDS = 9.0, 4.0
+REPORT_SECONDS, NEXT_SECONDS = 0.02, 0.1
 WORKERS_SECONDS = 10.0  # to start the workers of a trial that has several
 NUM_DRAWN = 200  # configurations; the trials of a larger study take them in turns
 
