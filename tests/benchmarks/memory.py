@@ -29,7 +29,8 @@ from study.data import DataSource
 SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
 WIDTHS = {"width1": 4, "width2": 8, "width3": 8, "width4": 8, "width5": 4}
 BATCH_SIZE = 2
-ACTOR = b"ray::StudyTrial"
+# What a trial's process calls itself, between its trial's steps and in one.
+ACTORS = b"ray::StudyTrial", b"ray::ResourceTrainable"
 START_SECONDS = 180  # at most, of all trials
 KEYS = ("Rss", "Pss", "Private", "Shared")
 Sizes = dict[str, float]  # MiB by `KEYS`
@@ -89,7 +90,11 @@ def study(
                 assert process.poll() is None, (home / "output").read_text()[-2000:]
                 assert time.monotonic() < deadline, (home / "output").read_text()[-2000:]
                 time.sleep(0.5)
-                actors = [pid for pid in descendants(process.pid) if ACTOR in command(pid)]
+                actors = [
+                    pid
+                    for pid in descendants(process.pid)
+                    if any(name in command(pid) for name in ACTORS)
+                ]
             time.sleep(seconds)
             found = []
             for _ in range(5):  # a step frees and takes memory
