@@ -19,6 +19,7 @@ def describe(study: StudyPlan) -> str:
         f"data       {study.identity['dataset']}, {study.identity['train']} training images "
         f"(part of them for validation)",
     ]
+    lines.insert(1, f"objective  {study.goal}")
     for parameter in study.space.parameters:
         kind = "log " if parameter.log else ""
         extent = (

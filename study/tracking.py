@@ -191,7 +191,7 @@ class StudyTracker:
         if trial.epoch is not None:
             client.set_tag(run.run_id, "study.best_epoch", str(trial.epoch))
             note = figure_note(self.task, self.record, trial)
-            folder.draw(self.task, note, list(trial.history))
+            folder.draw(self.task, trial.metric, note, list(trial.history))
             for text in folder.damage:
                 logger.warning(text)
         if trial.failures:
@@ -209,6 +209,7 @@ class StudyTracker:
         tags = {"study.role": "study", "study.name": name, "study.task": self.task.name}
         run = client.create_run(experiment, run_name=name, tags={**tags, **self.known})
         params = {**self.settings, "metric": self.record.manifest["metric"]}
+        params["objective"] = str(self.record.goal)
         client.log_batch(
             run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
         )
@@ -225,7 +226,7 @@ class StudyTracker:
             run_id = self._create(trial)
             run = _Run(run_id)
         else:
-            history = client.get_metric_history(run_id, self.task.metric)
+            history = client.get_metric_history(run_id, trial.metric)
             run = _Run(run_id, max((metric.step for metric in history), default=0))
             known = client.get_run(run_id)
             resumable = known.data.tags.get("study.resumable") == "true"

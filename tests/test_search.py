@@ -9,7 +9,8 @@ from typing import Any
 from test_record import SPACE, open_record, reopened, report
 
 from study.record import StudyRecord
-from study.search import RecordASHA, RecordSearcher
+from study.scheduler import RecordASHA
+from study.search import RecordSearcher
 from study.stopping import Stopping
 
 
