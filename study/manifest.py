@@ -93,7 +93,7 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
     where = f"the study {path.name!r} in {path.parent}"
     for key in (*IDENTITY, *OPTIONAL):
         if known.get(key) != asked.get(key):
-            before, now = json.dumps(known.get(key)), json.dumps(asked.get(key))
+            before, now = (json.dumps(said.get(key, "none")) for said in (known, asked))
             if key == "space":
                 before, now = _differences(known[key], asked[key])
             raise InputError(f"{where} has another {key}: {before} there, {now} asked for. {ways}")

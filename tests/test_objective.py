@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from test_record import MANIFEST, closed, open_record, reopened
+from test_record import MANIFEST, SPACE, closed, open_record
 
 from study.batches import Batches
 from study.errors import InputError
@@ -18,6 +18,7 @@ from study.loop import fit
 from study.objective import Floor, Goal, Objective, worst_class
 from study.objective_flags import known_metrics, parse_goal
 from study.record import StudyRecord
+from study.sampling import frozen
 from study.task import build_config, load_task, task_names
 from study.warm_start import warm_start
 
@@ -168,7 +169,7 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
     put(record, "failed", reason="the training loss is not finite (nan)")
     put(record, "running", (0.1, 50, 0.9))
     before = [(t.state, t.best, t.curve) for t in record.trials()]
-    again = reopened(record)
+    again = open_record(closed(record), **TWO, require=["val/ap/window>=0.5"])
     assert not again.mended
     put(again, "finished", (0.2, 10, 0.6))
     closed(again)
@@ -189,7 +190,7 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("goal", [MANIFEST, FLOORED, TWO])
-def test_the_search_goes_on_where_it_was_and_leaves_what_diverges(
+def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
     tmp_path: Path, goal: dict[str, Any]
 ) -> None:
     goal = {key: value for key, value in goal.items() if key in (*TWO, *FLOORED)}
@@ -208,8 +209,14 @@ def test_the_search_goes_on_where_it_was_and_leaves_what_diverges(
             if restarts and number % 7 == 3:
                 record = open_record(closed(record), **goal)
         drawn.append([trial.values for trial in record.trials()])
-        assert sum(trial.diverged for trial in record.trials()[15:]) <= 5  # at random 6.5
     assert drawn[0] == drawn[1]
+    lost = next(trial for trial in record.trials() if trial.diverged)
+    shown, told = (frozen(lost, SPACE, record.goal, searching=s) for s in (False, True))
+    assert (shown.state.name, told.state.name) == ("FAIL", "PRUNED")
+    assert not shown.constraints and told.constraints["finite"] > 1e5
+    for other in record.trials():  # and ranks last, for TPE
+        constraints = frozen(other, SPACE, record.goal, searching=True).constraints
+        assert other.diverged or sum(constraints.values()) < 10
 
 
 def test_the_objective_is_part_of_a_study_s_identity(tmp_path: Path) -> None:
@@ -231,6 +238,7 @@ def test_an_earlier_study_with_two_objectives_tells_both(tmp_path: Path) -> None
     put(record, "finished", (0.5, 9, 0.5))
     put(record, "stopped", (0.4, 9, 0.5))
     told = warm_start({**MANIFEST, **TWO}, record.space, record)
-    assert told["trials"][0]["history"] == [{"epoch": 1, "val/mean_ap": 0.5, "num_params": 9}]
+    row = {"epoch": 1, "val/mean_ap": 0.5, "num_params": 9}
+    assert told["trials"][0]["history"] == (row,)
     warm = open_record(tmp_path / "warm", **TWO, warm_start=told)
     assert [warm.ask().number for _ in range(12)] == list(range(12))
