@@ -36,7 +36,7 @@ def search(told: str, seed: int) -> tuple[float, float]:
         width = np.log2(trial.suggest_int("width", 8, 128, log=True)) - 5  # -2 to 2
         decay = np.log10(trial.suggest_float("weight_decay", 1e-7, 1e-3, log=True))
         cliff = -2.5 - 0.5 * width
-        lost.append(rate > cliff)
+        lost.append(float(rate > cliff))
         if not lost[-1]:
             value = 0.9 - 0.02 * (cliff - rate - 0.2) ** 2 - 0.01 * (width - 1) ** 2
             value -= 0.003 * (decay + 5) ** 2
