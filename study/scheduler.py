@@ -76,7 +76,8 @@ class RecordASHA(NotPickled, ASHAScheduler):
         if result["epoch"] <= self.record.trial(number).epochs:  # decided before
             return str(TrialScheduler.CONTINUE)
         # Ray flattens results for schedulers.
-        metrics = {name: result[f"metrics/{name}"] for name in self.record.goal.metrics}
+        known = {name: result.get(f"metrics/{name}") for name in self.record.goal.metrics}
+        metrics = {name: value for name, value in known.items() if value is not None}
         decision = self._decide(number, {"epoch": result["epoch"], **metrics})
         if decision == TrialScheduler.STOP:
             self.stopped.add(number)
