@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from study.errors import DamagedFile, InputError, StorageError
 from study.task import TrainConfig, Value, config_fields, did_you_mean, parse_value
+
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def run_command(main: Callable[[], int]) -> int:
@@ -116,3 +119,16 @@ def parse_assignments(assignments: list[str], config_class: type[TrainConfig]) -
         except InputError as error:
             raise InputError(f"--set {text}: {error}") from None
     return values
+
+
+def parse_time(flag: str, text: str) -> float:
+    """Return seconds of a flag's time such as `90`, `90s`, `30m`, `8h`, `2d`.
+
+    Raises:
+        InputError: It is no such time, or not above zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"{flag} must be a time like 90s, 30m or 8h, but got {text!r}.")
+    return seconds

@@ -3,7 +3,7 @@
 Matplotlib keeps Python busy for tenths of a second, in which the driver could not hear its trials.
 
     drawing = Drawing(drawn=print)                       # called with the number of a trial
-    drawing.damage(7, "facade", folder, note, history)   # None: drawn later
+    drawing.damage(trial, "facade", folder, note)        # None: drawn later
     drawing.close()
 
 The process, `python -m study.drawing`, reads a JSON object per line and answers each with one. It
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -56,20 +56,18 @@ class Drawing:
 
     def damage(
         self,
-        number: int,
+        trial: TrialRecord,
         task: str,
         folder: RunFolder,
         note: str,
-        history: Iterable[Mapping[str, float]],
     ) -> list[str] | None:
         """Have learning curves and the figures of the best epoch drawn.
 
         Args:
-            number: Of the trial.
+            trial: What is drawn of.
             task: Its name.
             folder: Of the trial.
             note: Line below the titles.
-            history: One row for each epoch.
 
         Returns:
             What was found damaged, in sentences; None if the figures are still to be drawn, which
@@ -78,6 +76,7 @@ class Drawing:
         Raises:
             StorageError: The disk is full.
         """
+        number = trial.number
         if number in self._answers:
             answer = self._answers.pop(number)
             if "full" in answer:
@@ -85,8 +84,9 @@ class Drawing:
             return list(answer["damage"])
         if number not in self._asked:
             self._asked.add(number)
-            wanted = {"task": task, "folder": str(folder.path), "note": note}
-            self._wanted.put((number, json.dumps({**wanted, "history": list(history)})))
+            about = {"metric": trial.metric, "history": trial.history}
+            wanted = {"task": task, "folder": str(folder.path), "note": note, **about}
+            self._wanted.put((number, json.dumps(wanted)))
         return None
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ def main() -> None:
 def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
     folder = RunFolder(as_path(wanted["folder"]))
     try:
-        folder.draw(load_task(wanted["task"]), wanted["note"], wanted["history"])
+        folder.draw(load_task(wanted["task"]), wanted["metric"], wanted["note"], wanted["history"])
     except StorageError as error:
         return {"full": str(error)}
     except Exception as error:  # a task's own; it must not keep the metrics from being sent

@@ -19,6 +19,7 @@ def describe(study: StudyPlan) -> str:
         f"data       {study.identity['dataset']}, {study.identity['train']} training images "
         f"(part of them for validation)",
     ]
+    lines.insert(1, f"objective  {study.goal}")
     for parameter in study.space.parameters:
         kind = "log " if parameter.log else ""
         extent = (
@@ -67,6 +68,7 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
 def _reach(study: StudyPlan, outlook: Outlook) -> str:
     if study.args.scheduler == "none":
         return f"epochs     all trials reach epoch {study.epochs} (--scheduler none)"
+    more = "; with two objectives about a tenth more" if study.goal.double else ""
     steps = [0, *(n for n in range(1, study.epochs) if outlook.reached[n] < outlook.reached[n - 1])]
     ends = [*steps[1:], study.epochs]
     counts = ", ".join(
@@ -74,7 +76,7 @@ def _reach(study: StudyPlan, outlook: Outlook) -> str:
     )
     return (
         f"epochs     trials expected to reach epoch {counts}; {sum(outlook.reached):.0f} epochs in "
-        "all (the first at a rung always pass it)"
+        f"all (the first at a rung always pass it{more})"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from study.objective import Objective
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
 from study.rungs import Outlook, Runner, simulate
@@ -98,7 +99,7 @@ def estimate(study: StudyPlan) -> Estimate:
     ]
     begin = NEXT_SECONDS + sorted(cost.begin for cost in costs)[len(costs) // 2]
     begin += WORKERS_SECONDS if resources.workers > 1 else 0.0
-    ranks = _ranks(trials, study.task)
+    ranks = _ranks(trials, study.goal.objectives[0])
     runners = [
         Runner(begin=begin, epoch=seconds, done=trial.epochs, rank=ranks.get(trial.number))
         for (_, trial), seconds in zip(going, epochs[len(ends) :], strict=False)
@@ -208,7 +209,7 @@ def _drawn(study: StudyPlan, trials: list[TrialRecord], number: int) -> list[dic
             [*earlier.trials, *known],
             number=len(trials) + n,
             seed=study.args.seed,
-            mode=study.task.mode,
+            goal=study.goal,
             first=[study.space.baseline, *earlier.first],
         )
         for n in range(number)
@@ -244,8 +245,7 @@ def _epoch(
     return computed + cost.save + REPORT_SECONDS
 
 
-def _ranks(trials: Sequence[TrialRecord], task: Task) -> dict[int, float]:
+def _ranks(trials: Sequence[TrialRecord], objective: Objective) -> dict[int, float]:
     """Return where trials stand among each other after their first epoch, in [0, 1]."""
-    sign = 1 if task.mode == "max" else -1
-    begun = sorted((t for t in trials if t.epochs), key=lambda t: sign * t.curve[1])
+    begun = sorted((t for t in trials if t.epochs), key=lambda t: objective.score(t.curve[1]))
     return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}

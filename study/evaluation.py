@@ -12,6 +12,7 @@ from study import distributed
 from study.batches import Batches
 from study.data import ImageSet
 from study.errors import TrialError
+from study.objective import worst_class
 from study.task import Meter, Task, TrainConfig
 
 Item = TypeVar("Item")
@@ -75,7 +76,8 @@ def evaluate(
     if limit_batches:
         share = share[: limit_batches * batch_size]
     seen = ImageSet(images.images, images.targets, share)
-    return {"loss": loss_sum / num_images, **meter.compute()}, meter, seen
+    scores = meter.compute()
+    return {"loss": loss_sum / num_images, **scores, **worst_class(task, scores)}, meter, seen
 
 
 def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -173,6 +173,7 @@ def export(
         },
         "output": "logits; softmax over dimension 1 gives probabilities",
         "params": record.params(trial),
+        "objective": str(record.goal),
         "metrics": dict(test["metrics"]),
         "evaluated_at": test["size"],
         "search_metrics": {"epoch": trial.epoch, **trial.metrics},
@@ -185,7 +186,7 @@ def export(
         "largest_difference": difference,
     }
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-    (draft / "README.md").write_text(model_card(task, meta))
+    (draft / "README.md").write_text(model_card(task, meta, trial.metric))
     _draw(task, record, trial, test, draft / "figures")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
@@ -221,10 +222,10 @@ def _draw(
         (target / "validation" / figure.name).write_bytes(figure.read_bytes())
 
 
-def model_card(task: Task, meta: Mapping[str, Any]) -> str:
-    """Return the README of an export."""
+def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
+    """Return the README of an export; `chosen_by` is the metric, e.g. `val/mean_ap`."""
     shape = ", ".join(map(str, meta["preprocessing"]["input"][1:]))
-    metric = task.metric.split("/", 1)[1]
+    metric = chosen_by.split("/", 1)[1]
     metrics = meta["metrics"]
     settings = "\n".join(f"| {name} | {value} |" for name, value in meta["params"].items())
     sample = (

@@ -22,6 +22,7 @@ from study.counts import predicted
 from study.data import DataSource, ImageSet
 from study.errors import InputError, TrialError
 from study.evaluation import Watch, evaluate
+from study.objective import Goal
 from study.resources import check_sync
 from study.task import Meter, Task, TrainConfig
 
@@ -45,7 +46,7 @@ class EpochResult:
     Attributes:
         epoch: From 1.
         metrics: By full name, e.g. `train/loss`, `val/ap/window`, `epoch_seconds`.
-        is_best: Whether no earlier epoch was better by the task's metric.
+        is_best: Whether no earlier epoch was as good by the first objective.
         state: All that is needed to go on after this epoch, for `study.checkpoint.save`.
         evidence: Returns the arrays for `task.figures`, from the validation of this epoch.
     """
@@ -62,6 +63,7 @@ def fit(
     config: TrainConfig,
     source: DataSource,
     *,
+    goal: Goal | None = None,
     resume: dict[str, Any] | None = None,
     parts: int = 1,
     stop: Callable[[], bool] = lambda: False,
@@ -77,6 +79,7 @@ def fit(
         task: What is trained.
         config: Its settings.
         source: Its data.
+        goal: What the study is after; None: the task's own objective.
         resume: The `state` of an earlier `EpochResult`, or of `Interrupted`.
         parts: Computes each batch in so many parts, adding up their gradients: the same step in
             less memory.
@@ -139,7 +142,9 @@ def fit(
             "parts": parts,
         }
 
-    sign = 1 if task.mode == "max" else -1
+    goal = goal or Goal.of_task(task)
+    first = goal.objectives[0]
+    num_params = float(sum(parameter.numel() for parameter in network.parameters()))
     for epoch in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter() - part.get("seconds", 0.0)
         torch.manual_seed(distributed.seed(config.seed, epoch, distributed.rank()))
@@ -178,16 +183,18 @@ def fit(
             reason = str(error).strip().splitlines()[0]
             raise TrialError(f"compile=true: {reason} Train without it.") from error
         metrics |= {f"val/{name}": value for name, value in scores.items()}
-        if task.metric not in metrics:
-            raise TrialError(f"epoch {epoch}: {task.metric} cannot be computed.")
+        metrics["num_params"] = num_params
         metrics["epoch_seconds"] = time.perf_counter() - started
-        best = max((sign * row[task.metric] for row in history), default=float("-inf"))
+        for name in goal.metrics:
+            if name not in metrics:
+                raise TrialError(f"epoch {epoch}: {name} cannot be computed.")
+        best = max((first.score(row[first.metric]) for row in history), default=float("-inf"))
         history.append({"epoch": epoch, **metrics, "ended": time.time()})
 
         def evidence(meter: Meter = meter, seen: ImageSet = seen) -> dict[str, np.ndarray]:
             return task.evidence(network, meter, seen)
 
-        is_best = sign * metrics[task.metric] > best
+        is_best = first.score(metrics[first.metric]) > best
         yield EpochResult(epoch, metrics, is_best, state(), evidence)
 
 

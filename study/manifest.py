@@ -9,6 +9,7 @@ from typing import Any
 from study.errors import DamagedFile, InputError
 from study.files import read_document, write_document
 from study.object_path import AnyPath, children, modified
+from study.objective import OPTIONAL
 from study.space import SearchSpace
 from study.task import did_you_mean
 
@@ -90,9 +91,9 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
         f"{path.name} it knows what this one found), or the old study's settings."
     )
     where = f"the study {path.name!r} in {path.parent}"
-    for key in IDENTITY:
-        if known[key] != asked[key]:
-            before, now = json.dumps(known[key]), json.dumps(asked[key])
+    for key in (*IDENTITY, *OPTIONAL):
+        if known.get(key) != asked.get(key):
+            before, now = (json.dumps(said.get(key, "none")) for said in (known, asked))
             if key == "space":
                 before, now = _differences(known[key], asked[key])
             raise InputError(f"{where} has another {key}: {before} there, {now} asked for. {ways}")

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.object_path import AnyPath, ObjectPath
+from study.objective import Goal
 from study.recall import LOCK_SECONDS, MANIFEST, check_pages
-from study.sampling import direction, frozen, optuna_state, write_on
+from study.sampling import directions, frozen, write_on
 from study.space import SearchSpace
 from study.trial_record import TrialRecord
 
@@ -53,6 +54,7 @@ class OptunaFile:
         self.path = Path()  # of the file that is open
         self.manifest = manifest
         self.space = space
+        self.goal = Goal.of(manifest)
         self._study: optuna.Study | None = None
         self._storage: optuna.storages.RDBStorage | None = None
         self._known: list[TrialRecord] = []  # what the file holds, by number
@@ -169,7 +171,7 @@ class OptunaFile:
             study = optuna.create_study(
                 study_name=self.manifest["study"],
                 storage=self._storage,
-                direction=direction(self.manifest["mode"]),
+                directions=directions(self.goal),
                 load_if_exists=True,
             )
             kept = json.dumps({k: v for k, v in self.manifest.items() if k != "starts"})
@@ -190,24 +192,24 @@ class OptunaFile:
         """Compare the file with the record; it may lack what came last."""
         check_pages(self.path)
         study = self._open()
-        if study.direction.name.lower() != direction(self.manifest["mode"]):
+        if [there.name.lower() for there in study.directions] != directions(self.goal):
             return "another direction"
         there = study.get_trials(deepcopy=False)
         if len(there) > len(trials):
             return f"{len(there)} trials, but there are {len(trials)}"
         for have, trial in zip(there, trials, strict=False):
-            want = frozen(trial, self.space)
+            want = frozen(trial, self.space, self.goal)
             rows = sorted(want.intermediate_values.items())
             # Optuna gives a pruned trial the value of its last epoch.
-            values = (want.value, rows[-1][1] if have.state.name == "PRUNED" and rows else None)
-            ended = have.state == optuna_state(trial)
+            pruned = [rows[-1][1]] if have.state.name == "PRUNED" and rows else None
+            ended = have.state == want.state
             fits = (
                 have.number == trial.number
                 and have.params == want.params
                 and have.distributions == want.distributions
                 and have.intermediate_values == dict(rows[: len(have.intermediate_values)])
                 and (ended or have.state.name == "RUNNING")
-                and have.value in values
+                and have.values in (want.values, pruned)
             )
             if not fits:
                 return f"trial {trial.number} is not what its trial.json says"
@@ -223,12 +225,13 @@ class OptunaFile:
     def _write(self, trial: TrialRecord) -> None:
         storage, number = self._open()._storage, trial.number
         if number == len(self._known):
-            template = frozen(trial, self.space)
+            template = frozen(trial, self.space, self.goal)
             self._ids.append(storage.create_new_trial(self._open()._study_id, template))
             self._known.append(trial)
         elif self._known[number] != trial:
             if self._known[number].state == "running":
-                write_on(storage, self._ids[number], self._known[number], trial)
+                before = self._known[number]
+                write_on(storage, self._ids[number], before, trial, self.goal)
             self._known[number] = trial
 
 

@@ -10,11 +10,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from study.command import add_data_flags, add_place_flags, parse_assignments
+from study.command import add_data_flags, add_place_flags, parse_assignments, parse_time
 from study.data import DataSource, prepare
 from study.errors import InputError, StorageError
 from study.manifest import find_study, refuse_other_study
 from study.object_path import AnyPath, ObjectPath, as_path
+from study.objective import Goal
+from study.objective_flags import add_goal_flags, parse_goal
 from study.record import StudyRecord
 from study.resources import (
     Node,
@@ -43,7 +45,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # (tests/benchmarks/searchers.py): after one epoch of 20 the later winner is stopped in one to two
 # studies of three, and the search settles where learning starts fast.
 GRACE = 0.2
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class StudyPlan:
 
     Attributes:
         task: The task.
+        goal: What the study is after.
         name: Of the study.
         source: The data.
         identity: What identifies the data set.
@@ -63,6 +65,7 @@ class StudyPlan:
     """
 
     task: Task
+    goal: Goal
     name: str
     source: DataSource
     identity: dict[str, Any]
@@ -84,8 +87,7 @@ class StudyPlan:
             "task": self.task.name,
             "dataset": self.source.dataset,
             "checksum": self.identity["checksum"],
-            "metric": self.task.metric,
-            "mode": self.task.mode,
+            **self.goal.describe(),
             "epochs": self.epochs,
             "space": self.space.describe(),
             "settings": self.settings,
@@ -131,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("task", metavar="TASK", help="fashion, facade, ...")
     add("--name", help="name of the study (default: TASK)")
     add_data_flags(parser)
+    add_goal_flags(parser)
     add_resource_flags(parser)
     add(
         "--search-space", metavar="FILE", help="YAML file, or the name of one that comes along, "
@@ -244,6 +247,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     source = DataSource.find(args.dataset, args.data_dir)
     study = StudyPlan(
         task=task,
+        goal=parse_goal(task, args.objective, args.require),
         name=name,
         source=source,
         identity={},
@@ -283,16 +287,3 @@ def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:
                 f"batch_size={size} cannot be divided among {workers} workers; change batch_size "
                 "(in a search space: low and step) or --workers-per-trial."
             )
-
-
-def parse_time(flag: str, text: str) -> float:
-    """Return seconds of a flag's time such as `90`, `90s`, `30m`, `8h`, `2d`.
-
-    Raises:
-        InputError: It is no such time, or not above zero.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise InputError(f"{flag} must be a time like 90s, 30m or 8h, but got {text!r}.")
-    return seconds

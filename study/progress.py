@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Mapping
 
+from study.objective import Goal, show, show_values
 from study.record import StudyRecord
 from study.tables import duration, table
-from study.task import Task, Value
+from study.task import Value
 from study.trial_record import TrialRecord, counts
 
 SUMMARY_SECONDS = 60.0  # between two summaries while nothing ends
@@ -18,13 +19,11 @@ class Progress:
     """Prints to stderr what happens in a study.
 
     Args:
-        task: Gives the metric.
         record: The study.
         num_samples: Number of trials at which the study is done.
     """
 
-    def __init__(self, task: Task, record: StudyRecord, num_samples: int) -> None:
-        self.task = task
+    def __init__(self, record: StudyRecord, num_samples: int) -> None:
         self.record = record
         self.num_samples = num_samples
         self.epochs: dict[int, int] = {}  # running trial -> its last epoch
@@ -47,11 +46,15 @@ class Progress:
         """Print the line of an ended trial."""
         self.epochs.pop(trial.number, None)
         epochs = self.record.manifest["epochs"]
-        score = "" if trial.value is None else f"{self.task.metric} {trial.value:.4f}  "
+        goal = self.record.goal
+        score = "" if trial.value is None else f"{show_values(goal, trial)}  "
         word = {"stopped": "stopped early", "failed": "FAILED"}.get(trial.state, trial.state)
         why = f"  {trial.reason}" if trial.reason else ""
-        best = self.record.ranking()[:1]
-        star = "  * best so far" if best and best[0].number == trial.number else ""
+        if goal.missed(trial):
+            score += "(misses what is required)  "
+        best = self.record.front() if goal.double else self.record.ranking()[:1]
+        on_top = trial.number in [one.number for one in best] and not goal.missed(trial)
+        star = f"  * {'on the front' if goal.double else 'best'} so far" if on_top else ""
         self.say(
             f"trial {trial.number:>3}  {word:<13} {trial.epochs}/{epochs} epochs  {score}"
             f"{duration(trial.seconds)}  {settings_line(trial.values)}{why}{star}"
@@ -71,7 +74,11 @@ class Progress:
             running = (f"{number} at {epoch}/{total}" for number, epoch in self.epochs.items())
             parts.append("running: " + ", ".join(running))
         if best:
-            parts.append(f"best {best[0].value:.4f} (trial {best[0].number})")
+            values = show_values(self.record.goal, best[0])
+            missed = ", misses what is required" if self.record.goal.missed(best[0]) else ""
+            parts.append(f"best {values} (trial {best[0].number}{missed})")
+        if self.record.goal.double:
+            parts.append(f"{len(self.record.front())} on the front")
         elapsed = time.monotonic() - self.begun
         done = ended - self.ended_before
         if done and ended < self.num_samples:
@@ -90,14 +97,29 @@ def number(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def trial_table(task: Task, trials: list[TrialRecord], epochs: int) -> str:
-    """Return trials as a table: state, metric, epochs, time and hyperparameters."""
+def standings(record: StudyRecord, ranking: list[TrialRecord], top: int) -> str:
+    """Return the table of the best trials, or of the Pareto front, and whether floors are kept."""
+    goal, shown = record.goal, ranking[:top]
+    lines = [f"objective {goal}"] if goal.floors else []
+    if goal.double and (front := record.front()):
+        shown = front
+        lines = [f"Pareto front of {goal}: {len(front)} of {len(ranking)} trials"]
+    lines.append(trial_table(goal, shown, record.manifest["epochs"]))
+    short = goal.shortfall(ranking)
+    return "\n".join([*lines, f"\n{short}"] if short else lines)
+
+
+def trial_table(goal: Goal, trials: list[TrialRecord], epochs: int) -> str:
+    """Return trials as a table: state, metrics, epochs, time and hyperparameters.
+
+    A metric that misses its floor has an exclamation mark.
+    """
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
     rows = [
         [
             str(trial.number),
             trial.state,
-            "-" if trial.value is None else f"{trial.value:.4f}",
+            *(_scores(goal, trial)),
             f"{trial.epoch or '-'}",
             f"{trial.epochs}/{epochs}",
             duration(trial.seconds),
@@ -105,4 +127,14 @@ def trial_table(task: Task, trials: list[TrialRecord], epochs: int) -> str:
         ]
         for trial in trials
     ]
-    return table(["trial", "state", task.metric, "best epoch", "epochs", "time", *names], rows)
+    header = ["trial", "state", *goal.metrics, "best epoch", "epochs", "time", *names]
+    return table(header, rows)
+
+
+def _scores(goal: Goal, trial: TrialRecord) -> list[str]:
+    best = trial.best or {}
+    low = {floor.metric for floor in goal.floors if floor.miss(best.get(floor.metric)) > 0}
+    return [
+        "-" if name not in best else f"{'! ' if name in low else ''}{show(best[name])}"
+        for name in goal.metrics
+    ]

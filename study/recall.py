@@ -75,7 +75,7 @@ def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> Tria
         number=there.number,
         metric=metric,
         mode=mode,
-        state=names.get(there.state.name, "running"),
+        state=there.user_attrs.get("ending") or names.get(there.state.name, "running"),
         values=dict(there.params),
         history=tuple(rows),
         begun=begun.isoformat(timespec="seconds") if begun else "",

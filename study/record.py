@@ -23,6 +23,7 @@ from study.errors import DamagedFile, InputError
 from study.hold import Hold, hold
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
 from study.object_path import AnyPath, ObjectPath, children
+from study.objective import Goal
 from study.optuna_file import OptunaFile
 from study.provenance import versions
 from study.recall import recall_trials
@@ -40,6 +41,7 @@ class StudyRecord:
         path: The folder.
         manifest: What `study.json` says.
         space: What is searched.
+        goal: What it is after.
         mended: What was found damaged and mended on opening, in sentences.
     """
 
@@ -47,6 +49,7 @@ class StudyRecord:
         self.path = path
         self.manifest = manifest
         self.space = space_of(manifest)
+        self.goal = Goal.of(manifest)
         self.mended: list[str] = []
         self._hold: Hold | None = None
         self._dropped: set[int] = set()  # trials whose weights are deleted
@@ -165,19 +168,23 @@ class StudyRecord:
         Raises:
             StorageError: The disk is full.
         """
-        number, mode = len(self._trials), self.manifest["mode"]
+        number = len(self._trials)
         if self._sampling is None:
             earlier = Earlier.of(self.manifest)
             self._sampling = Sampling(
                 self.space,
                 seed=self.manifest["seed"],
-                mode=mode,
+                goal=self.goal,
                 earlier=earlier.trials,
                 first=[self.space.baseline, *earlier.first],
             )
         values = self._sampling.draw(self._trials)
         trial = TrialRecord(
-            number=number, metric=self.manifest["metric"], mode=mode, values=values, begun=now()
+            number=number,
+            metric=self.manifest["metric"],
+            mode=self.manifest["mode"],
+            values=values,
+            begun=now(),
         )
         self._save(trial)
         self._trials.append(trial)
@@ -220,9 +227,14 @@ class StudyRecord:
         trial.save(self.run_folder(trial.number).path)
 
     def drop_losers(self, keep: int) -> None:
-        """Delete the weights of ended trials but the best `keep`, those that still run aside."""
+        """Delete the weights of ended trials but the best `keep`, those that still run aside.
+
+        With two objectives the whole Pareto front stays.
+        """
         ended = [trial for trial in self._trials if trial.state != "running"]
-        kept = {trial.number for trial in self._ranked(ended)[:keep]}
+        kept = {trial.number for trial in self.goal.ranking(ended)[:keep]}
+        if self.goal.double:
+            kept |= {trial.number for trial in self.goal.front(ended)}
         for number in {trial.number for trial in ended} - kept - self._dropped:
             self.run_folder(number).drop_weights()
             self._dropped.add(number)
@@ -241,16 +253,11 @@ class StudyRecord:
 
     def ranking(self) -> list[TrialRecord]:
         """Return the trials that have a value and did not fail, best first."""
-        return self._ranked(self._trials)
+        return self.goal.ranking(self._trials)
 
-    def _ranked(self, trials: list[TrialRecord]) -> list[TrialRecord]:
-        sign = -1 if self.manifest["mode"] == "max" else 1
-        ranked = [
-            (sign * trial.value, trial.number, trial)
-            for trial in trials
-            if trial.value is not None and trial.state != "failed"
-        ]
-        return [trial for *_, trial in sorted(ranked, key=lambda entry: entry[:2])]
+    def front(self) -> list[TrialRecord]:
+        """Return the Pareto front, by the first objective."""
+        return self.goal.front(self._trials)
 
     def seed(self, number: int) -> int:
         """Return the seed of a trial; trial 0 has the study's own."""

@@ -10,12 +10,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from study.objective import WORST_MISS, Goal
 from study.space import Parameter, SearchSpace
 from study.task import Value
 from study.trial_record import TrialRecord
 
 if TYPE_CHECKING:
     import optuna
+
+CONSTRAINT = "constraints"  # prefix of the system attributes of `FrozenTrial.set_constraint`
 
 
 def draw(
@@ -24,7 +27,7 @@ def draw(
     *,
     number: int,
     seed: int,
-    mode: str,
+    goal: Goal,
     first: Sequence[Mapping[str, Value]],
 ) -> dict[str, Value]:
     """Return the hyperparameters of the next trial, from a tree-structured Parzen estimator.
@@ -36,10 +39,11 @@ def draw(
         trials: All that the search knows, those of an earlier study too.
         number: Of the new trial.
         seed: Of the study.
-        mode: `max` or `min`.
+        goal: What it is after.
         first: Values of the first trials, by their numbers; what they leave open is drawn.
     """
-    _, study = _in_memory(mode, [frozen(trial, space) for trial in trials])
+    known = [frozen(trial, space, goal, searching=True) for trial in trials]
+    _, study = _in_memory(goal, known)
     return _ask(study, space, number=number, seed=seed, first=first)
 
 
@@ -49,7 +53,7 @@ class Sampling:
     Args:
         space: What is searched.
         seed: Of the study.
-        mode: `max` or `min`.
+        goal: What it is after.
         earlier: Trials of an earlier study, which the search knows as if they were its own.
         first: As of `draw`.
     """
@@ -59,13 +63,13 @@ class Sampling:
         space: SearchSpace,
         *,
         seed: int,
-        mode: str,
+        goal: Goal,
         earlier: Sequence[TrialRecord],
         first: Sequence[Mapping[str, Value]],
     ) -> None:
         self.space = space
         self.seed = seed
-        self.mode = mode
+        self.goal = goal
         self.earlier = earlier
         self.first = first
         self._kept: tuple[optuna.storages.BaseStorage, optuna.Study] | None = None
@@ -82,16 +86,20 @@ class Sampling:
         # Not so at first, and where what was drawn could not be written.
         follows = [trial.values for trial in trials[len(self._known) :]] == [self._drawn]
         if self._kept is None or not follows:
-            known = [frozen(trial, self.space) for trial in (*self.earlier, *trials)]
-            storage, study = self._kept = _in_memory(self.mode, known)
-            ids = [there._trial_id for there in study.get_trials(deepcopy=False)]
+            known = [
+                frozen(trial, self.space, self.goal, searching=True)
+                for trial in (*self.earlier, *trials)
+            ]
+            storage, study = self._kept = _in_memory(self.goal, known)
+            ids = [one._trial_id for one in study.get_trials(deepcopy=False)]
             self._ids, self._known = ids[len(self.earlier) :], list(trials)
         else:
             storage, study = self._kept
             self._known.append(dataclasses.replace(trials[-1], state="running", history=()))
             for place, (before, trial) in enumerate(zip(self._known, trials, strict=True)):
                 if before.state == "running" != trial.state:  # TPE leaves out what runs
-                    write_on(storage, self._ids[place], before, trial)
+                    there = self._ids[place]
+                    write_on(storage, there, before, trial, self.goal, searching=True)
                     self._known[place] = trial
         self._drawn = _ask(study, self.space, number=len(trials), seed=self.seed, first=self.first)
         self._ids.append(study.get_trials(deepcopy=False)[-1]._trial_id)
@@ -99,13 +107,13 @@ class Sampling:
 
 
 def _in_memory(
-    mode: str, trials: Sequence[optuna.trial.FrozenTrial]
+    goal: Goal, trials: Sequence[optuna.trial.FrozenTrial]
 ) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, direction=direction(mode))
+    study = optuna.create_study(storage=storage, directions=directions(goal))
     study.add_trials(trials)
     return storage, study
 
@@ -134,27 +142,37 @@ def _ask(
     return values
 
 
-def direction(mode: str) -> Literal["maximize", "minimize"]:
-    """Return what Optuna calls a mode."""
-    return "maximize" if mode == "max" else "minimize"
+def directions(goal: Goal) -> list[Literal["maximize", "minimize"]]:
+    """Return what Optuna calls the modes of the objectives."""
+    return ["maximize" if objective.mode == "max" else "minimize" for objective in goal.objectives]
 
 
-def frozen(trial: TrialRecord, space: SearchSpace) -> optuna.trial.FrozenTrial:
-    """Return a trial as Optuna has it; one with an end but no value counts as failed."""
+def frozen(
+    trial: TrialRecord, space: SearchSpace, goal: Goal, *, searching: bool = False
+) -> optuna.trial.FrozenTrial:
+    """Return a trial as Optuna has it.
+
+    Args:
+        trial: The trial.
+        space: What is searched.
+        goal: What the study is after.
+        searching: For a search rather than for people; see `optuna_state`.
+    """
     import datetime
 
     import optuna
 
-    state = optuna_state(trial)
+    state = optuna_state(trial, goal, searching)
     begun = datetime.datetime.fromisoformat(trial.begun).replace(tzinfo=None)
     ended = trial.ended and datetime.datetime.fromisoformat(trial.ended).replace(tzinfo=None)
     made = optuna.trial.create_trial(
         state=state,
-        value=trial.value if state == optuna.trial.TrialState.COMPLETE else None,
+        values=goal.values(trial) if state == optuna.trial.TrialState.COMPLETE else None,
         params=dict(trial.values),
         distributions={name: distribution(space, name) for name in trial.values},
-        intermediate_values=trial.curve,
-        user_attrs=attributes(trial),
+        intermediate_values={} if searching and trial.diverged else trial.curve,
+        user_attrs=attributes(trial, goal),
+        constraints=constraints(trial, goal, searching),
     )
     made.datetime_start = begun
     made.datetime_complete = ended or None
@@ -162,37 +180,69 @@ def frozen(trial: TrialRecord, space: SearchSpace) -> optuna.trial.FrozenTrial:
 
 
 def write_on(
-    storage: optuna.storages.BaseStorage, trial_id: int, before: TrialRecord, trial: TrialRecord
+    storage: optuna.storages.BaseStorage,
+    trial_id: int,
+    before: TrialRecord,
+    trial: TrialRecord,
+    goal: Goal,
+    *,
+    searching: bool = False,
 ) -> None:
-    """Write what is new of a trial that runs in Optuna's storage.
+    """Write what is new of a trial that runs in Optuna's storage, as `frozen` has it.
 
     `Trial.report` and `Study.tell` do the same, but read the trial again for each value.
     """
-    known = attributes(before)
-    for name, shown in attributes(trial).items():  # first: a kill in between has all repeated
+    known = attributes(before, goal)
+    for name, shown in attributes(trial, goal).items():  # first: a kill in between has all repeated
         if known.get(name) != shown:
             storage.set_trial_user_attr(trial_id, name, shown)
-    for row in trial.history[before.epochs :]:
+    for name, miss in constraints(trial, goal, searching).items():
+        storage.set_trial_system_attr(trial_id, f"{CONSTRAINT}:{name}", miss)
+    for row in trial.history[before.epochs :] if not (searching and trial.diverged) else ():
         storage.set_trial_intermediate_value(trial_id, int(row["epoch"]), row[trial.metric])
     if trial.state != "running":
-        last = trial.history[-1][trial.metric] if trial.history else None
-        value = {"finished": trial.value, "stopped": last}.get(trial.state)
-        values = None if value is None else [value]
-        storage.set_trial_state_values(trial_id, optuna_state(trial), values)
+        state = optuna_state(trial, goal, searching)
+        values = goal.values(trial) if state.name == "COMPLETE" else None
+        if trial.state == "stopped" and state.name == "PRUNED":
+            values = [trial.history[-1][trial.metric]]  # as `Study.tell`
+        storage.set_trial_state_values(trial_id, state, values)
 
 
-def attributes(trial: TrialRecord) -> dict[str, Any]:
+def attributes(trial: TrialRecord, goal: Goal) -> dict[str, Any]:
     """Return what Optuna's own tools show of a trial beside its values; some when it has ended."""
+    ending = "stopped" if trial.state == "stopped" and goal.double else None
     seconds = trial.seconds if trial.state != "running" else None
-    shown = {"best": trial.best, "seconds": seconds, "reason": trial.reason}
+    shown = {"best": trial.best, "seconds": seconds, "reason": trial.reason, "ending": ending}
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def optuna_state(trial: TrialRecord) -> optuna.trial.TrialState:
-    """Return what Optuna calls the state of a trial."""
+def constraints(trial: TrialRecord, goal: Goal, searching: bool) -> dict[str, float]:
+    """Return the floors of an ended trial as Optuna has them: kept at 0 and below.
+
+    TPE ranks what keeps them before what does not, and among the latter by what misses add up to.
+    """
+    if trial.state == "running":
+        return {}
+    if searching and trial.diverged:
+        return {"finite": WORST_MISS}
+    return goal.misses(trial)
+
+
+def optuna_state(trial: TrialRecord, goal: Goal, searching: bool) -> optuna.trial.TrialState:
+    """Return what Optuna calls the state of a trial.
+
+    Optuna has no pruned trials where there are two objectives: a stopped one is complete, with the
+    values of its best epoch, and an attribute says how it ended. TPE forgets trials that failed and
+    goes back to where losses are not finite: in a search such a one is pruned before its first
+    epoch and misses a constraint by far, so it ranks last; in a file that people read it failed.
+    """
     import optuna
 
     names = {"finished": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
+    if goal.double:
+        names["stopped"] = "COMPLETE"
+    if searching and trial.diverged:
+        names["failed"] = "PRUNED"
     return optuna.trial.TrialState[names[trial.state]]
 
 

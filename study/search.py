@@ -1,7 +1,6 @@
-"""What Ray Tune asks, which trial next and which to stop early, and what it tells of trials.
+"""What Ray Tune asks, which trial next, and what it tells of trials.
 
-All of it is rebuilt from the study's record when a study goes on. Ray insists on pickling these
-objects from time to time; what it gets is empty.
+All of it is rebuilt from the study's record when a study goes on, as `study.scheduler` is.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ray
 from ray import tune
 from ray._raylet import PlacementGroupID
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -24,17 +21,11 @@ from study.errors import StorageError
 from study.faults import NUM_ALIKE, common_failure, out_of_memory
 from study.progress import Progress
 from study.record import StudyRecord
+from study.scheduler import NotPickled, RecordASHA
 from study.stopping import Stopping
 from study.tables import duration
 from study.tracking import StudyTracker
-from study.trial_record import Ending, TrialRecord
-
-
-class NotPickled:
-    """Leaves its state behind when Ray pickles it."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
+from study.trial_record import Ending
 
 
 class RecordSearcher(NotPickled, Searcher):
@@ -74,60 +65,6 @@ class RecordSearcher(NotPickled, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the record is the state."""
-
-
-class RecordASHA(NotPickled, ASHAScheduler):
-    """ASHA over epochs that knows the rungs of trials that ran before this process.
-
-    Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". A trial stops at a
-    rung if its metric is below the best 1/`reduction_factor` of those that reached the rung.
-
-    Args:
-        record: The study; trials are told apart by its numbers.
-        grace_period: Epochs before the first rung.
-        reduction_factor: Which part goes on at each rung.
-    """
-
-    def __init__(self, record: StudyRecord, grace_period: int, reduction_factor: float) -> None:
-        manifest = record.manifest
-        super().__init__(
-            time_attr="epoch",
-            metric=manifest["metric"],
-            mode=manifest["mode"],
-            max_t=manifest["epochs"],
-            grace_period=min(grace_period, manifest["epochs"]),
-            reduction_factor=reduction_factor,
-        )
-        self.record = record
-        self.stopped: set[int] = set()  # numbers of the trials that were told to stop
-        self._sign = 1.0 if manifest["mode"] == "max" else -1.0
-        for trial in record.trials():
-            self._remember(trial)
-
-    def _remember(self, trial: TrialRecord) -> None:
-        for epoch, value in sorted(trial.curve.items()):
-            self._decide(trial.number, epoch, value)
-
-    def _decide(self, number: int, epoch: int, value: float) -> str:
-        known_as: Any = SimpleNamespace(trial_id=number)
-        decision: str = self._brackets[0].on_result(known_as, epoch, self._sign * value)
-        return decision
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return whether a trial goes on; the last epoch ends it anyway."""
-        key = f"metrics/{self._metric}"  # Ray flattens results for schedulers
-        number = trial.config["trial"]
-        if key not in result or result["epoch"] >= self._max_t:
-            return str(TrialScheduler.CONTINUE)
-        if result["epoch"] <= self.record.trial(number).epochs:  # decided before
-            return str(TrialScheduler.CONTINUE)
-        decision = self._decide(number, result["epoch"], result[key])
-        if decision == TrialScheduler.STOP:
-            self.stopped.add(number)
-        return decision
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Do nothing: the last result was seen when it came."""
 
 
 class StudyCallback(NotPickled, tune.Callback):

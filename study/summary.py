@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+from study.objective import show_values
 from study.plan import StudyPlan
-from study.progress import trial_table
+from study.progress import standings
 from study.record import StudyRecord
 from study.tables import per_class_table
 from study.trial_record import counts
@@ -21,7 +22,8 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
     if not ranking:
         reasons = {trial.reason for trial in record.trials() if trial.reason}
         return "\n".join([*lines, "no trial has a result", *sorted(reasons)])
-    best = ranking[0]
+    goal, best = record.goal, ranking[0]
+    word = "nearest" if goal.missed(best) else "best"
     size = study.settings.get("image_size")
     measured = f"validation at {size}x{size} pixels" if size else "validation"
     args = study.args
@@ -40,9 +42,9 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
     return "\n".join(
         [
             *lines,
-            trial_table(study.task, ranking[:5], study.epochs),
-            f"\nbest: trial {best.number}, {study.task.metric} {best.value:.4f} at epoch "
-            f"{best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
+            standings(record, ranking, 5),
+            f"\n{word}: trial {best.number}, {show_values(goal, best)} "
+            f"at epoch {best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
             per_class_table(study.task, best.metrics),
             "\nnext:",
             f"  {export}   # test it once and export it",

@@ -216,7 +216,7 @@ class StudyTracker:
         if trial.epoch is not None:
             tags["study.best_epoch"] = str(trial.epoch)
             note = figure_note(self.task, self.record, trial)
-            damage = self._drawing.damage(trial.number, self.task.name, folder, note, trial.history)
+            damage = self._drawing.damage(trial, self.task.name, folder, note)
             if damage is None:
                 return  # the trial is touched again when its figures are drawn
             for text in damage:
@@ -234,6 +234,7 @@ class StudyTracker:
         tags = {"study.role": "study", "study.name": name, "study.task": self.task.name}
         run = client.create_run(experiment, run_name=name, tags={**tags, **self.known})
         params = {**self.settings, "metric": self.record.manifest["metric"]}
+        params["objective"] = str(self.record.goal)
         client.log_batch(
             run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
         )
@@ -249,7 +250,7 @@ class StudyTracker:
             run_id = self._create(trial)
             run = _Run(run_id)
         else:
-            history = client.get_metric_history(run_id, self.task.metric)
+            history = client.get_metric_history(run_id, trial.metric)
             run = _Run(run_id, max((metric.step for metric in history), default=0))
             known = client.get_run(run_id)
             resumable = known.data.tags.get("study.resumable") == "true"

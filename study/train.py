@@ -213,7 +213,7 @@ def _train(
                 track.report(result.epoch, result.metrics)
         best = best_row(history, task.metric, task.mode)
         note = run_note(task, config, source, int(best["epoch"]))
-        folder.draw(task, note, history)
+        folder.draw(task, task.metric, note, history)
         status = "FINISHED"
     except TrialError as error:
         reason = str(error)

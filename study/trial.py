@@ -26,6 +26,7 @@ from study.data import DataSource
 from study.errors import InputError, StorageError, TrialError
 from study.faults import keep_traceback, out_of_memory, reason_of
 from study.object_path import AnyPath, as_path
+from study.objective import Goal
 from study.run_folder import RunFolder
 from study.task import build_config, load_task
 from study.trial_record import TrialRecord
@@ -174,7 +175,8 @@ def _train(
     )
     settings = build_config(task.config_class, config["settings"])
     try:
-        for result in fit(task, settings, source, resume=state, parts=parts, stop=stop):
+        goal = Goal.of(config["goal"])
+        for result in fit(task, settings, source, goal=goal, resume=state, parts=parts, stop=stop):
             if distributed.rank() == 0:
                 _await_turn(config, folder, result.epoch)
                 if _is_overtaken(folder, known, result.epoch):

@@ -81,6 +81,11 @@ class TrialRecord:
         return {int(row["epoch"]): row[self.metric] for row in self.history}
 
     @property
+    def diverged(self) -> bool:
+        """Whether it failed for its own settings: the loss was not finite."""
+        return self.state == "failed" and "loss is not finite" in (self.reason or "")
+
+    @property
     def seconds(self) -> float:
         """Time spent, over all epochs."""
         return sum(row.get("epoch_seconds", 0.0) for row in self.history)

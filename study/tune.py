@@ -83,12 +83,13 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
             if study.args.address is None:
                 start_ray(study.resources)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
-            progress = Progress(study.task, record, study.args.num_samples)
+            progress = Progress(record, study.args.num_samples)
             assert study.resources is not None
             progress.say(
                 f"study {study.name} {'continues' if record.trials() else 'begins'}: {left} trials "
                 f"of up to {study.epochs} epochs, {study.resources.describe()}; "
                 f"{study.identity['dataset']}\n"
+                f"    objective {study.goal}\n"
                 f"    folder {study.folder}, tracking {uri}"
             )
             with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
@@ -222,7 +223,8 @@ def run_trials(
     """
     from ray import tune
 
-    from study.search import RecordASHA, RecordSearcher, StudyCallback
+    from study.scheduler import RecordASHA
+    from study.search import RecordSearcher, StudyCallback
     from study.trial import StudyTrial
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
@@ -238,6 +240,7 @@ def run_trials(
             "folder": str(record.path / "trials"),
             "ray_folder": scratch,  # Ray Train makes one of this name on other machines
             "epochs": study.epochs,
+            "goal": record.goal.describe(),
             "workers": resources.workers,
             "cpus_per_worker": resources.cpus_per_worker,
             "gpus_per_worker": resources.gpus_per_worker,

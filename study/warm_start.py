@@ -12,6 +12,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from study.errors import InputError
+from study.objective import Goal
 from study.space import SearchSpace
 from study.task import Value
 from study.trial_record import TrialRecord
@@ -59,11 +60,12 @@ def warm_start(
         InputError: The earlier study has another task or objective, or tells nothing.
     """
     name = earlier.manifest["study"]
-    for key in ("task", "metric", "mode"):
-        if earlier.manifest[key] != manifest[key]:
+    for key in ("task", "metric", "mode", "objectives"):
+        before, now = (known.get(key, "only one") for known in (earlier.manifest, manifest))
+        if before != now:
             raise InputError(
-                f"--warm-start-from {name}: its {key} is {earlier.manifest[key]}, not "
-                f"{manifest[key]}; what it found says nothing here. Leave the flag out."
+                f"--warm-start-from {name}: its {key} is {before}, not "
+                f"{now}; what it found says nothing here. Leave the flag out."
             )
     told = [
         (trial, values)
@@ -76,7 +78,7 @@ def warm_start(
             "Leave the flag out, or widen the space."
         )
     alike = [
-        _brief(trial, values)
+        _brief(trial, values, Goal.of(manifest))
         for trial, values in told
         if all(earlier.manifest[key] == manifest[key] for key in SAME)
         and manifest["settings"].items() <= earlier.params(trial).items()
@@ -100,8 +102,11 @@ def _in_space(
     return values
 
 
-def _brief(trial: TrialRecord, values: dict[str, Value]) -> dict[str, Any]:
+def _brief(trial: TrialRecord, values: dict[str, Value], goal: Goal) -> dict[str, Any]:
     """Return of a trial what a search uses, as a JSON object."""
-    rows = [{"epoch": epoch, trial.metric: value} for epoch, value in trial.curve.items()]
+    rows = [
+        {name: row[name] for name in ("epoch", *goal.metrics) if name in row}
+        for row in trial.history
+    ]
     kept = dataclasses.replace(trial, values=values, history=tuple(rows), failures=(), reason=None)
     return dataclasses.asdict(kept)

@@ -156,6 +156,7 @@ def go_on(path: Path, sample: DataSource, monkeypatch: Any) -> tuple[StudyRecord
                 **{"data_dir": str(sample.data_dir), "cache_dir": str(sample.cache_dir)},
                 **{"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "facts": {}},
                 **{"trial": trial.number, "settings": record.params(trial)},
+                "goal": record.goal.describe(),
             }
             for said in run_trial(config):
                 notes += [said["note"]] if "note" in said else []

@@ -15,8 +15,10 @@ from PIL import Image
 from study.drawing import Drawing
 from study.errors import StorageError
 from study.run_folder import RunFolder, write_arrays
+from study.trial_record import TrialRecord
 
-HISTORY = [{"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}]
+ROW = {"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}
+TRIAL = TrialRecord(number=7, metric="val/accuracy", mode="max", values={}, history=(ROW,))
 
 
 @pytest.fixture
@@ -34,11 +36,11 @@ class Drawn:
         self.drawing = Drawing(drawn=lambda number: self.told.release())
 
     def damage(self, folder: RunFolder, task: str = "fashion") -> list[str]:
-        assert self.drawing.damage(7, task, folder, "note", HISTORY) is None
-        assert self.drawing.damage(7, task, folder, "note", HISTORY) is None, "asked for once"
+        assert self.drawing.damage(TRIAL, task, folder, "note") is None
+        assert self.drawing.damage(TRIAL, task, folder, "note") is None, "asked for once"
         assert self.drawing.busy
         assert self.told.acquire(timeout=60)
-        damage = self.drawing.damage(7, task, folder, "note", HISTORY)
+        damage = self.drawing.damage(TRIAL, task, folder, "note")
         assert damage is not None and not self.drawing.busy
         return damage
 

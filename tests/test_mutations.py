@@ -117,7 +117,7 @@ def test_each_is_run_or_refused_in_one_line(
     for number in range(3):  # what would run can be drawn and is a valid configuration
         first = [plan.space.baseline]
         values = sampling.draw(
-            plan.space, [], number=number, seed=plan.args.seed, mode="max", first=first
+            plan.space, [], number=number, seed=plan.args.seed, goal=plan.goal, first=first
         )
         build_config(plan.task.config_class, {**plan.settings, **values, "seed": number})
     assert os.listdir(tmp_path) == ["space.yaml"]

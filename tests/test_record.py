@@ -14,6 +14,7 @@ import pytest
 from study.errors import InputError
 from study.files import read_document
 from study.manifest import find_study
+from study.objective import Goal
 from study.record import StudyRecord
 from study.sampling import draw
 from study.space import Parameter, SearchSpace
@@ -141,7 +142,7 @@ def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> N
                 [*earlier.trials, *record.trials()],
                 number=number,
                 seed=3,
-                mode="max",
+                goal=Goal.of(MANIFEST),
                 first=[SPACE.baseline, *earlier.first],
             )
             assert record.ask().values == expected

@@ -9,7 +9,8 @@ from typing import Any
 from test_record import SPACE, open_record, reopened, report
 
 from study.record import StudyRecord
-from study.search import RecordASHA, RecordSearcher
+from study.scheduler import RecordASHA
+from study.search import RecordSearcher
 from study.stopping import Stopping
 
 
@@ -74,3 +75,24 @@ def test_asha_minimises(tmp_path: Path) -> None:
     assert decide(scheduler, 0, 1, 0.5) == "CONTINUE"
     assert decide(scheduler, 1, 1, 0.6) == "STOP"
     assert decide(scheduler, 2, 1, 0.4) == "CONTINUE"
+
+
+def test_with_two_objectives_the_front_of_a_rung_goes_on(tmp_path: Path) -> None:
+    objectives = [["val/mean_ap", "max"], ["num_params", "min"]]
+    record = asked(tmp_path / "s", objectives=objectives)
+    scheduler = RecordASHA(record, grace_period=1, reduction_factor=3)
+
+    def goes_on(scheduler: RecordASHA, number: int, ap: float, size: float) -> bool:
+        trial: Any = types.SimpleNamespace(config={"trial": number})
+        result = {"epoch": 1, "metrics/val/mean_ap": ap, "metrics/num_params": size}
+        return scheduler.on_trial_result(None, trial, result) == "CONTINUE"
+
+    assert goes_on(scheduler, 0, 0.5, 100)
+    assert goes_on(scheduler, 1, 0.1, 10), "poor, but small"
+    assert not goes_on(scheduler, 2, 0.3, 200) and scheduler.stopped == {2}
+    for number, ap, size in ((0, 0.5, 100), (1, 0.1, 10), (2, 0.3, 200)):
+        record.report(number, {"epoch": 1, "val/mean_ap": ap, "num_params": size})
+    record.close()
+    record = open_record(record.path, objectives=objectives)
+    again = RecordASHA(record, grace_period=1, reduction_factor=3)
+    assert not goes_on(again, 3, 0.4, 150), "it knows what was there before"

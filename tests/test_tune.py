@@ -148,6 +148,10 @@ BAD = [
         "torch synchronises batch normalisation only on GPUs",
     ),
     (["fashion", "--studies-dir", "/proc/studies"], "cannot write the study's folder"),
+    (["fashion", "--objective", "acuracy"], "--objective: there is no metric 'acuracy' of fashion"),
+    (["fashion", "--objective", "num_params"], "the first metric decides which epoch"),
+    (["fashion", "--require", "accuracy/Bagg>=0.8"], "did you mean 'accuracy/Bag'?"),
+    (["fashion", "--require", "accuracy"], "--require takes METRIC>=VALUE"),
     (["fashion", "--tracking-uri", "nonsense"], "tracking URI 'nonsense' is none"),
 ]
 

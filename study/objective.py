@@ -1,0 +1,205 @@
+"""What a study is after: an objective or two, and floors that a good trial must keep.
+
+    study.tune --objective mean_ap                        the facade task's default
+    study.tune --objective ap/pillar
+    study.tune --objective worst_class --require 'ap/window>=0.8'
+    study.tune --objective accuracy,num_params            two at once: a Pareto front
+
+Names are those of an epoch's metrics, with or without `val/`. The first objective decides which
+epoch of a trial counts, so it is one of validation; all other numbers are of that epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from study.pareto import Point, front
+from study.task import Task, class_key
+from study.trial_record import TrialRecord
+
+# Metrics that are no result of validation but can be an objective or have a floor.
+COSTS = {"num_params": "min", "images_per_second": "max", "epoch_seconds": "min"}
+OPTIONAL = ("objectives", "require")  # keys of a manifest that say more than `metric` and `mode`
+# Of a metric that was not recorded, and of a trial whose loss was not finite: worse than any other.
+WORST_MISS = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A metric by full name, and whether the largest (`max`) or smallest (`min`) is best."""
+
+    metric: str
+    mode: str
+
+    def score(self, value: float) -> float:
+        """Return a value such that more is better."""
+        return value if self.mode == "max" else -value
+
+
+@dataclasses.dataclass(frozen=True)
+class Floor:
+    """What a metric must be at least (`>=`) or at most (`<=`)."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sign}{self.bound:g}"
+
+    def miss(self, value: float | None) -> float:
+        """Return by how much a value misses, as part of the bound; 0 or less if it does not."""
+        if value is None:
+            return WORST_MISS
+        short = self.bound - value if self.sign == ">=" else value - self.bound
+        return short / abs(self.bound) if self.bound else short
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """The objectives and floors of a study.
+
+    Attributes:
+        objectives: One or two.
+        floors: What a trial must keep at its best epoch.
+    """
+
+    objectives: tuple[Objective, ...]
+    floors: tuple[Floor, ...] = ()
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any]) -> Goal:
+        """Return what a study's manifest says."""
+        named = manifest.get("objectives") or [[manifest["metric"], manifest["mode"]]]
+        floors = (read_floor(text) for text in manifest.get("require", []))
+        return Goal(tuple(Objective(*entry) for entry in named), tuple(floors))
+
+    @staticmethod
+    def of_task(task: Task) -> Goal:
+        """Return the task's own objective."""
+        return Goal((Objective(task.metric, task.mode),))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a study's manifest says of it, as a JSON object."""
+        first = self.objectives[0]
+        described: dict[str, Any] = {"metric": first.metric, "mode": first.mode}
+        if self.double:
+            described["objectives"] = [[o.metric, o.mode] for o in self.objectives]
+        if self.floors:
+            described["require"] = [str(floor) for floor in self.floors]
+        return described
+
+    def __str__(self) -> str:
+        named = " and ".join(f"{o.metric} ({o.mode})" for o in self.objectives)
+        required = " and ".join(map(str, self.floors))
+        return f"{named}, required: {required}" if required else named
+
+    @property
+    def double(self) -> bool:
+        """Whether there are two objectives."""
+        return len(self.objectives) > 1
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that every epoch must have."""
+        named = [o.metric for o in self.objectives] + [floor.metric for floor in self.floors]
+        return tuple(dict.fromkeys(named))
+
+    def point(self, row: Mapping[str, float]) -> tuple[float, ...]:
+        """Return an epoch's scores, each the better the larger."""
+        return tuple(objective.score(row[objective.metric]) for objective in self.objectives)
+
+    def values(self, trial: TrialRecord) -> list[float] | None:
+        """Return a trial's values at its best epoch; None before the first."""
+        best = trial.best
+        return [best[objective.metric] for objective in self.objectives] if best else None
+
+    def misses(self, trial: TrialRecord) -> dict[str, float]:
+        """Return by how much a trial misses each floor, as `Floor.miss`; empty before an epoch."""
+        best = trial.best
+        return {str(f): f.miss(best.get(f.metric)) for f in self.floors} if best else {}
+
+    def missed(self, trial: TrialRecord) -> float:
+        """Return by how much a trial misses the floors that it misses, added up."""
+        return sum(max(0.0, miss) for miss in self.misses(trial).values())
+
+    def ranking(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Return the trials that have a value and did not fail, best first.
+
+        With two objectives the front comes first, by the first of them, then all others by it.
+        Trials that miss floors are last, the nearest first.
+        """
+        ended = [trial for trial in trials if trial.best is not None and trial.state != "failed"]
+        on_front = {trial.number for trial in self.front(ended)} if self.double else set()
+
+        def place(trial: TrialRecord) -> tuple[float, bool, list[float], int]:
+            scores = self.point(trial.best or {})
+            behind = trial.number not in on_front
+            return self.missed(trial), behind, [-score for score in scores], trial.number
+
+        return sorted(ended, key=place)
+
+    def front(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Return the Pareto front of the trials that keep the floors, by the first objective."""
+        found: list[tuple[Point, TrialRecord]] = [
+            (self.point(trial.best), trial)
+            for trial in trials
+            if trial.best is not None and trial.state != "failed" and not self.missed(trial)
+        ]
+        kept = [found[place] for place in front([point for point, _ in found])]
+        return [
+            trial for point, trial in sorted(kept, key=lambda k: ([-s for s in k[0]], k[1].number))
+        ]
+
+    def shortfall(self, ranking: Sequence[TrialRecord]) -> str | None:
+        """Return a sentence if no trial keeps the floors: which is nearest, and by how much."""
+        if not self.floors or not ranking or not self.missed(ranking[0]):
+            return None
+        nearest, best = ranking[0], ranking[0].best or {}
+        short = [
+            f"{floor.metric} is {show(best[floor.metric])}, {show(abs(floor.bound - value))} "
+            f"{'below' if floor.sign == '>=' else 'above'} {floor.bound:g}"
+            for floor in self.floors
+            if (value := best.get(floor.metric)) is not None and floor.miss(value) > 0
+        ]
+        short += [f"{f.metric} is not known" for f in self.floors if f.metric not in best]
+        required = " and ".join(map(str, self.floors))
+        return f"no trial keeps {required}; trial {nearest.number} is nearest: {'; '.join(short)}"
+
+
+def show(value: float) -> str:
+    """Return a value of a metric as people read it."""
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def show_values(goal: Goal, trial: TrialRecord) -> str:
+    """Return a trial's values with their names; empty before its first epoch."""
+    pairs = zip(goal.objectives, goal.values(trial) or [], strict=False)
+    return "  ".join(f"{objective.metric} {show(value)}" for objective, value in pairs)
+
+
+def worst_class(task: Task, scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the smallest of a task's per-class metric, e.g. `min_ap`; without classes nothing.
+
+    Args:
+        task: Says which metric that is.
+        scores: Metrics without the split. A class that is absent is not among them.
+    """
+    names = (f"{task.class_metric}/{class_key(name)}" for name in task.classes)
+    present = [scores[name] for name in names if name in scores]
+    return {f"min_{task.class_metric}": min(present)} if present else {}
+
+
+def read_floor(text: str) -> Floor:
+    """Return what `val/ap/window>=0.8` says.
+
+    Raises:
+        ValueError: It does not say such a thing.
+    """
+    match = re.fullmatch(r"\s*(.+?)\s*(>=|<=)\s*(\S+)\s*", text)
+    if match is None or not abs(float(match[3])) < float("inf"):
+        raise ValueError(text)
+    return Floor(match[1], match[2], float(match[3]))
