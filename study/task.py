@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from study.errors import InputError
+from study.split import NUM_FOLDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +89,10 @@ class TrainConfig:
     )
     seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
     split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
+    fold: int = setting(
+        0, "which sixth of the training split validates", low=0, high=NUM_FOLDS - 1,
+        searchable=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

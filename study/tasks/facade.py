@@ -16,7 +16,7 @@ import numpy as np
 from study.cache import Entry, array_checksum, cached
 from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_facades, mini_facade
-from study.split import grouped_split
+from study.split import VAL_SHARE, grouped_split
 from study.task import Meter, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-VAL_SHARE = 1 / 6  # of the facades
 SAMPLE_TRAIN, SAMPLE_TEST = 40, 8  # buildings drawn, three crops each
 SAMPLE_SIZE = 128  # pixels, of the drawn crops
 
@@ -116,7 +115,8 @@ class Facade:
         if config.split == "image":
             groups = np.arange(len(groups))
         train, val = grouped_split(
-            groups, entry.array("train_shares"), VAL_SHARE, config.split_seed
+            *(groups, entry.array("train_shares"), VAL_SHARE),
+            *(config.split_seed, config.fold),
         )
         scaled = mini_facade.resized(entry, source, config.image_size)
         images, targets = scaled.array("train_images"), scaled.array("train_targets")
