@@ -140,6 +140,7 @@ def export_winner(
 ) -> dict[str, Any]:
     """Test the winner once, export it, and record both; return what was done."""
     from study import export, tracking_store
+    from study.closed_split import describe_test, result_of, test_once
 
     source = DataSource.find(record.manifest["dataset"], args.data_dir)
     identity = task.identity(source)
@@ -151,22 +152,15 @@ def export_winner(
     _check_target(target)
     client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
     print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
-    test = export.test_once(task, source, record, winner)
+    test = test_once(task, source, record, winner, "export")
     difference = export.export(task, source, record, winner, test, target)
     tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
     run_id = record.run_folder(winner.number).run_id
     if run_id is not None:
-        # Of the per-class metrics only the task's own: MLflow's page drags with over 30 keys.
-        parts = {name: name.split("/") for name in tests}
-        shown = [n for n, part in parts.items() if len(part) < 3 or part[1] == task.class_metric]
-        logged = {name: tests[name] for name in shown}
-        tracking_store.record_test(client, run_id, logged, test["size"], target)
+        tracking_store.record_test(client, run_id, result_of(task, test), test["size"], target)
     if not args.json:
-        metric = task.metric.split("/", 1)[1]
-        value, val = (test["metrics"][f"{split}/{metric}"] for split in ("test", "val"))
         print(
-            f"\ntest (evaluated once, {test['size']}): {metric} {value:.4f}; validation at the "
-            f"same size {val:.4f}, gap {value - val:+.4f}\n{per_class_table(task, tests, 'test')}"
+            f"\n{describe_test(task, test)}\n{per_class_table(task, tests, 'test')}"
             f"\n\nexported to {target}; the reloaded model.pt2 differs from the trained model by "
             f"at most {difference:.1e} in a logit"
         )

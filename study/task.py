@@ -207,6 +207,17 @@ class Meter(Protocol):
     def reduce(self) -> None:
         """Add up the counts of all ranks."""
 
+    def keep_images(self) -> None:
+        """From now on keep what each image contributes, for `resampled`."""
+
+    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the task's metric `(R,)` on resamples of the images of one process.
+
+        Args:
+            groups: `(n,)` group of each image, in the order in which they were seen, from 0.
+            weights: `(R, G)` how often each group counts.
+        """
+
     def compute(self) -> dict[str, float]:
         """Return metrics by name without the split, e.g. `accuracy`, `ap/window`."""
 

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -168,8 +168,7 @@ def work(process: int, experiment: Experiment, deadline: float) -> None:
 
 def score_tests(experiment: Experiment) -> None:
     """Score the test split with every training that is not scored yet."""
-    from study.evaluation import evaluate  # noqa: F401
-    from study.export import score
+    from study.closed_split import score
 
     path = experiment.args.out / "tests.json"
     tests = json.loads(path.read_text()) if path.exists() else {}
@@ -182,9 +181,10 @@ def score_tests(experiment: Experiment) -> None:
         network = TASK.build_model(config)
         network.load_state_dict(state["network"])
         entry = {}
-        for split in ("val", "test"):
+        splits: tuple[Literal["val", "test"], ...] = ("val", "test")
+        for split in splits:
             images = TASK.load_full_size(DataSource.find(), config, split)
-            entry[split] = score(TASK, config, network, images)[0]["mean_ap"]
+            entry[split] = score(TASK, config, network, images).metrics["mean_ap"]
         tests[job.key] = entry
         write_text(path, json.dumps(tests, indent=1))
 
