@@ -2,26 +2,32 @@
 
 python -m study.best                    # the study last run
 python -m study.best facade --top 10
+python -m study.best facade --confirm 5 # the three best again, on other folds with other seeds
 python -m study.best facade --export    # evaluates the test split, writes export/facade
+python -m study.best facade --register  # the confirmed winner as a version of an MLflow model
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from study.command import add_place_flags, run_command
+from study.confirmed import Confirmation, find
 from study.data import DataSource
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import find_study
 from study.object_path import as_path
 from study.progress import trial_table
 from study.record import StudyRecord
+from study.resources import add_machine_flags
 from study.tables import per_class_table
 from study.task import Task, load_task
+from study.tested import describe_test, result_of
 from study.trial_record import TrialRecord, counts
 
 
@@ -43,13 +49,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluate the winner on the closed test split, once, and write it to DIR "
         "(default: export/NAME)",
     )
+    add(
+        "--confirm", metavar="SEEDS", type=int, help="train the 3 best again with so many seeds, "
+        "on folds that did not choose them, and test each training",
+    )  # fmt: skip
     add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
     add_place_flags(parser)
+    add_machine_flags(parser.add_argument_group("what --confirm runs on"))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.best`."""
+    argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
     if args.top < 1:
         raise InputError(f"--top must be at least 1, but got {args.top}.")
@@ -58,15 +70,26 @@ def main(argv: list[str] | None = None) -> int:
         print(text, file=sys.stderr)
     task = load_task(record.manifest["task"])
     ranking = record.ranking()
+    if args.confirm is not None:
+        from study.confirmation import confirm
+
+        command = "python -m study.best " + shlex.join(argv)
+        if code := confirm(record, ranking, args.confirm, args, command):
+            return code
+    confirmation = find(record, ranking)
     result = as_json(record, ranking[: args.top])
+    if confirmation is not None:
+        result["confirmation"] = confirmation.as_json()
     if not args.json:
         print(show(task, record, ranking[: args.top]))
+        if confirmation is not None:
+            print(confirmation.describe())
     if args.export is not None:
         if not ranking:
             raise InputError(f"study {record.path.name} has no trial with a result to export yet.")
         target = Path(args.export or Path("export") / record.path.name).expanduser().absolute()
         try:
-            result["export"] = export_winner(task, record, ranking[0], target, args)
+            result["export"] = export_winner(task, record, ranking[0], target, args, confirmation)
         except (TrialError, DamagedFile) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
@@ -110,8 +133,9 @@ def show(task: Task, record: StudyRecord, best: list[TrialRecord]) -> str:
         [
             *lines,
             trial_table(task, best, manifest["epochs"]),
-            f"\ntrial {winner.number}, validation{pixels}, epoch {winner.epoch}, MLflow run "
-            f"{record.run_folder(winner.number).run_id}:",
+            f"\ntrial {winner.number}, validation{pixels}, chosen as the best of "
+            f"{len(record.ranking())} on the same images: optimistic; epoch {winner.epoch}, MLflow "
+            f"run {record.run_folder(winner.number).run_id}:",
             per_class_table(task, winner.metrics),
         ]
     )
@@ -136,11 +160,19 @@ def _check_target(target: Path) -> None:
 
 
 def export_winner(
-    task: Task, record: StudyRecord, winner: TrialRecord, target: Path, args: argparse.Namespace
+    task: Task,
+    record: StudyRecord,
+    winner: TrialRecord,
+    target: Path,
+    args: argparse.Namespace,
+    confirmation: Confirmation | None = None,
 ) -> dict[str, Any]:
-    """Test the winner once, export it, and record both; return what was done."""
+    """Test the winner once, export it, and record both; return what was done.
+
+    Of a confirmation that is the best training of the configuration that won it.
+    """
     from study import export, tracking_store
-    from study.closed_split import describe_test, result_of, test_once
+    from study.closed_split import test_once
 
     source = DataSource.find(record.manifest["dataset"], args.data_dir)
     identity = task.identity(source)
@@ -151,20 +183,32 @@ def export_winner(
         )
     _check_target(target)
     client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
-    print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
+    confirmed = confirmation.as_origin() if confirmation else None
+    print(f"exporting trial {confirmed['trial'] if confirmed else winner.number}", file=sys.stderr)
+    if confirmation is not None:
+        record, winner = confirmation.record, confirmation.winning_training
     test = test_once(task, source, record, winner, "export")
-    difference = export.export(task, source, record, winner, test, target)
+    difference = export.export(task, source, record, winner, test, target, confirmed)
     tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
     run_id = record.run_folder(winner.number).run_id
     if run_id is not None:
-        tracking_store.record_test(client, run_id, result_of(task, test), test["size"], target)
+        tracking_store.record_test(
+            client, run_id, result_of(task, test), test["size"], test.get("why", "export")
+        )
+        tracking_store.record_export(client, run_id, target)
     if not args.json:
         print(
             f"\n{describe_test(task, test)}\n{per_class_table(task, tests, 'test')}"
             f"\n\nexported to {target}; the reloaded model.pt2 differs from the trained model by "
             f"at most {difference:.1e} in a logit"
         )
-    return {"dir": str(target), "test": tests, "size": test["size"], "difference": difference}
+    return {
+        "dir": str(target),
+        "test": tests,
+        "intervals": test.get("intervals", {}),
+        "size": test["size"],
+        "difference": difference,
+    }
 
 
 if __name__ == "__main__":

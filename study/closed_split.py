@@ -1,12 +1,11 @@
 """The closed split: scored once per set of weights, by `study.best` alone, and always recorded.
 
-`tests.json` in the study's folder says which weights were scored, when, why and with what result.
+`study.tested` reads what is recorded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +14,13 @@ import torch
 from study import checkpoint, distributed
 from study.batches import Batches
 from study.data import DataSource, ImageSet
-from study.errors import DamagedFile, InputError, TrialError
+from study.errors import TrialError
 from study.evaluation import evaluate
-from study.files import read_document, write_document
-from study.interval import Interval, bootstrap, shown
-from study.object_path import AnyPath
+from study.interval import Interval, bootstrap
 from study.record import StudyRecord
 from study.run_folder import write_arrays
 from study.task import Task, TrainConfig, build_config
+from study.tested import read_tests, study_folder, write_tests
 from study.trial_record import TrialRecord, now
 
 Why = Literal["confirm", "export"]
@@ -75,28 +73,6 @@ def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: Ima
         *(task, config, network.to(device), batches, images), keep_images=True
     )
     return Score(metrics, bootstrap(meter, seen.shown), task.evidence(network, meter, seen))
-
-
-def study_folder(record: StudyRecord) -> AnyPath:
-    """Return the folder of the study, also of the record of its confirmation."""
-    return record.path.parent.parent if "confirms" in record.manifest else record.path
-
-
-def read_tests(folder: AnyPath) -> list[dict[str, Any]]:
-    """Return what `tests.json` in a study's folder says, oldest first.
-
-    Raises:
-        InputError: It is damaged.
-    """
-    file = folder / "tests.json"
-    try:
-        tests: list[dict[str, Any]] = read_document(file)["tests"] if file.exists() else []
-    except DamagedFile as error:
-        raise InputError(
-            f"{error} It says which weights were tested already: put it back from a backup, or "
-            "delete it and test again."
-        ) from None
-    return tests
 
 
 def test_of(
@@ -164,33 +140,5 @@ def test_once(
         "metrics": metrics,
         "intervals": intervals,
     }
-    write_document(study / "tests.json", {"tests": [*tests, test]})
+    write_tests(study, [*tests, test])
     return test
-
-
-def result_of(task: Task, test: Mapping[str, Any]) -> dict[str, float]:
-    """Return what MLflow keeps of a test: of the per-class metrics only the task's own.
-
-    MLflow's page drags with more than 30 keys.
-    """
-    result = {}
-    for name, value in test["metrics"].items():
-        split, kind, *label = name.split("/")
-        if split == "test" and (not label or kind == task.class_metric):
-            result[name] = value
-    for name, (low, high) in test.get("intervals", {}).items():
-        if name.startswith("test/"):
-            result |= {f"{name}_low": low, f"{name}_high": high}
-    return result
-
-
-def describe_test(task: Task, test: Mapping[str, Any]) -> str:
-    """Return the line on a test, for people."""
-    metric = task.metric.split("/", 1)[1]
-    names = [f"{split}/{metric}" for split in ("test", "val")]
-    value, val = (test["metrics"][name] for name in names)
-    texts = [shown(test["metrics"][name], test.get("intervals", {}).get(name)) for name in names]
-    return (
-        f"test (evaluated once, {test['size']}): {metric} {texts[0]}; validation at the same size "
-        f"{texts[1]}, gap {value - val:+.4f} (in brackets: 95 % over images)"
-    )

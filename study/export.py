@@ -42,6 +42,7 @@ def export(
     trial: TrialRecord,
     test: Mapping[str, Any],
     folder: Path,
+    confirmed: Mapping[str, Any] | None = None,
 ) -> float:
     """Write the export folder, replacing an earlier export only when this one is complete.
 
@@ -52,6 +53,8 @@ def export(
         trial: The winner.
         test: From `test_once`.
         folder: Where to.
+        confirmed: If `trial` is a training of a confirmation: of which configuration, with what
+            mean and interval (`study.confirmed.Confirmation.as_origin`).
 
     Returns:
         The largest difference between a logit of the reloaded and of the trained model.
@@ -94,7 +97,8 @@ def export(
         "search_metrics": {"epoch": trial.epoch, **trial.metrics},
         "study": record.manifest["study"],
         "dataset": record.manifest["dataset"],
-        "trial": trial.number,
+        "trial": confirmed["trial"] if confirmed else trial.number,
+        "confirmed": dict(confirmed) if confirmed else None,
         "run_id": record.run_folder(trial.number).run_id,
         "data": record.manifest["data"],
         "origin": state["facts"],
@@ -146,6 +150,30 @@ def model_card(task: Task, meta: Mapping[str, Any]) -> str:
         split: shown(metrics[f"{split}/{metric}"], intervals.get(f"{split}/{metric}"))
         for split in ("test", "val")
     }
+    confirmed = meta["confirmed"]
+    val = "the validation images on which this trial was chosen (optimistic), same size"
+    means = ""
+    claim = (
+        "One seed, one split: for a claim about this configuration train it again with other "
+        "seeds (`study.best --confirm`)."
+    )
+    if confirmed:
+        val = (
+            f"validation on the fold of this training, the best of {confirmed['seeds']}, same size"
+        )
+        rows = {
+            f"{name}, mean of {confirmed['seeds']} trainings [95 % of the mean]": shown(
+                confirmed[split]["mean"], confirmed[split]["interval"]
+            )
+            for name, split in (("validation", "val"), ("test", "test"))
+        }
+        means = "".join(f"| {name} | {text} |\n" for name, text in rows.items())
+        claim = (
+            f"The configuration was found by a search, where it scored {confirmed['search']:.4f} "
+            "(optimistic), and won by its mean validation over trainings with other seeds, on "
+            "folds that did not choose it. The means above are what to expect of it; the test "
+            "chose nothing."
+        )
     settings = "\n".join(f"| {name} | {value} |" for name, value in meta["params"].items())
     sample = (
         ""
@@ -161,8 +189,8 @@ Trial {meta["trial"]} of the study `{meta["study"]}`, data set: {meta["data"]["d
 | | {metric} [95 % interval over images] |
 |---|---|
 | test, evaluated once, {meta["evaluated_at"]} | **{scores["test"]}** |
-| the validation images on which this trial was chosen (optimistic), same size | {scores["val"]} |
-
+| {val} | {scores["val"]} |
+{means}
 Test, per class:
 
 ```
@@ -188,5 +216,5 @@ Classes in order: {", ".join(meta["classes"])}.
 |---|---|
 {settings}
 
-One seed, one split: for a claim about this configuration train it again with other seeds.
+{claim}
 """

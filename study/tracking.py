@@ -15,6 +15,7 @@ from typing import Any
 from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
+from study.candidates import candidate_of
 from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
@@ -118,7 +119,8 @@ class StudyTracker:
                 if not run.ended:  # cut off; the next command goes on with it
                     client.set_tag(run.run_id, "study.resumable", "true")
                     client.set_terminated(run.run_id, "KILLED")
-            if best is not None and best.value is not None and status == "FINISHED":
+            searched = "confirms" not in self.record.manifest
+            if searched and best is not None and best.value is not None and status == "FINISHED":
                 key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
                 if client.get_run(parent).data.metrics.get(key) != best.value:
                     client.log_metric(parent, key, best.value, step=best.number)
@@ -202,24 +204,31 @@ class StudyTracker:
         run.ended = True
 
     def _parent(self, client: MlflowClient, experiment: str, name: str) -> str:
-        found = self._find(client, experiment, "tags.`study.role` = 'study'")
+        confirms = self.record.manifest.get("confirms")
+        role = "confirm" if confirms else "study"
+        found = self._find(client, experiment, f"tags.`study.role` = '{role}'")
         if found is not None:
             client.update_run(found, status="RUNNING")
             return found
-        tags = {"study.role": "study", "study.name": name, "study.task": self.task.name}
-        run = client.create_run(experiment, run_name=name, tags={**tags, **self.known})
+        tags = {"study.role": role, "study.name": name, "study.task": self.task.name}
+        label = f"{name}, confirmation" if confirms else name
+        run = client.create_run(experiment, run_name=label, tags={**tags, **self.known})
         params = {**self.settings, "metric": self.record.manifest["metric"]}
         client.log_batch(
             run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
         )
         return str(run.info.run_id)
 
+    @property
+    def _role(self) -> str:
+        return "confirm-trial" if "confirms" in self.record.manifest else "trial"
+
     def _find_or_create(self, trial: TrialRecord) -> _Run:
         client = self.store.client
         run_id = self._find(
             client,
             self.store.experiment,
-            f"tags.`study.role` = 'trial' and tags.`study.trial` = '{trial.number}'",
+            f"tags.`study.role` = '{self._role}' and tags.`study.trial` = '{trial.number}'",
         )
         if run_id is None:
             run_id = self._create(trial)
@@ -243,14 +252,20 @@ class StudyTracker:
         client = self.store.client
         manifest = self.record.manifest
         tags = {
-            "study.role": "trial",
+            "study.role": self._role,
             "study.name": manifest["study"],
             "study.trial": str(trial.number),
             "study.task": self.task.name,
             "mlflow.parentRunId": self.store.parent,
             **self.known,
         }
-        name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
+        confirms = manifest.get("confirms")
+        if confirms:
+            candidate = str(candidate_of(confirms, trial.number))
+            tags["study.confirms"] = candidate
+            name = f"trial {candidate} again, fold {trial.values['fold']}"
+        else:
+            name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
         if manifest["dataset"] == "sample":
             name += " [sample data]"
         run = client.create_run(self.store.experiment, run_name=name, tags=tags)

@@ -217,9 +217,9 @@ def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, 
 
 
 def record_test(
-    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, folder: Path
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, why: str
 ) -> None:
-    """Add test metrics and the export's figures to a trial's run.
+    """Add test metrics, and what the test was made for, to a trial's run.
 
     Raises:
         InputError: The store does not have the run.
@@ -228,11 +228,42 @@ def record_test(
         known = client.get_run(run_id).data.metrics
     except MlflowException:
         raise InputError(
-            f"exported, but the run {run_id} is not in this tracking store; name the study's with "
-            "--tracking-uri and export again (the test is not repeated)."
+            f"tested, but the run {run_id} is not in this tracking store; name the study's with "
+            "--tracking-uri and type the command again (the test is not repeated)."
         ) from None
     log_metrics(client, run_id, 0, {k: v for k, v in metrics.items() if k not in known})
-    tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
+    tags = [RunTag("study.tested", why), RunTag("study.test_size", size)]
     client.log_batch(run_id, tags=tags)
+
+
+def record_export(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Say on a trial's run that it is exported, and add the figures of the test."""
+    client.set_tag(run_id, "study.exported", "true")
     if (folder / "figures" / "test").is_dir():
         client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
+
+
+def record_confirmation(
+    uri: str,
+    name: str,
+    study_id: str,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> None:
+    """Write the result of a confirmation to its run.
+
+    Args:
+        uri: Of the store.
+        name: The study's.
+        study_id: What tells the confirmation's runs from others'.
+        metrics: By name.
+        tags: By name.
+    """
+    client = connect(uri)
+    condition = f"tags.`study.role` = 'confirm' and tags.`study.id` = '{study_id}'"
+    for run in client.search_runs([experiment_id(client, uri, name)], condition, max_results=1):
+        known = run.data.metrics
+        new = {key: value for key, value in metrics.items() if known.get(key) != value}
+        log_metrics(client, run.info.run_id, 0, new)
+        given = [RunTag(key, value) for key, value in tags.items()]
+        client.log_batch(run.info.run_id, tags=given)
