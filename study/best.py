@@ -13,6 +13,7 @@ import argparse
 import json
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--confirm", metavar="SEEDS", type=int, help="train the 3 best again with so many seeds, "
         "on folds that did not choose them, and test each training",
     )  # fmt: skip
+    add(
+        "--register", metavar="MODEL", nargs="?", const="", help="export the winner as a "
+        "version of an MLflow model (default: NAME); the best confirmed one is its champion",
+    )  # fmt: skip
     add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
     add_place_flags(parser)
     add_machine_flags(parser.add_argument_group("what --confirm runs on"))
@@ -84,15 +89,22 @@ def main(argv: list[str] | None = None) -> int:
         print(show(task, record, ranking[: args.top]))
         if confirmation is not None:
             print(confirmation.describe())
-    if args.export is not None:
+    if args.export is not None or args.register is not None:
         if not ranking:
             raise InputError(f"study {record.path.name} has no trial with a result to export yet.")
-        target = Path(args.export or Path("export") / record.path.name).expanduser().absolute()
-        try:
-            result["export"] = export_winner(task, record, ranking[0], target, args, confirmation)
-        except (TrialError, DamagedFile) as error:
-            print(f"failed: {error}", file=sys.stderr)
-            return 1
+        with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
+            target = Path(args.export or Path("export") / record.path.name).expanduser().absolute()
+            if args.export is None:  # only what is registered stays
+                target = Path(scratch) / "export"
+            try:
+                exported = export_winner(task, record, ranking[0], target, args, confirmation)
+                if args.export is not None:
+                    result["export"] = exported
+                if args.register is not None:
+                    result["registered"] = register(task, record, target, args)
+            except (TrialError, DamagedFile) as error:
+                print(f"failed: {error}", file=sys.stderr)
+                return 1
     if args.json:
         print(json.dumps(result, indent=1))
     return 0
@@ -197,9 +209,10 @@ def export_winner(
         )
         tracking_store.record_export(client, run_id, target)
     if not args.json:
+        place = "exported" if args.export is None else f"exported to {target}"
         print(
             f"\n{describe_test(task, test)}\n{per_class_table(task, tests, 'test')}"
-            f"\n\nexported to {target}; the reloaded model.pt2 differs from the trained model by "
+            f"\n\n{place}; the reloaded model.pt2 differs from the trained model by "
             f"at most {difference:.1e} in a logit"
         )
     return {
@@ -209,6 +222,25 @@ def export_winner(
         "size": test["size"],
         "difference": difference,
     }
+
+
+def register(
+    task: Task, record: StudyRecord, target: Path, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Register an export as a version of an MLflow model; return which, and the champion."""
+    from study import tracking_registry, tracking_store
+    from study.export import example_images
+
+    name = args.register or record.path.name
+    uri = tracking_store.resolve_uri(args.tracking_uri)
+    meta = json.loads((target / "meta.json").read_text())
+    images = example_images(task, DataSource.find(meta["dataset"], args.data_dir), meta["params"])
+    done = tracking_registry.register(uri, name, target, images, task.mode)
+    if not args.json:
+        print(f"\nmodel {name}: {done['why']}")
+        if done["champion"] == done["version"]:
+            print(f"  mlflow models serve -m models:/{name}@champion --env-manager local")
+    return done
 
 
 if __name__ == "__main__":

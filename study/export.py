@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -28,7 +29,7 @@ from study.models import Normalized
 from study.record import StudyRecord
 from study.run_folder import read_arrays, save_figures
 from study.tables import per_class_table
-from study.task import Task
+from study.task import Task, build_config
 from study.trial_record import TrialRecord
 
 TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
@@ -110,6 +111,13 @@ def export(
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return difference
+
+
+def example_images(task: Task, source: DataSource, params: Mapping[str, Any]) -> np.ndarray:
+    """Return one validation image as an exported model takes it, `(1, C, H, W)` float32."""
+    val = task.load_splits(source, build_config(task.config_class, params)).val
+    example: np.ndarray = val.images[val.indices[:1]].astype(np.float32) / np.float32(255)
+    return example
 
 
 def _largest_difference(
