@@ -5,13 +5,15 @@ Input `(B, C, H, W)` float32 in [0, 1]; output logits `(B, K, ...)` float32.
 
 from __future__ import annotations
 
-import mlflow
+import mlflow.pyfunc
 import numpy as np
 import torch
 
 
 class Exported(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
     """The exported `model.pt2` as MLflow's python_function."""
+
+    _skip_type_hint_validation = True  # the signature says it; else MLflow warns three times
 
     def load_context(self, context) -> None:  # type: ignore[no-untyped-def]
         """Load the program."""

@@ -114,10 +114,11 @@ def _log(
             f"trial {meta['trial']} has no run in MLflow yet, to which the model would belong; "
             "continue the study while its tracking store answers."
         )
-    client.get_run(meta["run_id"])
+    run = client.get_run(meta["run_id"])
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # whose place its files go to
     logits = torch.export.load(export / "model.pt2").module()(torch.from_numpy(example))
     image = np.dtype(np.float32)
     signature = ModelSignature(

@@ -133,3 +133,10 @@ def test_a_server_answers_with_the_export_s_logits(registered: Path, server: str
         answer = np.array(json.loads(response.read())["predictions"])
     model = torch.export.load(registered / "out" / "model.pt2").module()
     assert np.allclose(answer, model(images).detach().numpy(), atol=1e-5)
+
+
+def test_the_model_lies_with_the_study_s_artifacts(registered: Path) -> None:
+    client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'fashion'")
+    model = client.get_logged_model(version.model_id)
+    assert model.artifact_location.startswith((registered / "mlruns" / "fashion").as_uri())
