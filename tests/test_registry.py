@@ -138,5 +138,6 @@ def test_a_server_answers_with_the_export_s_logits(registered: Path, server: str
 def test_the_model_lies_with_the_study_s_artifacts(registered: Path) -> None:
     client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'fashion'")
-    model = client.get_logged_model(version.model_id)
-    assert model.artifact_location.startswith((registered / "mlruns" / "fashion").as_uri())
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    experiment = client.get_experiment_by_name("fashion")
+    assert model.artifact_location.startswith(experiment.artifact_location)
