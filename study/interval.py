@@ -40,7 +40,11 @@ def bootstrap(meter: Meter, groups: np.ndarray, seed: int = 0) -> Interval | Non
 
 
 def of_mean(values: Sequence[float]) -> Interval | None:
-    """Return Student's t interval of the mean of independent values; None of fewer than two."""
+    """Return Student's t interval of the mean of independent values; None of fewer than two.
+
+    Trainings on folds share most of their training images, so for them it is somewhat narrow
+    (Nadeau and Bengio 2003, "Inference for the Generalization Error").
+    """
     if len(values) < 2:
         return None
     from scipy.stats import t

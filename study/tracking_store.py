@@ -1,6 +1,6 @@
 """The MLflow store: finding it, and writing and reading single runs.
 
-With `study.tracking` the only module that knows MLflow.
+Only the modules named `tracking` know MLflow.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, 
     except MlflowException:
         raise InputError(f"there is no run {run_id!r} in {uri}.") from None
     found = run.data.tags.get("study.task")
-    if found != task_name or run.data.tags.get("study.role") == "study":
+    if found != task_name or run.data.tags.get("study.role") in ("study", "confirm"):
         raise InputError(f"run {run_id} is no trial of {task_name} (its task is {found}).")
     return run.data.tags["data.dataset"], dict(run.data.params)
 
