@@ -20,13 +20,7 @@ from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.task import Task
-from study.tracking_store import (
-    connect,
-    experiment_id,
-    log_metrics,
-    log_settings,
-    upload_folder,
-)
+from study.tracking_store import connect, experiment_id, log_metrics, log_settings, upload_folder
 from study.trial_record import TrialRecord, metrics_of
 
 logger = logging.getLogger(__name__)
@@ -119,8 +113,8 @@ class StudyTracker:
                 if not run.ended:  # cut off; the next command goes on with it
                     client.set_tag(run.run_id, "study.resumable", "true")
                     client.set_terminated(run.run_id, "KILLED")
-            searched = "confirms" not in self.record.manifest
-            if searched and best is not None and best.value is not None and status == "FINISHED":
+            searches = self._role == "trial"
+            if searches and best is not None and best.value is not None and status == "FINISHED":
                 key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
                 if client.get_run(parent).data.metrics.get(key) != best.value:
                     client.log_metric(parent, key, best.value, step=best.number)
@@ -212,6 +206,10 @@ class StudyTracker:
             return found
         tags = {"study.role": role, "study.name": name, "study.task": self.task.name}
         label = f"{name}, confirmation" if confirms else name
+        if confirms:  # below the run of the study that it confirms
+            searched = "tags.`study.role` = 'study'"
+            above = self._find(client, experiment, searched, confirms["study_id"])
+            tags |= {"mlflow.parentRunId": above} if above else {}
         run = client.create_run(experiment, run_name=label, tags={**tags, **self.known})
         params = {**self.settings, "metric": self.record.manifest["metric"]}
         client.log_batch(
@@ -277,11 +275,13 @@ class StudyTracker:
         params = {**self.settings, **self.record.params(trial)}
         log_settings(client, run_id, params, self.known)
 
-    def _find(self, client: MlflowClient, experiment: str, condition: str) -> str | None:
+    def _find(
+        self, client: MlflowClient, experiment: str, condition: str, study_id: str | None = None
+    ) -> str | None:
         name = self.record.manifest["study"]
         condition = f"{condition} and tags.`study.name` = '{name}'"
-        if "id" in self.record.manifest:
-            condition += f" and tags.`study.id` = '{self.record.manifest['id']}'"
+        if study_id := study_id or self.record.manifest.get("id"):
+            condition += f" and tags.`study.id` = '{study_id}'"
         found = client.search_runs([experiment], condition, max_results=1)
         return str(found[0].info.run_id) if found else None
 

@@ -126,6 +126,8 @@ def test_each_test_is_recorded_in_the_study_and_in_mlflow(confirmed: Path) -> No
             [runs[0].info.experiment_id], f"tags.`study.role` = '{role}'"
         )
         assert len(found_runs) == number
+    parent = client.get_run(found_runs[0].data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["study.role"] == "study"
     metrics = found_runs[0].data.metrics
     winner = found["configurations"][0]
     assert metrics["confirmed/val/accuracy"] == pytest.approx(winner["val"]["mean"])
