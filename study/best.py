@@ -1,9 +1,11 @@
-"""The best trials of a study, and the winner tested once and exported.
+"""The best trials of a study; confirmed, tested once, exported and registered.
 
 python -m study.best                    # the study last run
 python -m study.best facade --top 10
-python -m study.best facade --export    # evaluates the test split, writes export/facade
 python -m study.best facade --importance   # which hyperparameter moves which metric
+python -m study.best facade --confirm 5 # the three best again, on other folds with other seeds
+python -m study.best facade --export    # evaluates the test split, writes export/facade
+python -m study.best facade --register  # the confirmed winner as a version of an MLflow model
 """
 
 from __future__ import annotations
@@ -11,18 +13,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from study.command import add_place_flags, run_command
-from study.data import DataSource
+from study.confirmed import find
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import find_study
 from study.object_path import as_path
 from study.objective_flags import add_require_flag, parse_floors
 from study.progress import standings
 from study.record import StudyRecord
+from study.resources import add_machine_flags
 from study.tables import per_class_table
 from study.task import Task, load_task
 from study.trial_record import TrialRecord, counts
@@ -52,17 +55,33 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluate the winner, or --trial, on the closed test split, once, and write it to DIR "
         "(default: export/NAME)",
     )
-    add("--trial", metavar="N", type=int, help="with --export: this trial instead of the best")
+    add(
+        "--confirm", metavar="SEEDS", type=int, help="train the 3 best again with so many seeds, "
+        "on folds that did not choose them, and test each training",
+    )  # fmt: skip
+    add(
+        "--register", metavar="MODEL", nargs="?", const="", help="export the winner, or --trial, "
+        "as a version of an MLflow model (default: NAME); the best confirmed one is its champion",
+    )  # fmt: skip
+    add(
+        "--trial", metavar="N", type=int, help="with --export or --register: this trial instead "
+        "of the winner",
+    )  # fmt: skip
     add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
     add_place_flags(parser)
+    add_machine_flags(parser.add_argument_group("what --confirm runs on"))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.best`."""
+    argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
     if args.top < 1:
         raise InputError(f"--top must be at least 1, but got {args.top}.")
+    hands_over = args.export is not None or args.register is not None
+    if args.trial is not None and not hands_over:
+        raise InputError("--trial says what to hand over; add --export or --register.")
     record = StudyRecord.read(find_study(as_path(args.studies_dir), args.study))
     for text in record.mended:
         print(text, file=sys.stderr)
@@ -70,21 +89,33 @@ def main(argv: list[str] | None = None) -> int:
     if args.require:
         record.goal = dataclasses.replace(record.goal, floors=parse_floors(task, args.require))
     ranking = record.ranking()
-    chosen = choose(record, ranking, args)
+    chosen = choose(record, ranking, args.trial) if hands_over else None
+    if args.confirm is not None:
+        from study.confirmation import confirm
+
+        command = "python -m study.best " + shlex.join(argv)
+        if code := confirm(record, ranking, args.confirm, args, command):
+            return code
+    confirmation = find(record, ranking)
     result = as_json(record, ranking[: args.top])
-    if not args.json:
-        print(show(task, record, ranking, args.top))
+    texts = [show(task, record, ranking, args.top)]
+    if confirmation is not None:
+        result["confirmation"] = confirmation.as_json()
+        texts.append(confirmation.describe())
     if args.importance:
         from study.importance import importance
 
         found = importance(task, record)
         result["importance"] = found.as_json()
-        if not args.json:
-            print(f"\n{found.describe(task)}")
+        texts.append(f"\n{found.describe(task)}")
+    if not args.json:
+        print("\n".join(texts), flush=True)
     if chosen is not None:
-        target = Path(args.export or Path("export") / record.path.name).expanduser().absolute()
+        from study.winner import Winner, hand_over
+
+        winner = Winner.of(record, chosen, confirmation, given=args.trial is not None)
         try:
-            result["export"] = export_winner(task, record, chosen, target, args)
+            result |= hand_over(task, winner, args)
         except (TrialError, DamagedFile) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
@@ -93,26 +124,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def choose(
-    record: StudyRecord, ranking: list[TrialRecord], args: argparse.Namespace
-) -> TrialRecord | None:
-    """Return the trial to export; None if none is asked for.
+def choose(record: StudyRecord, ranking: list[TrialRecord], number: int | None) -> TrialRecord:
+    """Return the best trial, or the one of this number.
 
     Raises:
         InputError: There is no such trial.
     """
-    if args.export is None:
-        if args.trial is not None:
-            raise InputError("--trial says what to export; add --export.")
-        return None
     if not ranking:
         raise InputError(f"study {record.path.name} has no trial with a result to export yet.")
-    if args.trial is None:
+    if number is None:
         return ranking[0]
     for trial in ranking:
-        if trial.number == args.trial:
+        if trial.number == number:
             return trial
-    raise InputError(f"study {record.path.name} has no trial {args.trial} with a result.")
+    raise InputError(f"study {record.path.name} has no trial {number} with a result.")
 
 
 def as_json(record: StudyRecord, best: list[TrialRecord]) -> dict[str, Any]:
@@ -172,64 +197,6 @@ def show(task: Task, record: StudyRecord, ranking: list[TrialRecord], top: int) 
             per_class_table(task, winner.metrics),
         ]
     )
-
-
-def _check_target(target: Path) -> None:
-    """Refuse, before the test split is opened, a folder that an export may not replace.
-
-    Raises:
-        InputError: It is no folder, is not an earlier export, or cannot be written.
-    """
-    if target.exists() and not target.is_dir():
-        raise InputError(f"--export {target} is a file; name a folder.")
-    earlier = all((target / name).exists() for name in ("model.pt2", "meta.json"))
-    if target.exists() and not earlier and any(target.iterdir()):
-        raise InputError(f"{target} is no earlier export; name an empty folder.")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        (target.parent / f".{target.name}.draft").mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target} ({error.strerror}); name another.") from None
-
-
-def export_winner(
-    task: Task, record: StudyRecord, winner: TrialRecord, target: Path, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Test the winner once, export it, and record both; return what was done."""
-    from study import export, tracking_store
-
-    source = DataSource.find(record.manifest["dataset"], args.data_dir)
-    identity = task.identity(source)
-    if identity["checksum"] != record.manifest["checksum"]:
-        raise InputError(
-            f"the data set in {source.data_dir} is not the one of the study (its checksum "
-            "differs); name the right folder with --data-dir."
-        )
-    _check_target(target)
-    client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
-    print(f"testing trial {winner.number} and exporting it", file=sys.stderr)
-    test = export.test_once(task, source, record, winner)
-    difference = export.export(task, source, record, winner, test, target)
-    tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
-    run_id = record.run_folder(winner.number).run_id
-    if run_id is not None:
-        # Of the per-class metrics only the task's own, and not the smallest of them, which says
-        # nothing more: MLflow's page drags with over 30 keys.
-        parts = {name: name.split("/") for name in tests}
-        shown = [n for n, part in parts.items() if len(part) < 3 or part[1] == task.class_metric]
-        shown = [name for name in shown if name != f"test/min_{task.class_metric}"]
-        logged = {name: tests[name] for name in shown}
-        tracking_store.record_test(client, run_id, logged, test["size"], target)
-    if not args.json:
-        metric = record.manifest["metric"].split("/", 1)[1]
-        value, val = (test["metrics"][f"{split}/{metric}"] for split in ("test", "val"))
-        print(
-            f"\ntest (evaluated once, {test['size']}): {metric} {value:.4f}; validation at the "
-            f"same size {val:.4f}, gap {value - val:+.4f}\n{per_class_table(task, tests, 'test')}"
-            f"\n\nexported to {target}; the reloaded model.pt2 differs from the trained model by "
-            f"at most {difference:.1e} in a logit"
-        )
-    return {"dir": str(target), "test": tests, "size": test["size"], "difference": difference}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Shapes: B batch, K classes, T bins of scores. `study.metrics` computes scores fr
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -61,6 +63,36 @@ class ScoreHistograms:
         flat = cells.movedim(1, -1) if cells.ndim == 4 else cells
         counted = torch.bincount(flat.flatten(), minlength=self.counts.numel())
         self.counts += counted.view_as(self.counts)
+
+
+class ImageHistograms:
+    """What `ScoreHistograms` counts, coarser and for each image, to resample images.
+
+    Log-odds from -16 to 16 in bins of 1/64: average precision differs by less than 0.001.
+
+    Attributes:
+        counts: Of each batch `(B, K, T, 2)` int32; last axis negatives, positives.
+    """
+
+    NUM_BINS = 1 << 11
+    LARGEST = 16.0
+
+    def __init__(self) -> None:
+        self.counts: list[Tensor] = []
+
+    def update(self, logits: Tensor, targets: Tensor, predictions: Tensor) -> None:
+        """Count logits `(B, K, ...)`; targets and what was `predicted` are `(B, ...)` int64."""
+        num, num_classes = logits.shape[:2]
+        scale = self.NUM_BINS / (2 * self.LARGEST)
+        bins = (log_odds(logits, predictions) + self.LARGEST).mul_(scale)
+        cells = bins.clamp_(0, self.NUM_BINS - 1).to(torch.int32).mul_(2)
+        ones = torch.ones_like(targets, dtype=torch.int32).unsqueeze(1)
+        cells.scatter_add_(1, targets.unsqueeze(1), ones)
+        rows = torch.arange(num * num_classes, dtype=torch.int32, device=cells.device)
+        cells += (2 * self.NUM_BINS * rows).view(num, num_classes, *[1] * (logits.ndim - 2))
+        shape = (num, num_classes, self.NUM_BINS, 2)
+        counted = torch.bincount(cells.flatten(), minlength=math.prod(shape))
+        self.counts.append(counted.view(shape).to(torch.int32))
 
 
 def predicted(logits: Tensor) -> Tensor:

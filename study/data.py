@@ -53,11 +53,18 @@ class ImageSet:
         images: `(N, C, H, W)` uint8, all images of the file.
         targets: `(N,)` or `(N, H, W)` uint8 class indices.
         indices: `(n,)` int64, which of the N belong to this set.
+        groups: `(N,)` int64, what each image shows; None if each shows something else.
     """
 
     images: np.ndarray
     targets: np.ndarray
     indices: np.ndarray
+    groups: np.ndarray | None = None
+
+    @property
+    def shown(self) -> np.ndarray:
+        """What each image of this set shows, `(n,)` int64."""
+        return self.indices if self.groups is None else self.groups[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

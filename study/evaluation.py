@@ -29,6 +29,7 @@ def evaluate(
     *,
     parts: int = 1,
     limit_batches: int | None = None,
+    keep_images: bool = False,
     watch: Watch[Any] = lambda batches, total, phase: batches,
 ) -> tuple[dict[str, float], Meter, ImageSet]:
     """Evaluate the unwrapped network, each image once over all ranks.
@@ -43,6 +44,7 @@ def evaluate(
         images: The set.
         parts: Divides the batch size by so much.
         limit_batches: Stop after so many batches.
+        keep_images: Have the meter keep what an interval is computed from.
         watch: Shows progress.
 
     Returns:
@@ -54,6 +56,8 @@ def evaluate(
     """
     network.eval()
     meter = task.build_meter(batches.device)
+    if keep_images:
+        meter.keep_images()
     sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     share = images.indices[distributed.rank() :: distributed.world_size()]
     batch_size = -(-config.batch_size // parts)
@@ -75,7 +79,7 @@ def evaluate(
     meter.reduce()
     if limit_batches:
         share = share[: limit_batches * batch_size]
-    seen = ImageSet(images.images, images.targets, share)
+    seen = ImageSet(images.images, images.targets, share, images.groups)
     scores = meter.compute()
     return {"loss": loss_sum / num_images, **scores, **worst_class(task, scores)}, meter, seen
 

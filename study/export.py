@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,103 +20,21 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from study import checkpoint, distributed
 from study.batches import Batches
+from study.closed_split import load_trained
 from study.data import DataSource, ImageSet
-from study.errors import DamagedFile, InputError, TrialError
-from study.evaluation import evaluate
-from study.files import read_document, write_document
+from study.errors import DamagedFile, TrialError
+from study.interval import shown
 from study.models import Normalized
+from study.objective import Goal
 from study.record import StudyRecord
-from study.run_folder import read_arrays, save_figures, write_arrays
+from study.run_folder import read_arrays, save_figures
 from study.tables import per_class_table
-from study.task import Task, TrainConfig, build_config
+from study.task import Task, build_config
 from study.trial_record import TrialRecord
 
 TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
 NUM_COMPARED = 16  # validation images
-
-
-def load_trained(
-    task: Task, record: StudyRecord, trial: TrialRecord
-) -> tuple[torch.nn.Module, TrainConfig, dict[str, Any]]:
-    """Return the network of a trial's best epoch, its settings and the checkpoint.
-
-    Raises:
-        DamagedFile: The checkpoint is missing or damaged.
-        TrialError: It is of another epoch.
-    """
-    folder = record.run_folder(trial.number)
-    state = folder.weights(trial.metric, trial.mode)
-    if len(state["history"]) != trial.epoch:
-        raise TrialError(
-            f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not {trial.epoch}; if "
-            "the trial still runs try again later, else repeat it: python -m study.train "
-            f"{task.name} --like {folder.run_id}"
-        )
-    config = build_config(task.config_class, state["config"])
-    network = task.build_model(config)
-    network.load_state_dict(state["network"])
-    return network.eval(), config, state
-
-
-def score(
-    task: Task, config: TrainConfig, network: torch.nn.Module, images: ImageSet
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Return metrics (without the split's name) and evidence of a network on an image set."""
-    device = distributed.device()
-    batches = Batches(images, device, task.normalization)
-    metrics, meter, seen = evaluate(task, config, network.to(device), batches, images)
-    return metrics, task.evidence(network, meter, seen)
-
-
-def test_once(
-    task: Task,
-    source: DataSource,
-    record: StudyRecord,
-    trial: TrialRecord,
-) -> dict[str, Any]:
-    """Score a trial on the closed test split, and on validation at the same size.
-
-    What was scored is kept in the study's `tests.json`, so the same weights are tested once.
-
-    Returns:
-        `metrics` by full name (`test/...`, `val/...`), `size` of the targets, `time`.
-    """
-    file = record.path / "tests.json"
-    folder = record.run_folder(trial.number)
-    try:
-        tests: list[dict[str, Any]] = read_document(file)["tests"] if file.exists() else []
-    except DamagedFile as error:
-        raise InputError(
-            f"{error} It says which weights were tested already: put it back from a backup, or "
-            "delete it and test again."
-        ) from None
-    network, config, _ = load_trained(task, record, trial)
-    digest = checkpoint.digest(folder.best_checkpoint)
-    for test in tests:
-        if test["checkpoint"] == digest and test["checksum"] == record.manifest["checksum"]:
-            return test
-    metrics: dict[str, float] = {}
-    size = ""
-    for split in ("val", "test"):
-        images = task.load_full_size(source, config, split)
-        scores, evidence = score(task, config, network, images)
-        metrics |= {f"{split}/{name}": value for name, value in scores.items()}
-        scored = images.targets if images.targets.ndim == 3 else images.images
-        size = "{}x{} pixels".format(*scored.shape[-2:])
-        if split == "test":
-            write_arrays(folder.path / "test.npz", evidence)
-    test = {
-        "trial": trial.number,
-        "checkpoint": digest,
-        "checksum": record.manifest["checksum"],
-        "size": size,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "metrics": metrics,
-    }
-    write_document(file, {"tests": [*tests, test]})
-    return test
 
 
 def export(
@@ -127,6 +44,9 @@ def export(
     trial: TrialRecord,
     test: Mapping[str, Any],
     folder: Path,
+    *,
+    objective: Goal,
+    confirmed: Mapping[str, Any] | None = None,
 ) -> float:
     """Write the export folder, replacing an earlier export only when this one is complete.
 
@@ -137,6 +57,9 @@ def export(
         trial: The winner.
         test: From `test_once`.
         folder: Where to.
+        objective: What the study is after.
+        confirmed: If `trial` is a training of a confirmation: of which configuration, with what
+            mean and interval (`study.confirmed.Confirmation.as_origin`).
 
     Returns:
         The largest difference between a logit of the reloaded and of the trained model.
@@ -173,24 +96,34 @@ def export(
         },
         "output": "logits; softmax over dimension 1 gives probabilities",
         "params": record.params(trial),
-        "objective": str(record.goal),
+        "objective": str(objective),
         "metrics": dict(test["metrics"]),
+        "intervals": dict(test.get("intervals", {})),
         "evaluated_at": test["size"],
         "search_metrics": {"epoch": trial.epoch, **trial.metrics},
         "study": record.manifest["study"],
         "dataset": record.manifest["dataset"],
-        "trial": trial.number,
+        "trial": confirmed["trial"] if confirmed else trial.number,
+        "confirmed": dict(confirmed) if confirmed else None,
         "run_id": record.run_folder(trial.number).run_id,
         "data": record.manifest["data"],
         "origin": state["facts"],
         "largest_difference": difference,
     }
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-    (draft / "README.md").write_text(model_card(task, meta, trial.metric))
+    card = model_card(task, meta, objective.objectives[0].metric)
+    (draft / "README.md").write_text(card)
     _draw(task, record, trial, test, draft / "figures")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return difference
+
+
+def example_images(task: Task, source: DataSource, params: Mapping[str, Any]) -> np.ndarray:
+    """Return one validation image as an exported model takes it, `(1, C, H, W)` float32."""
+    val = task.load_splits(source, build_config(task.config_class, params)).val
+    example: np.ndarray = val.images[val.indices[:1]].astype(np.float32) / np.float32(255)
+    return example
 
 
 def _largest_difference(
@@ -226,7 +159,35 @@ def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
     """Return the README of an export; `chosen_by` is the metric, e.g. `val/mean_ap`."""
     shape = ", ".join(map(str, meta["preprocessing"]["input"][1:]))
     metric = chosen_by.split("/", 1)[1]
-    metrics = meta["metrics"]
+    metrics, intervals = meta["metrics"], meta["intervals"]
+    scores = {
+        split: shown(metrics[f"{split}/{metric}"], intervals.get(f"{split}/{metric}"))
+        for split in ("test", "val")
+    }
+    confirmed = meta["confirmed"]
+    val = "the validation images on which this trial was chosen (optimistic), same size"
+    means = ""
+    claim = (
+        "One seed, one split: for a claim about this configuration train it again with other "
+        "seeds (`study.best --confirm`)."
+    )
+    if confirmed:
+        val = (
+            f"validation on the fold of this training, the best of {confirmed['seeds']}, same size"
+        )
+        rows = {
+            f"{name}, mean of {confirmed['seeds']} trainings [95 % of the mean]": shown(
+                confirmed[split]["mean"], confirmed[split]["interval"]
+            )
+            for name, split in (("validation", "val"), ("test", "test"))
+        }
+        means = "".join(f"| {name} | {text} |\n" for name, text in rows.items())
+        won = "won by its mean validation over" if confirmed["won"] else "was asked for, not won by"
+        claim = (
+            f"The configuration was found by a search, where it scored {confirmed['search']:.4f} "
+            f"(optimistic), and {won} trainings with other seeds, on folds that did not choose it. "
+            "The means above are what to expect of it; the test chose nothing."
+        )
     settings = "\n".join(f"| {name} | {value} |" for name, value in meta["params"].items())
     sample = (
         ""
@@ -239,12 +200,11 @@ def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
 Trial {meta["trial"]} of the study `{meta["study"]}`, data set: {meta["data"]["dataset"]}
 (checksum `{meta["data"]["checksum"][:12]}`).
 
-| | {metric} |
+| | {metric} [95 % interval over images] |
 |---|---|
-| test, evaluated once, {meta["evaluated_at"]} | **{metrics["test/" + metric]:.4f}** |
-| the validation images on which this trial was chosen (optimistic), same size | \
-{metrics["val/" + metric]:.4f} |
-
+| test, evaluated once, {meta["evaluated_at"]} | **{scores["test"]}** |
+| {val} | {scores["val"]} |
+{means}
 Test, per class:
 
 ```
@@ -270,5 +230,5 @@ Classes in order: {", ".join(meta["classes"])}.
 |---|---|
 {settings}
 
-One seed, one split: for a claim about this configuration train it again with other seeds.
+{claim}
 """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from study import metrics
-from study.counts import ConfusionMatrix, ScoreHistograms, predicted
+from study.counts import ConfusionMatrix, ImageHistograms, ScoreHistograms, predicted
 from study.distributed import all_reduce_sum
 from study.task import class_key
 
@@ -22,6 +22,7 @@ class ClassificationMeter:
         self.confusion = ConfusionMatrix(len(classes), device)
         self.predictions: list[Tensor] = []
         self.confidences: list[Tensor] = []
+        self.right: list[Tensor] | None = None  # only if asked for
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits `(B, K)` and targets `(B,)` int64."""
@@ -29,6 +30,21 @@ class ClassificationMeter:
         self.confusion.update(prediction, targets)
         self.predictions.append(prediction.to(torch.uint8))
         self.confidences.append(confidence)
+        if self.right is not None:
+            self.right.append(prediction == targets)
+
+    def keep_images(self) -> None:
+        """From now on keep what `resampled` needs."""
+        self.right = []
+
+    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return accuracy `(R,)` with groups of images counted `weights` `(R, G)` times each."""
+        assert self.right is not None
+        right = torch.cat(self.right).cpu().numpy()
+        num_groups = weights.shape[1]
+        hits, images = (np.bincount(groups, w, num_groups) for w in (right, np.ones(len(right))))
+        accuracies: np.ndarray = (weights @ hits) / (weights @ images)
+        return accuracies
 
     def reduce(self) -> None:
         """Add up the counts of all ranks."""
@@ -59,6 +75,7 @@ class SegmentationMeter:
         self.confusion = ConfusionMatrix(len(classes), device)
         self.histograms = ScoreHistograms(len(classes), device)
         self.predictions: list[Tensor] = []
+        self.images: ImageHistograms | None = None  # only if asked for
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count logits `(B, K, H, W)` and targets `(B, H, W)` int64."""
@@ -66,6 +83,24 @@ class SegmentationMeter:
         self.confusion.update(prediction, targets)
         self.histograms.update(logits, targets, prediction)
         self.predictions.append(prediction.to(torch.uint8))
+        if self.images is not None:
+            self.images.update(logits, targets, prediction)
+
+    def keep_images(self) -> None:
+        """From now on keep what `resampled` needs: 80 KB per image of five classes."""
+        self.images = ImageHistograms()
+
+    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return mean AP `(R,)` with groups of images counted `weights` `(R, G)` times each."""
+        assert self.images is not None
+        counts = torch.cat(self.images.counts).cpu().numpy()
+        summed = np.zeros((weights.shape[1], *counts.shape[1:]), np.float32)  # exact below 2**24
+        np.add.at(summed, groups, counts)
+        means = []
+        for some in np.array_split(weights.astype(np.float32), max(1, len(weights) // 50)):
+            resamples = np.tensordot(some, summed, 1).astype(np.float64)
+            means.append(np.nanmean(metrics.average_precisions(resamples), axis=1))
+        return np.concatenate(means)
 
     def reduce(self) -> None:
         """Add up the counts of all ranks."""

@@ -48,6 +48,16 @@ def average_precision(counts: np.ndarray) -> float:
     return float((np.diff(recall, prepend=0.0) * precision).sum())
 
 
+def average_precisions(counts: np.ndarray) -> np.ndarray:
+    """Return average precision from counts `(..., T, 2)`, as `average_precision` does."""
+    positives = counts[..., ::-1, 1]
+    recalled = positives.cumsum(axis=-1)
+    precision = recalled / np.maximum(counts[..., ::-1, :].sum(axis=-1).cumsum(axis=-1), 1)
+    with np.errstate(invalid="ignore"):
+        values: np.ndarray = (positives * precision).sum(axis=-1) / recalled[..., -1]
+    return values
+
+
 def mean_of_present(values: list[float]) -> float:
     """Return the mean over the values that are not nan; nan if there is none."""
     present = [value for value in values if value == value]

@@ -30,14 +30,7 @@ from study.resources import (
 )
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
-from study.task import (
-    Task,
-    Value,
-    base_values,
-    build_config,
-    config_fields,
-    load_task,
-)
+from study.task import Task, Value, base_values, build_config, config_fields, load_task
 from study.warm_start import warm_start
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -49,7 +42,7 @@ GRACE = 0.2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """A study as asked for, with nothing left to check but what needs Ray.
+    """A study as asked for; only what needs Ray is left to check.
 
     Attributes:
         task: The task.
@@ -79,6 +72,11 @@ class StudyPlan:
     def folder(self) -> AnyPath:
         """The study's folder."""
         return as_path(self.args.studies_dir) / self.name
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"study {self.name}"
 
     def manifest(self) -> dict[str, Any]:
         """Return what `study.json` says of the study, before it has run."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from study.candidates import values_of
 from study.errors import DamagedFile, InputError
 from study.hold import Hold, hold
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
@@ -163,22 +164,16 @@ class StudyRecord:
         return RunFolder(self.path / "trials" / f"{number:04d}")
 
     def ask(self) -> TrialRecord:
-        """Begin a new trial. Trial 0 is the baseline.
+        """Begin a new trial. Trial 0 is the baseline; of a confirmation all trials are given.
 
         Raises:
             StorageError: The disk is full.
         """
         number = len(self._trials)
-        if self._sampling is None:
-            earlier = Earlier.of(self.manifest)
-            self._sampling = Sampling(
-                self.space,
-                seed=self.manifest["seed"],
-                goal=self.goal,
-                earlier=earlier.trials,
-                first=[self.space.baseline, *earlier.first],
-            )
-        values = self._sampling.draw(self._trials)
+        if (confirms := self.manifest.get("confirms")) is not None:
+            values = values_of(confirms, number)
+        else:
+            values = self._draw()
         trial = TrialRecord(
             number=number,
             metric=self.manifest["metric"],
@@ -190,6 +185,18 @@ class StudyRecord:
         self._trials.append(trial)
         self._optuna.update(trial)
         return trial
+
+    def _draw(self) -> dict[str, Value]:
+        if self._sampling is None:
+            earlier = Earlier.of(self.manifest)
+            self._sampling = Sampling(
+                self.space,
+                seed=self.manifest["seed"],
+                goal=self.goal,
+                earlier=earlier.trials,
+                first=[self.space.baseline, *earlier.first],
+            )
+        return self._sampling.draw(self._trials)
 
     def report(self, number: int, row: dict[str, float], ending: Ending | None = None) -> None:
         """Record an epoch; one that is known already is left as it is.
@@ -265,7 +272,8 @@ class StudyRecord:
 
     def params(self, trial: TrialRecord) -> dict[str, Value]:
         """Return all settings of a trial, searched and shared."""
-        return {**self.manifest["settings"], **trial.values, "seed": self.seed(trial.number)}
+        seed = {"seed": self.seed(trial.number)}
+        return {**self.manifest["settings"], **seed, **trial.values}
 
 
 def _with_metrics(trial: TrialRecord, folder: RunFolder) -> TrialRecord:

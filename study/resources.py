@@ -159,12 +159,17 @@ def plan(
 
 
 def add_resource_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what a study runs on."""
-    add = parser.add_argument
-    add(
+    """Add the flags that say what a study runs on, and how many trials."""
+    parser.add_argument(
         "--num-samples", metavar="N", type=int, default=10, help="run until the study has N ended "
         "trials (default: %(default)s)",
     )  # fmt: skip
+    add_machine_flags(parser)
+
+
+def add_machine_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say what trials run on."""
+    add = parser.add_argument
     add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
     add(
         "--workers-per-trial", metavar="N", type=int, default=1, help="processes that train one "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from study.errors import InputError
+from study.split import NUM_FOLDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +89,10 @@ class TrainConfig:
     )
     seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
     split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
+    fold: int = setting(
+        0, "which sixth of the training split validates", low=0, high=NUM_FOLDS - 1,
+        searchable=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -201,6 +206,17 @@ class Meter(Protocol):
 
     def reduce(self) -> None:
         """Add up the counts of all ranks."""
+
+    def keep_images(self) -> None:
+        """From now on keep what each image contributes, for `resampled`."""
+
+    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the task's metric `(R,)` on resamples of the images of one process.
+
+        Args:
+            groups: `(n,)` group of each image, in the order in which they were seen, from 0.
+            weights: `(R, G)` how often each group counts.
+        """
 
     def compute(self) -> dict[str, float]:
         """Return metrics by name without the split, e.g. `accuracy`, `ap/window`."""

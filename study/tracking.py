@@ -6,7 +6,6 @@ the server is away, training goes on, and the next attempt sends what is missing
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import threading
@@ -14,45 +13,20 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Param, RunTag
-from mlflow.tracking import MlflowClient
+from mlflow.entities import RunTag
 
 from study.drawing import Drawing, figure_note
 from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.task import Task
-from study.tracking_store import (
-    connect,
-    experiment_id,
-    log_history,
-    log_settings,
-    upload_folder,
-)
+from study.tracking_runs import STATUS, Run, StudyRuns
+from study.tracking_store import connect, log_history, upload_folder
 from study.trial_record import TrialRecord
 
 logger = logging.getLogger(__name__)
 
-STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 RETRY_SECONDS = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Store:
-    """The study's place in MLflow."""
-
-    client: MlflowClient
-    experiment: str
-    parent: str
-
-
-@dataclasses.dataclass
-class _Run:
-    """What is known to be in MLflow of one trial."""
-
-    run_id: str
-    epoch: int = 0  # metrics up to here are there
-    ended: bool = False
 
 
 class StudyTracker:
@@ -79,8 +53,8 @@ class StudyTracker:
         self.task = task
         self.settings = dict(settings)
         self.known = {**known, "study.id": record.manifest.get("id", "")}
-        self._store: _Store | None = None  # None as long as the store was not reached
-        self.runs: dict[int, _Run] = {}
+        self._store: StudyRuns | None = None  # None as long as the store was not reached
+        self.runs: dict[int, Run] = {}
         # Trials whose runs an earlier process may have made, or a call that failed.
         self._perhaps_there = {trial.number for trial in record.trials()}
         self.trouble: str | None = None
@@ -139,24 +113,25 @@ class StudyTracker:
                 if not run.ended:  # cut off; the next command goes on with it
                     client.set_tag(run.run_id, "study.resumable", "true")
                     client.set_terminated(run.run_id, "KILLED")
-            if best is not None and best.value is not None and status == "FINISHED":
+            found = best if self.store.searches and status == "FINISHED" else None
+            if found is not None and found.value is not None:
                 key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
-                if client.get_run(parent).data.metrics.get(key) != best.value:
-                    client.log_metric(parent, key, best.value, step=best.number)
-                    client.set_tag(parent, "study.best_trial", str(best.number))
+                if client.get_run(parent).data.metrics.get(key) != found.value:
+                    client.log_metric(parent, key, found.value, step=found.number)
+                    client.set_tag(parent, "study.best_trial", str(found.number))
             client.set_terminated(parent, status)
         except Exception as error:  # as in `_work`
             return _first_line(error)
         return None
 
     @property
-    def store(self) -> _Store:
-        """The study's place in MLflow; reaches for it if it was not reached yet."""
+    def store(self) -> StudyRuns:
+        """The study's runs in MLflow; reaches for the store if it was not reached yet."""
         if self._store is None:
             client = connect(self.uri)
-            name = self.record.manifest["study"]
-            experiment = experiment_id(client, self.uri, name)
-            self._store = _Store(client, experiment, self._parent(client, experiment, name))
+            self._store = StudyRuns(
+                *(client, self.uri, self.record, self.task, self.settings, self.known)
+            )
         return self._store
 
     def _work(self) -> None:
@@ -198,14 +173,17 @@ class StudyTracker:
     def _bring_up_to_date(self, number: int) -> None:
         client = self.store.client
         trial = self.record.trial(number)
-        run = self.runs.get(number) or self._find_or_create(trial)
+        run = self.runs.get(number)
+        if run is None:
+            run = self.store.find_or_create(trial, perhaps_there=number in self._perhaps_there)
+            self.runs[number] = run
         folder = self.record.run_folder(number)
         log_history(client, run.run_id, trial.history[run.epoch :])
         run.epoch = trial.epochs
         if trial.state != "running" and not run.ended:
             self._end(trial, run, folder)
 
-    def _end(self, trial: TrialRecord, run: _Run, folder: RunFolder) -> None:
+    def _end(self, trial: TrialRecord, run: Run, folder: RunFolder) -> None:
         client = self.store.client
         tags = {}
         if trial.reason is not None:
@@ -225,75 +203,6 @@ class StudyTracker:
         upload_folder(client, run.run_id, folder)
         client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True
-
-    def _parent(self, client: MlflowClient, experiment: str, name: str) -> str:
-        found = self._find(client, experiment, "tags.`study.role` = 'study'")
-        if found is not None:
-            client.update_run(found, status="RUNNING")
-            return found
-        tags = {"study.role": "study", "study.name": name, "study.task": self.task.name}
-        run = client.create_run(experiment, run_name=name, tags={**tags, **self.known})
-        params = {**self.settings, "metric": self.record.manifest["metric"]}
-        params["objective"] = str(self.record.goal)
-        client.log_batch(
-            run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()]
-        )
-        return str(run.info.run_id)
-
-    def _find_or_create(self, trial: TrialRecord) -> _Run:
-        client = self.store.client
-        run_id = None
-        if trial.number in self._perhaps_there:
-            condition = f"tags.`study.role` = 'trial' and tags.`study.trial` = '{trial.number}'"
-            run_id = self._find(client, self.store.experiment, condition)
-        if run_id is None:
-            run_id = self._create(trial)
-            run = _Run(run_id)
-        else:
-            history = client.get_metric_history(run_id, trial.metric)
-            run = _Run(run_id, max((metric.step for metric in history), default=0))
-            known = client.get_run(run_id)
-            resumable = known.data.tags.get("study.resumable") == "true"
-            run.ended = known.info.status == STATUS[trial.state] != "RUNNING" and not resumable
-            if "seed" not in known.data.params:  # killed after creating the run
-                self._log_settings(client, run_id, trial)
-            if not run.ended:
-                client.update_run(run_id, status="RUNNING")
-                client.set_tag(run_id, "study.resumable", "false")
-        self.record.run_folder(trial.number).run_id = run_id
-        self.runs[trial.number] = run
-        return run
-
-    def _create(self, trial: TrialRecord) -> str:
-        client = self.store.client
-        manifest = self.record.manifest
-        tags = {
-            "study.role": "trial",
-            "study.name": manifest["study"],
-            "study.trial": str(trial.number),
-            "study.task": self.task.name,
-            "mlflow.parentRunId": self.store.parent,
-            **self.known,
-        }
-        name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
-        if manifest["dataset"] == "sample":
-            name += " [sample data]"
-        run = client.create_run(self.store.experiment, run_name=name, tags=tags)
-        run_id = str(run.info.run_id)
-        self._log_settings(client, run_id, trial)
-        return run_id
-
-    def _log_settings(self, client: MlflowClient, run_id: str, trial: TrialRecord) -> None:
-        params = {**self.settings, **self.record.params(trial)}
-        log_settings(client, run_id, params, self.known)
-
-    def _find(self, client: MlflowClient, experiment: str, condition: str) -> str | None:
-        name = self.record.manifest["study"]
-        condition = f"{condition} and tags.`study.name` = '{name}'"
-        if "id" in self.record.manifest:
-            condition += f" and tags.`study.id` = '{self.record.manifest['id']}'"
-        found = client.search_runs([experiment], condition, max_results=1)
-        return str(found[0].info.run_id) if found else None
 
 
 def _first_line(error: BaseException) -> str:

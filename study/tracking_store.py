@@ -1,6 +1,6 @@
 """The MLflow store: finding it, and writing and reading single runs.
 
-With `study.tracking` the only module that knows MLflow.
+Only the modules named `tracking` know MLflow.
 """
 
 from __future__ import annotations
@@ -259,29 +259,6 @@ def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, 
     except MlflowException:
         raise InputError(f"there is no run {run_id!r} in {uri}.") from None
     found = run.data.tags.get("study.task")
-    if found != task_name or run.data.tags.get("study.role") == "study":
+    if found != task_name or run.data.tags.get("study.role") in ("study", "confirm"):
         raise InputError(f"run {run_id} is no trial of {task_name} (its task is {found}).")
     return run.data.tags["data.dataset"], dict(run.data.params)
-
-
-def record_test(
-    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, folder: Path
-) -> None:
-    """Add test metrics and the export's figures to a trial's run.
-
-    Raises:
-        InputError: The store does not have the run.
-    """
-    try:
-        known = client.get_run(run_id).data.metrics
-    except MlflowException:
-        raise InputError(
-            f"exported, but the run {run_id} is not in this tracking store; name the study's with "
-            "--tracking-uri and export again (the test is not repeated)."
-        ) from None
-    new = {name: value for name, value in metrics.items() if name not in known}
-    log_history(client, run_id, [{"epoch": 0, **new}])
-    tags = [RunTag("study.exported", "true"), RunTag("study.test_size", size)]
-    client.log_batch(run_id, tags=tags)
-    if (folder / "figures" / "test").is_dir():
-        client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")

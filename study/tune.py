@@ -14,6 +14,7 @@ import math
 import shlex
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -55,8 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     return run(study, manifest, "python -m study.tune " + shlex.join(argv))
 
 
-def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
-    """Run or continue a study; return the exit code."""
+def run(
+    study: StudyPlan,
+    manifest: dict[str, Any],
+    command: str,
+    conclude: Callable[[StudyPlan, StudyRecord, str], str] | None = summary,
+) -> int:
+    """Run or continue a study, print how it ended, and return the exit code."""
     from study.tracking import StudyTracker
 
     stopping = Stopping(study.args.time_budget)
@@ -86,7 +92,7 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
             progress = Progress(record, study.args.num_samples)
             assert study.resources is not None
             progress.say(
-                f"study {study.name} {'continues' if record.trials() else 'begins'}: {left} trials "
+                f"{study.title} {'continues' if record.trials() else 'begins'}: {left} trials "
                 f"of up to {study.epochs} epochs, {study.resources.describe()}; "
                 f"{study.identity['dataset']}\n"
                 f"    objective {study.goal}\n"
@@ -95,7 +101,7 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
             with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
                 run_trials(study, record, tracker, progress, stopping, known, left)
         else:
-            print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
+            print(f"{study.title} has its {study.args.num_samples} trials.", file=sys.stderr)
     except StudyStopped:
         pass  # `stopping` knows why
     except BaseException:
@@ -124,7 +130,8 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
             )
         record.close(stopping.abandoned)
         stopping.release_signals()
-    print(summary(study, record, uri))
+    if conclude is not None:
+        print(conclude(study, record, uri))
     if stopping.why is not None:
         print(f"\n{stopping.why}", file=sys.stderr)
     if status != "FINISHED":

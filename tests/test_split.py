@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from study.errors import InputError
-from study.split import grouped_split, stratified_split
+from study.split import NUM_FOLDS, VAL_SHARE, grouped_split, stratified_split
 
 
 def test_stratified_split_keeps_class_shares() -> None:
@@ -37,3 +37,22 @@ def test_grouped_split_takes_any_group_names() -> None:
     train, val = grouped_split(groups, np.ones((8, 1)), 0.3, seed=1)
     assert not set(groups[train]) & set(groups[val])
     assert len(train) + len(val) == 8 and len(val)
+
+
+def test_folds_are_disjoint_and_keep_shares() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.tile(np.arange(120), 3)
+    shares = rng.dirichlet([4.0, 4.0, 0.3], 120)[groups]
+    parts = [grouped_split(groups, shares, VAL_SHARE, 0, fold)[1] for fold in range(NUM_FOLDS)]
+    assert sorted(np.concatenate(parts)) == list(range(360))
+    for val in parts:
+        assert np.abs(shares[val].mean(axis=0) / shares.mean(axis=0) - 1).max() < 0.25
+    targets = np.repeat([0, 1], [60, 31])
+    parts = [stratified_split(targets, VAL_SHARE, 0, fold)[1] for fold in range(NUM_FOLDS)]
+    assert sorted(np.concatenate(parts)) == list(range(91))
+    assert all(5 <= (targets[val] == 1).sum() <= 6 for val in parts)
+
+
+def test_a_fold_without_groups_left_is_refused() -> None:
+    with pytest.raises(InputError, match="2 groups of images are too few for fold 2"):
+        grouped_split(np.array([0, 1]), np.ones((2, 1)), VAL_SHARE, 0, fold=2)

@@ -16,6 +16,7 @@ from study.evaluation import evaluate
 from study.loop import fit
 from study.space import find_space
 from study.space_file import load_space
+from study.split import NUM_FOLDS
 from study.task import Task, base_values, build_config, class_key, load_task, task_names
 
 
@@ -50,6 +51,9 @@ def test_splits_are_disjoint_stable_and_seeded(task: Task, sample: DataSource) -
     assert np.array_equal(first.val.indices, again.val.indices)
     other = task.load_splits(sample, dataclasses.replace(config, split_seed=1))
     assert not np.array_equal(first.val.indices, other.val.indices)
+    for fold in range(1, NUM_FOLDS):  # `study.best --confirm` validates on these
+        val = task.load_splits(sample, dataclasses.replace(config, fold=fold)).val
+        assert len(val) and not set(first.val.indices) & set(val.indices)
 
 
 def test_images_and_targets_are_what_the_protocol_says(task: Task, sample: DataSource) -> None:

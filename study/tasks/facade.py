@@ -16,7 +16,7 @@ import numpy as np
 from study.cache import Entry, array_checksum, cached
 from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_facades, mini_facade
-from study.split import grouped_split
+from study.split import VAL_SHARE, grouped_split
 from study.task import Meter, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-VAL_SHARE = 1 / 6  # of the facades
 SAMPLE_TRAIN, SAMPLE_TEST = 40, 8  # buildings drawn, three crops each
 SAMPLE_SIZE = 128  # pixels, of the drawn crops
 
@@ -113,14 +112,16 @@ class Facade:
         """Return the split by facade: images `(N, 3, S, S)` and targets `(N, S, S)`, uint8."""
         entry = self._load(source)
         groups = entry.array("train_groups")
-        if config.split == "image":
-            groups = np.arange(len(groups))
+        kept = groups if config.split == "facade" else np.arange(len(groups))
         train, val = grouped_split(
-            groups, entry.array("train_shares"), VAL_SHARE, config.split_seed
+            *(kept, entry.array("train_shares"), VAL_SHARE),
+            *(config.split_seed, config.fold),
         )
         scaled = mini_facade.resized(entry, source, config.image_size)
         images, targets = scaled.array("train_images"), scaled.array("train_targets")
-        return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
+        return Splits(
+            ImageSet(images, targets, train, groups), ImageSet(images, targets, val, groups)
+        )
 
     def load_full_size(
         self, source: DataSource, config: FacadeConfig, split: Literal["val", "test"]
@@ -129,10 +130,12 @@ class Facade:
         entry = self._load(source)
         if split == "val":
             val = self.load_splits(source, config).val
-            return ImageSet(val.images, entry.array("train_targets"), val.indices)
+            return ImageSet(val.images, entry.array("train_targets"), val.indices, val.groups)
         scaled = mini_facade.resized(entry, source, config.image_size)
         images, targets = scaled.array("test_images"), entry.array("test_targets")
-        return ImageSet(images, targets, np.arange(len(targets)))
+        indices = np.arange(len(targets))
+        groups = indices // drawn_facades.CROPS if source.dataset == "sample" else None
+        return ImageSet(images, targets, indices, groups)
 
     def build_model(self, config: FacadeConfig) -> torch.nn.Module:
         """Return the hourglass network."""

@@ -16,7 +16,7 @@ import numpy as np
 from study.cache import Entry, array_checksum, cached
 from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_garments, fashion_mnist
-from study.split import stratified_split
+from study.split import VAL_SHARE, stratified_split
 from study.task import Meter, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-VAL_SHARE = 1 / 6  # 10,000 of the 60,000 training images
 NUM_EXAMPLES = 6  # in figures, per class, right and wrong each
 SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn
 
@@ -87,7 +86,7 @@ class Fashion:
         """Return the stratified split: images `(N, 1, 28, 28)` uint8, targets `(N,)`."""
         entry = self._load(source)
         images, targets = entry.array("train_images"), entry.array("train_targets")
-        train, val = stratified_split(targets, VAL_SHARE, config.split_seed)
+        train, val = stratified_split(targets, VAL_SHARE, config.split_seed, config.fold)
         return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
 
     def load_full_size(

@@ -1,0 +1,57 @@
+"""What a confirmation trains: configurations that a search found, over folds and seeds.
+
+Training k is of configuration k mod n. Round k div n gives all of them the same seed and the same
+fold, so that a fold that is hard for one is hard for all; the fold is never the one on which the
+search chose them, and folds are disjoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from study.space import Parameter, SearchSpace
+from study.split import NUM_FOLDS
+from study.task import Value
+
+if TYPE_CHECKING:
+    from study.record import StudyRecord
+    from study.trial_record import TrialRecord
+
+NUM_CONFIRMED = 3
+FIRST_SEED = 10_000  # added to the study's: no trial of the search has such a one
+
+
+def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Return what the manifest of a confirmation says of its configurations."""
+    return {
+        "study": record.manifest["study"],
+        "study_id": record.manifest.get("id", ""),
+        "seed": record.seed(FIRST_SEED),
+        "fold": record.manifest["settings"].get("fold", 0),
+        "candidates": [{"trial": trial.number, "values": trial.values} for trial in candidates],
+    }
+
+
+def candidate_of(confirms: Mapping[str, Any], number: int) -> int:
+    """Return the trial of the search whose configuration a training repeats."""
+    candidates = confirms["candidates"]
+    return int(candidates[number % len(candidates)]["trial"])
+
+
+def values_of(confirms: Mapping[str, Any], number: int) -> dict[str, Value]:
+    """Return the values of a training: a configuration, with seed and fold."""
+    candidates = confirms["candidates"]
+    turn, place = divmod(number, len(candidates))
+    fold = (confirms["fold"] + 1 + turn % (NUM_FOLDS - 1)) % NUM_FOLDS
+    return {**candidates[place]["values"], "seed": confirms["seed"] + turn, "fold": fold}
+
+
+def space_of(searched: SearchSpace) -> SearchSpace:
+    """Return the space in which the trainings lie."""
+    places = (
+        Parameter(name="seed", kind="int", low=0, high=2**31),
+        Parameter(name="fold", kind="int", low=0, high=NUM_FOLDS - 1),
+    )
+    return dataclasses.replace(searched, parameters=(*searched.parameters, *places))

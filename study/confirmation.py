@@ -1,0 +1,187 @@
+"""The best trials of a search, trained again on folds and seeds that did not choose them.
+
+A search's best validation score is the best of many on the same images, so it promises too much.
+A confirmation is a small study beside it, `studies/NAME/confirm/0-4-7` for the trials 0, 4 and 7:
+all trained to the end, no trial stopped early, on other folds with other seeds. Then the closed
+split is scored with each. The winner is the configuration with the best mean validation score, in
+the study's (first) objective, of those whose means keep its floors; what the test says chooses
+nothing. `study.confirmed` reads the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from study import candidates
+from study.command import parse_time
+from study.confirmed import Confirmation, candidates_of, find, folder_of
+from study.data import DataSource, prepare
+from study.errors import InputError
+from study.object_path import AnyPath
+from study.objective import Goal
+from study.plan import StudyPlan, build_parser
+from study.record import StudyRecord
+from study.resources import Node, check_resource_flags, local_cpus, local_gpus
+from study.task import Task, load_task
+from study.tested import result_of
+from study.trial_record import TrialRecord
+
+MACHINE_FLAGS = (
+    "max_concurrent", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "address", "wait",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfirmPlan(StudyPlan):
+    """A confirmation as asked for.
+
+    Attributes:
+        searched: The study whose trials are confirmed.
+        chosen: These trials, by number.
+    """
+
+    searched: StudyRecord
+    chosen: tuple[TrialRecord, ...]
+
+    @property
+    def folder(self) -> AnyPath:
+        """The confirmation's folder."""
+        return folder_of(self.searched, self.chosen)
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"confirmation of {', '.join(str(t.number) for t in self.chosen)} of {self.name}"
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the confirmation's `study.json` says."""
+        known = self.searched.manifest
+        kept = ("study", "task", "dataset", "checksum", "epochs", "seed", "data")
+        return {
+            **{key: known[key] for key in kept if key in known},
+            **self.goal.describe(),
+            "space": self.space.describe(),
+            "settings": self.settings,
+            "confirms": candidates.describe(self.searched, self.chosen),
+        }
+
+
+def confirm(
+    searched: StudyRecord,
+    ranking: Sequence[TrialRecord],
+    seeds: int,
+    args: argparse.Namespace,
+    command: str,
+) -> int:
+    """Train the best trials again with several seeds, test each training; return the exit code.
+
+    The same command goes on after a crash, a larger number of seeds adds trainings.
+
+    Args:
+        searched: The study.
+        ranking: Its trials, best first.
+        seeds: Trainings of each.
+        args: Flags on data, places and machines, as of `study.best`.
+        command: The command line.
+
+    Raises:
+        InputError: A mistake in the flags, or there is nothing to confirm.
+    """
+    if seeds < 2:
+        raise InputError(f"--confirm {seeds}: an interval takes at least 2 seeds.")
+    chosen = candidates_of(searched.goal, ranking)
+    if not chosen:
+        raise InputError(f"study {searched.path.name} has no trial with a result to confirm yet.")
+    task = load_task(searched.manifest["task"])
+    source = DataSource.find(searched.manifest["dataset"], args.data_dir)
+    plan = _plan(task, source, searched, chosen, seeds, args)
+    from study import tune
+
+    code = tune.run(plan, plan.manifest(), command, conclude=None)
+    record = StudyRecord.read(plan.folder)
+    if record.num_ended() >= plan.args.num_samples and record.ranking():
+        _test_all(task, source, record, args)
+        confirmation = find(searched, ranking)
+        assert confirmation is not None
+        _track(confirmation, args)
+    return code
+
+
+def _plan(
+    task: Task,
+    source: DataSource,
+    searched: StudyRecord,
+    chosen: tuple[TrialRecord, ...],
+    seeds: int,
+    args: argparse.Namespace,
+) -> ConfirmPlan:
+    manifest = searched.manifest
+    asked = build_parser().parse_args([task.name, "--scheduler", "none"])
+    asked.num_samples = asked.keep_weights = len(chosen) * seeds
+    asked.trial_timeout = parse_time("--trial-timeout", asked.trial_timeout)
+    for name in (*MACHINE_FLAGS, "studies_dir", "tracking_uri", "data_dir"):
+        setattr(asked, name, getattr(args, name))
+    check_resource_flags(asked)
+    identity = prepare(task, source)
+    if identity["checksum"] != manifest["checksum"]:
+        raise InputError(
+            f"the data set in {source.data_dir} is not the one of the study (its checksum "
+            "differs); name the right folder with --data-dir."
+        )
+    plan = ConfirmPlan(
+        task=task,
+        goal=Goal(searched.goal.objectives[:1]),  # floors are judged of means, by `find`
+        name=manifest["study"],
+        source=source,
+        identity=identity,
+        space=candidates.space_of(searched.space),
+        settings={k: v for k, v in manifest["settings"].items() if k != "fold"},
+        epochs=manifest["epochs"],
+        resources=None,
+        args=asked,
+        searched=searched,
+        chosen=chosen,
+    )
+    if asked.address is not None:
+        return plan
+    planned = plan.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
+    assert isinstance(planned, ConfirmPlan)
+    return planned
+
+
+def _test_all(
+    task: Task, source: DataSource, record: StudyRecord, args: argparse.Namespace
+) -> None:
+    """Score the closed split with every training, and record that here and in MLflow."""
+    from study import tracking_results, tracking_store
+    from study.closed_split import test_once
+
+    client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
+    trials = [trial for trial in record.trials() if trial.state != "failed"]
+    for place, trial in enumerate(trials, 1):
+        print(f"testing training {place} of {len(trials)}", file=sys.stderr)
+        test = test_once(task, source, record, trial, "confirm")
+        run_id = record.run_folder(trial.number).run_id
+        if run_id is not None:
+            scores = result_of(task, trial.metric, test)
+            tracking_results.record_test(client, run_id, scores, test["size"], test["why"])
+
+
+def _track(confirmation: Confirmation, args: argparse.Namespace) -> None:
+    """Write the result to the confirmation's run in MLflow."""
+    from study import tracking_results, tracking_store
+
+    winner, manifest = confirmation.winner, confirmation.record.manifest
+    scores = {}
+    for split in ("val", "test"):
+        key = f"confirmed/{split}/{winner.metric}"
+        scores[key] = winner.mean(split)
+        if (interval := winner.interval(split)) is not None:
+            scores |= {f"{key}_low": interval[0], f"{key}_high": interval[1]}
+    tags = {"study.winner": str(winner.trial.number), "study.seeds": str(confirmation.seeds)}
+    uri = tracking_store.resolve_uri(args.tracking_uri)
+    tracking_results.record_confirmation(uri, manifest["study"], manifest["id"], scores, tags)

@@ -1,0 +1,30 @@
+"""What a registered model answers with. MLflow runs this file, so it needs nothing of this project.
+
+Input `(B, C, H, W)` float32 in [0, 1]; output logits `(B, K, ...)` float32.
+"""
+
+from __future__ import annotations
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+
+
+class Exported(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
+    """The exported `model.pt2` as MLflow's python_function."""
+
+    _skip_type_hint_validation = True  # the signature says it; else MLflow warns three times
+
+    def load_context(self, context) -> None:  # type: ignore[no-untyped-def]
+        """Load the program."""
+        self.model = torch.export.load(context.artifacts["model"]).module()
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Return the logits of images."""
+        images = torch.from_numpy(np.ascontiguousarray(model_input, np.float32))
+        with torch.inference_mode():
+            return self.model(images).numpy()
+
+
+if __name__ != "study.tracking_model":  # MLflow gives it another name
+    mlflow.models.set_model(Exported())

@@ -1,0 +1,195 @@
+"""Exports as versions of an MLflow registered model, the best of them its `champion`.
+
+`mlflow models serve -m models:/NAME@champion --env-manager local` answers requests with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from study.errors import InputError
+from study.interval import shown
+from study.tracking_store import connect
+
+ALIAS = "champion"
+# What must agree for the confirmed scores of two versions to be compared.
+COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at")
+
+
+def register(uri: str, name: str, export: Path, example: np.ndarray, mode: str) -> dict[str, Any]:
+    """Register an export; make it the champion if its confirmed score is better.
+
+    Weights that are registered already keep their version.
+
+    Args:
+        uri: Absolute tracking URI.
+        name: Of the registered model.
+        export: Folder of the export.
+        example: Images `(B, C, H, W)` float32 in [0, 1].
+        mode: Whether a larger score is better, `max`, or a smaller, `min`.
+
+    Returns:
+        `model`, `version`, `champion` (its version, None if there is none) and `why`, a sentence.
+
+    Raises:
+        InputError: The store cannot register models, or does not have the run.
+    """
+    client = connect(uri)
+    meta = json.loads((export / "meta.json").read_text())
+    digest = hashlib.sha256((export / "weights.safetensors").read_bytes()).hexdigest()
+    try:
+        version = _known(client, name, digest) or _log(uri, client, name, export, example, meta)
+        for key, value in {**_tags(meta), "study.weights": digest}.items():
+            client.set_model_version_tag(name, version.version, key, value)
+        version = client.get_model_version(name, version.version)
+        why = _crown(client, name, version, mode)
+        champion = _champion(client, name)
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name!r} cannot be registered in {uri} ({reason}).") from None
+    return {
+        "model": name,
+        "version": str(version.version),
+        "champion": str(champion.version) if champion else None,
+        "why": why,
+    }
+
+
+def _tags(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a version says of itself."""
+    tags = {
+        "study.name": meta["study"],
+        "study.task": meta["task"],
+        "study.trial": meta["trial"],
+        "data.dataset": meta["dataset"],
+        "data.checksum": meta["data"]["checksum"],
+    }
+    if confirmed := meta["confirmed"]:
+        tags |= {
+            "confirmed.metric": confirmed["metric"],
+            "confirmed.evaluated_at": meta["evaluated_at"],
+            "confirmed.mean": confirmed["val"]["mean"],
+            "confirmed.seeds": confirmed["seeds"],
+            "confirmed.test_mean": confirmed["test"]["mean"],
+        }
+        if interval := confirmed["val"]["interval"]:  # none of one training
+            tags |= {"confirmed.low": interval[0], "confirmed.high": interval[1]}
+    return {key: str(value) for key, value in tags.items()}
+
+
+def _known(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
+    """Return the version with these weights."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return next((v for v in found if v.tags.get("study.weights") == digest), None)
+
+
+def _log(
+    uri: str,
+    client: MlflowClient,
+    name: str,
+    export: Path,
+    example: np.ndarray,
+    meta: Mapping[str, Any],
+) -> ModelVersion:
+    """Log the export as an MLflow model of the run it comes from, and register it."""
+    import mlflow
+    import torch
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    if meta["run_id"] is None:
+        raise InputError(
+            f"trial {meta['trial']} has no run in MLflow yet, to which the model would belong; "
+            "continue the study while its tracking store answers."
+        )
+    run = client.get_run(meta["run_id"])
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # whose place its files go to
+    logits = torch.export.load(export / "model.pt2").module()(torch.from_numpy(example))
+    image = np.dtype(np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(image, (-1, *example.shape[1:]))]),
+        outputs=Schema([TensorSpec(image, (-1, *logits.shape[1:]))]),
+    )
+    logged = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=mlflow.pyfunc,
+        run_id=meta["run_id"],
+        python_model=str(Path(__file__).with_name("tracking_model.py")),
+        artifacts={
+            "model": str(export / "model.pt2"),
+            "card": str(export / "README.md"),
+            "meta": str(export / "meta.json"),
+        },
+        signature=signature,
+        input_example=example,
+        pip_requirements=[
+            f"torch=={torch.__version__.split('+')[0]}",
+            f"numpy=={np.__version__}",
+        ],
+    )
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, {"study.task": meta["task"]})
+    return client.create_model_version(
+        name,
+        logged.model_uri,
+        run_id=meta["run_id"],
+        description=(export / "README.md").read_text(),
+        model_id=logged.model_id,
+    )
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    alias = client.get_registered_model(name).aliases.get(ALIAS)
+    return client.get_model_version(name, str(alias)) if alias else None
+
+
+def _crown(client: MlflowClient, name: str, version: ModelVersion, mode: str) -> str:
+    """Move the alias if the version is better than the champion; say what was done and why."""
+    champion = _champion(client, name)
+    here = f"version {version.version}"
+    if "confirmed.mean" not in version.tags:
+        stays = f"version {champion.version} stays champion" if champion else "there is no champion"
+        return f"{here} is not confirmed (study.best --confirm SEEDS), so {stays}."
+    new = float(version.tags["confirmed.mean"])
+    score = _score(version)
+    if champion is None:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+        return f"{here} is the first champion, {score}."
+    if champion.version == version.version:
+        return f"{here} is the champion already, {score}."
+    there = f"version {champion.version}"
+    differs = [key for key in COMPARED if champion.tags.get(key) != version.tags.get(key)]
+    if differs or "confirmed.mean" not in champion.tags:
+        return (
+            f"{there} stays champion: {here} cannot be compared with it "
+            f"({', '.join(differs) or 'confirmed.mean'} differs)."
+        )
+    old = float(champion.tags["confirmed.mean"])
+    if (new > old) if mode == "max" else (new < old):
+        client.set_registered_model_alias(name, ALIAS, version.version)
+        return f"{here} is champion, {score}; before it was {there}, {_score(champion)}."
+    return f"{there} stays champion, {_score(champion)}; {here} is not better, {score}."
+
+
+def _score(version: ModelVersion) -> str:
+    tags = version.tags
+    ends = [float(tags[key]) for key in ("confirmed.low", "confirmed.high") if key in tags]
+    return (
+        f"confirmed {tags['confirmed.metric']} {shown(float(tags['confirmed.mean']), ends)} "
+        f"of {tags['confirmed.seeds']} trainings"
+    )

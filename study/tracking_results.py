@@ -1,0 +1,67 @@
+"""What is written to runs in MLflow after a study: tests, exports and confirmations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from study.errors import InputError
+from study.tracking_store import connect, experiment_id, log_history
+
+
+def record_test(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, why: str
+) -> None:
+    """Add test metrics, and what the test was made for, to a trial's run.
+
+    Raises:
+        InputError: The store does not have the run.
+    """
+    try:
+        known = client.get_run(run_id).data.metrics
+    except MlflowException:
+        raise InputError(
+            f"tested, but the run {run_id} is not in this tracking store; name the study's with "
+            "--tracking-uri and type the command again (the test is not repeated)."
+        ) from None
+    new = {name: value for name, value in metrics.items() if name not in known}
+    log_history(client, run_id, [{"epoch": 0, **new}])
+    tags = [RunTag("study.tested", why), RunTag("study.test_size", size)]
+    client.log_batch(run_id, tags=tags)
+
+
+def record_export(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Say on a trial's run that it is exported, and add the figures of the test."""
+    client.set_tag(run_id, "study.exported", "true")
+    if (folder / "figures" / "test").is_dir():
+        client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
+
+
+def record_confirmation(
+    uri: str,
+    name: str,
+    study_id: str,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> None:
+    """Write the result of a confirmation to its run.
+
+    Args:
+        uri: Of the store.
+        name: The study's.
+        study_id: What tells the confirmation's runs from others'.
+        metrics: By name.
+        tags: By name.
+    """
+    client = connect(uri)
+    condition = f"tags.`study.role` = 'confirm' and tags.`study.id` = '{study_id}'"
+    for run in client.search_runs([experiment_id(client, uri, name)], condition, max_results=1):
+        known = run.data.metrics
+        new = {key: value for key, value in metrics.items() if known.get(key) != value}
+        log_history(client, run.info.run_id, [{"epoch": 0, **new}])
+        given = [RunTag(key, value) for key, value in tags.items()]
+        client.log_batch(run.info.run_id, tags=given)

@@ -1,0 +1,180 @@
+"""The best trials again: killed half-way and continued, the winner by its mean, every test told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Finished, run_module, started, wait_for
+from mlflow.tracking import MlflowClient
+from scipy import stats
+
+from study.candidates import FIRST_SEED
+from study.errors import DamagedFile
+from study.files import read_document
+from study.record import StudyRecord
+from study.trial_record import TrialRecord
+
+FLAGS = ("fashion", "--confirm", 2, "--cpus-per-worker", 1, "--max-concurrent", 2)
+
+
+def ended(folder: Path) -> list[int]:
+    """Return the numbers of the trials that have ended."""
+    found = []
+    for path in sorted(folder.glob("trials/*")):
+        try:
+            if TrialRecord.load(path).state != "running":
+                found.append(int(path.name))
+        except DamagedFile:
+            continue  # is being written
+    return found
+
+
+@pytest.fixture(scope="module")
+def confirmed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the study, confirmed by a command that was killed and typed again."""
+    home = tmp_path_factory.mktemp("confirmed")
+    shutil.copytree(finished.home, home, dirs_exist_ok=True)
+    (home / "studies" / "fashion" / "tests.json").unlink(missing_ok=True)  # of other tests
+    record = StudyRecord.read(home / "studies" / "fashion")
+    best = sorted(trial.number for trial in record.ranking()[:3])
+    folder = record.path / "confirm" / "-".join(map(str, best))
+    with started("best", *FLAGS, cwd=home) as command:
+        wait_for(lambda: len(ended(folder)) >= 2)
+        command.send_signal(signal.SIGKILL)
+        command.wait()
+    before = {n: (folder / "trials" / f"{n:04d}" / "trial.json").read_text() for n in ended(folder)}
+    assert 2 <= len(before) < 6
+    assert not (record.path / "tests.json").exists(), "tested only when all is trained"
+    done = run_module("best", *FLAGS, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout)["confirmation"]["seeds"] == 2
+    for number, text in before.items():
+        assert (folder / "trials" / f"{number:04d}" / "trial.json").read_text() == text
+    return home
+
+
+def result_of(home: Path) -> dict:
+    """Return what the command says of the confirmation."""
+    done = run_module("best", "fashion", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_configuration_has_every_seed_on_another_fold(confirmed: Path) -> None:
+    study = StudyRecord.read(confirmed / "studies" / "fashion")
+    best = sorted(trial.number for trial in study.ranking()[:3])
+    record = StudyRecord.read(study.path / "confirm" / "-".join(map(str, best)))
+    trials = record.trials()
+    assert len(trials) == 6
+    for number, trial in enumerate(trials):
+        params = record.params(trial)
+        wanted = study.params(study.trial(best[number % 3]))
+        assert params["seed"] == 1 + FIRST_SEED + number // 3
+        assert params["fold"] == 1 + number // 3
+        assert {**params, "seed": 0, "fold": 0} == {**wanted, "seed": 0, "fold": 0}
+        assert trial.state == "failed" or trial.epochs == 3
+
+
+def test_the_winner_is_the_best_mean_validation(confirmed: Path) -> None:
+    result = result_of(confirmed)
+    found = result["confirmation"]
+    good = [one for one in found["configurations"] if not one["failed"]]
+    means = [one["val"]["mean"] for one in good]
+    assert means == sorted(means, reverse=True)
+    assert found["winner"] == good[0]["trial"]
+    for one in good:
+        values = one["val"]["values"]
+        assert len(values) == len(one["test"]["values"]) == 2
+        low, high = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
+        assert one["val"]["interval"] == pytest.approx([low, high])
+        assert one["gap"] == pytest.approx(one["test"]["mean"] - one["val"]["mean"])
+    shown = run_module("best", "fashion", cwd=confirmed)
+    assert "by mean validation; the test chose nothing" in shown.stdout
+    assert "optimistic" in shown.stdout
+
+
+def test_each_test_is_recorded_in_the_study_and_in_mlflow(confirmed: Path) -> None:
+    tests = read_document(confirmed / "studies" / "fashion" / "tests.json")["tests"]
+    found = result_of(confirmed)["confirmation"]
+    trained = sum(len(one["test"]["values"]) for one in found["configurations"])
+    assert len(tests) == trained == len({test["checkpoint"] for test in tests})
+    assert all(test["why"] == "confirm" and test["time"] for test in tests)
+    client = MlflowClient(f"sqlite:///{confirmed / 'mlflow.db'}")
+    runs = client.search_runs(
+        [client.get_experiment_by_name("fashion").experiment_id],
+        "tags.`study.role` = 'confirm-trial'",
+    )
+    assert len(runs) == 6
+    by_folder = {test["folder"]: test for test in tests}
+    for run in runs:
+        assert run.data.tags["study.name"] == "fashion" and run.data.tags["study.confirms"]
+        if run.info.status == "FAILED":
+            continue
+        folder = f"trials/{int(run.data.tags['study.trial']):04d}"
+        (test,) = (test for name, test in by_folder.items() if name.endswith(folder))
+        assert run.data.metrics["test/accuracy"] == test["metrics"]["test/accuracy"]
+        low, high = test["intervals"]["test/accuracy"]
+        assert run.data.metrics["test/accuracy_low"] == low < high
+        assert run.data.tags["study.tested"] == "confirm"
+    for role, number in (("study", 1), ("trial", 8), ("confirm", 1)):
+        found_runs = client.search_runs(
+            [runs[0].info.experiment_id], f"tags.`study.role` = '{role}'"
+        )
+        assert len(found_runs) == number
+    parent = client.get_run(found_runs[0].data.tags["mlflow.parentRunId"])
+    assert parent.data.tags["study.role"] == "study"
+    metrics = found_runs[0].data.metrics
+    winner = found["configurations"][0]
+    assert metrics["confirmed/val/accuracy"] == pytest.approx(winner["val"]["mean"])
+    assert found_runs[0].data.tags["study.winner"] == str(winner["trial"])
+
+
+def test_again_nothing_is_trained_or_tested(confirmed: Path) -> None:
+    file = confirmed / "studies" / "fashion" / "tests.json"
+    before = file.read_bytes()
+    done = run_module("best", *FLAGS, "--json", cwd=confirmed)
+    assert done.returncode == 0, done.stderr
+    assert "has its 6 trials" in done.stderr
+    assert file.read_bytes() == before
+
+
+def test_the_winner_s_best_training_is_exported_and_not_tested_again(confirmed: Path) -> None:
+    file = confirmed / "studies" / "fashion" / "tests.json"
+    before = file.read_bytes()
+    done = run_module("best", "fashion", "--export", "out", "--json", cwd=confirmed)
+    assert done.returncode == 0, done.stderr
+    assert file.read_bytes() == before
+    result = json.loads(done.stdout)
+    winner = result["confirmation"]["configurations"][0]
+    meta = json.loads((confirmed / "out" / "meta.json").read_text())
+    assert meta["trial"] == winner["trial"]
+    assert meta["metrics"]["val/accuracy"] == max(winner["val"]["values"])
+    assert meta["confirmed"]["val"]["mean"] == winner["val"]["mean"]
+    assert meta["run_id"] in winner["run_ids"]
+    low, high = meta["intervals"]["test/accuracy"]
+    assert low <= meta["metrics"]["test/accuracy"] <= high
+    card = (confirmed / "out" / "README.md").read_text()
+    assert f"{winner['test']['mean']:.4f}" in card and "optimistic" in card
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--confirm", "1"], "--confirm 1: an interval takes at least 2 seeds"),
+        (["--confirm", "2", "--cpus-per-worker", "0"], "--cpus-per-worker must be at least 1"),
+        (["--confirm", "2", "--wait", "3"], "--wait 3: give a number"),
+    ],
+)
+def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) -> None:
+    from study.best import main
+    from study.command import run_command
+
+    monkeypatch.chdir(finished.home)
+    assert run_command(lambda: main(["fashion", *flags])) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1

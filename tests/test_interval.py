@@ -1,0 +1,76 @@
+"""Intervals, against scipy and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import average_precision_score
+
+from study import interval, metrics
+from study.meters import ClassificationMeter, SegmentationMeter
+
+CPU = torch.device("cpu")
+
+
+def test_the_interval_of_a_mean_is_scipy_s() -> None:
+    values = [0.61, 0.58, 0.66, 0.60]
+    expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert interval.of_mean(values) == pytest.approx(expected)
+    assert interval.of_mean([0.6]) is None
+
+
+def test_the_bootstrap_of_accuracy_is_scipy_s_and_knows_groups() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.8
+    targets = torch.zeros(400, dtype=torch.int64)
+    logits = torch.tensor(np.where(right, 1.0, -1.0))[:, None] * torch.tensor([[1.0, -1.0]])
+    meter = ClassificationMeter(("a", "b"), CPU)
+    meter.keep_images()
+    for part in (slice(0, 250), slice(250, 400)):
+        meter.update(logits[part], targets[part])
+    found = interval.bootstrap(meter, np.arange(400))
+    reference = stats.bootstrap((right,), np.mean, method="percentile", random_state=0)
+    expected = (reference.confidence_interval.low, reference.confidence_interval.high)
+    assert found == pytest.approx(expected, abs=0.01)
+    # Images that come four times each are worth a quarter of as many.
+    copied = ClassificationMeter(("a", "b"), CPU)
+    copied.keep_images()
+    copied.update(logits[:100].repeat(4, 1), targets)
+    wide = interval.bootstrap(copied, np.tile(np.arange(100), 4))
+    narrow = interval.bootstrap(copied, np.arange(400))
+    assert wide and narrow
+    assert wide[1] - wide[0] == pytest.approx(2 * (narrow[1] - narrow[0]), rel=0.15)
+    assert interval.bootstrap(copied, np.zeros(400)) is None
+
+
+def test_the_bootstrap_of_average_precision_is_that_of_resampled_pixels() -> None:
+    torch.manual_seed(0)
+    targets = torch.randint(0, 3, (12, 16, 16))
+    targets[:6][targets[:6] == 2] = 0  # a class that half of the images do not show
+    noise = torch.linspace(1, 6, 12).view(-1, 1, 1, 1)
+    logits = torch.nn.functional.one_hot(targets, 3).movedim(3, 1) * 4 + noise * torch.randn(
+        12, 3, 16, 16
+    )
+    meter = SegmentationMeter(("a", "b", "c"), CPU)
+    meter.keep_images()
+    for part in (slice(0, 5), slice(5, 12)):
+        meter.update(logits[part], targets[part])
+    groups = np.repeat(np.arange(6), 2)
+    weights = np.random.default_rng(1).multinomial(6, np.full(6, 1 / 6), 20)
+    found = meter.resampled(groups, weights)
+    scores = metrics.log_odds(logits, metrics.predicted(logits)).numpy()
+    for value, weight in zip(found, weights, strict=True):
+        images = np.repeat(np.arange(12), weight[groups])
+        truth, score = targets.numpy()[images], scores[images]
+        each = [
+            average_precision_score((truth == k).ravel(), score[:, k].ravel())
+            for k in range(3)
+            if (truth == k).any()
+        ]
+        assert value == pytest.approx(np.mean(each), abs=1e-3)
+    whole = meter.resampled(groups, np.ones((1, 6), np.int64))[0]
+    assert whole == pytest.approx(meter.compute()["mean_ap"], abs=1e-3)
+    low, high = interval.bootstrap(meter, groups) or (1.0, 0.0)
+    assert low < whole < high
