@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from study.data import DataSource, ImageSet, Splits
 
 Value = int | float | str | bool
+SCHEDULES = ("constant", "cosine", "one_cycle")
 
 
 def setting(
@@ -62,17 +63,23 @@ class TrainConfig:
 
     epochs: int = setting(10, "passes over the training split", low=1, searchable=False)
     batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
-    learning_rate: float = setting(1e-3, "step size of Adam", low=0.0)
-    weight_decay: float = setting(1e-5, "L2 penalty of Adam", low=0.0)
+    optimizer: str = setting("adam", "how steps are taken", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = setting(1e-3, "step size of the optimizer, the highest one", low=0.0)
+    weight_decay: float = setting(1e-5, "L2 penalty, or decay of adamw", low=0.0)
+    momentum: float = setting(0.9, "sgd: part of the last step that is kept", low=0.0, high=0.999)
+    schedule: str = setting("constant", "of the rate over all epochs", choices=SCHEDULES)
+    warm_up: float = setting(
+        0.25, "one_cycle: share of the steps over which the rate rises", low=0.0, high=0.9
+    )
+    label_smoothing: float = setting(
+        0.0, "part of a target that is spread over all classes", low=0.0, high=0.9
+    )
     flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
     shift: float = setting(
         0.0, "largest random shift of a training image, part of its size", low=0.0, high=0.5
     )
     crop: float = setting(
-        1.0,
-        "smallest side of a random crop, part of the image's, enlarged to it",
-        low=0.1,
-        high=1.0,
+        1.0, "smallest side of a crop that is enlarged, part of the image's", low=0.1, high=1.0
     )
     erase: float = setting(
         0.0, "probability of erasing a rectangle of a training image", low=0.0, high=1.0
