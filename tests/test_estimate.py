@@ -63,6 +63,19 @@ def test_extremes_follow_multiply_adds_and_conditions(tmp_path: Path) -> None:
     assert shown["baseline"][0] == 3 and {rate for *_, rate in shown.values()} == {0.5}
 
 
+def test_each_family_has_its_extremes() -> None:
+    study = plan("facade", "--search-space", "facade-full")
+    found = extremes(study.task, study.space, study.settings, (3, 128, 128))
+    ends = {
+        f"{end} {family}" for end in ("smallest", "largest") for family in ("hourglass", "unet")
+    }
+    assert set(found) == {"baseline", *ends}
+    for name, (settings, size) in found.items():
+        assert name == "baseline" or name.endswith(str(settings["model"]))
+        assert found["smallest unet"][1].multiply_adds <= size.multiply_adds or "hour" in name
+    assert found["largest unet"][0]["depth"] == 4 and found["largest unet"][0]["width"] == 24
+
+
 @pytest.mark.parametrize("name", ["fashion", "facade"])
 def test_a_real_step_is_measured(sample: DataSource, name: str) -> None:
     task = load_task(name)
