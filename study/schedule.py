@@ -40,8 +40,7 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     first, top = START * highest, config.warm_up * num_steps - 1
     if step < top:
         return _between(first, highest, step / top)
-    top = max(top, -1.0)
-    return _between(highest, END * first, (step - top) / max(num_steps - 1 - top, 1.0))
+    return _between(highest, END * first, (step - top) / (num_steps - 1 - top))
 
 
 def _between(start: float, end: float, part: float) -> float:

@@ -225,7 +225,7 @@ class Task(Protocol):
     metric: str  # "val/mean_ap": what search, scheduler, checkpoints and study.best use
     mode: Literal["max", "min"]
     class_metric: str  # "ap": the per-class metric that tables show
-    config_class: type[TrainConfig]
+    config_class: type[TrainConfig]  # its field `model`, if any, is the family of networks
     sample_settings: Mapping[str, Value]  # defaults that make `--dataset sample` quick
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation; images in [0, 1]
     downloads: bool  # whether a missing real data set is fetched without being asked for

@@ -113,7 +113,14 @@ def test_parts_of_a_batch_add_up(pixels: tuple[Tensor, Tensor], loss: str) -> No
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_learned_from(sample: DataSource, loss: str) -> None:
     config = FacadeConfig(
-        epochs=2, image_size=32, batch_size=4, model="unet", depth=2, width=8, loss=loss
+        epochs=2,
+        image_size=32,
+        batch_size=4,
+        model="unet",
+        depth=2,
+        width=8,
+        loss=loss,
+        learning_rate=0.01,
     )
     losses = [r.metrics["train/loss"] for r in fit(TASK, config, sample, limit_batches=12)]
     assert losses[1] < 0.9 * losses[0]
