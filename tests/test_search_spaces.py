@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from study.errors import InputError
+from study.plan import build_parser, make_plan
 from study.sampling import draw
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
@@ -79,6 +81,14 @@ def test_conditional_parameters_belong_to_their_family(name: str) -> None:
 def test_a_family_that_is_set_leaves_out_the_other() -> None:
     names = {parameter.name for parameter in load("facade-full", model="unet").parameters}
     assert FAMILIES["unet"] <= names and not names & FAMILIES["hourglass"] and "model" not in names
+
+
+def test_a_size_that_a_network_of_the_space_cannot_take_is_refused() -> None:
+    words = ["facade", "--search-space", "facade-full", "--dataset", "sample"]
+    make_plan(build_parser().parse_args([*words, "--set", "image_size=80"]))
+    with pytest.raises(InputError, match=r"a multiple of 16 \(depth=4\), but got 100"):
+        make_plan(build_parser().parse_args([*words, "--set", "image_size=100"]))
+    make_plan(build_parser().parse_args([*words, *("--set", "image_size=100", "--set", "depth=2")]))
 
 
 def test_settings_have_one_name() -> None:
