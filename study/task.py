@@ -255,7 +255,7 @@ class Task(Protocol):
         """Return a module: `(B, C, H, W)` float32, normalised -> logits `(B, K, ...)`."""
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, config: Any) -> torch.Tensor:
-        """Return the scalar mean loss over the batch."""
+        """Return the mean over images of what each loses, so that parts of a batch add up."""
 
     def build_meter(self, device: torch.device) -> Meter:
         """Return an empty meter that counts on `device`."""
