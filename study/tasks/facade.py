@@ -52,7 +52,7 @@ class FacadeConfig(TrainConfig):
     depth: int = setting(4, "unet: times that the size is halved", low=1, high=8)
     width: int = setting(16, "unet: channels at full size", low=8, high=256)
     growth: float = setting(
-        1.6, "unet: channels at half the size, in channels; in eights", low=1.0, high=2.0
+        1.6, "unet: by which channels grow with each halving; in steps of eight", low=1.0, high=2.0
     )
     block: str = setting("plain", "unet: pairs of convolutions", choices=("plain", "residual"))
     norm: str = setting("batch", "unet: normalisation", choices=("batch", "group"))
