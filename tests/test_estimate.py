@@ -16,6 +16,7 @@ from study.plan import StudyPlan, build_parser, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.rungs import Outlook
 from study.task import build_config, load_task
+from study.tasks.facade import FacadeConfig
 
 
 def plan(*words: object) -> StudyPlan:
@@ -73,7 +74,9 @@ def test_each_family_has_its_extremes() -> None:
     for name, (settings, size) in found.items():
         assert name == "baseline" or name.endswith(str(settings["model"]))
         assert found["smallest unet"][1].multiply_adds <= size.multiply_adds or "hour" in name
-    assert found["largest unet"][0]["depth"] == 4 and found["largest unet"][0]["width"] == 24
+    largest = build_config(study.task.config_class, found["largest unet"][0])
+    assert isinstance(largest, FacadeConfig)
+    assert (largest.depth, largest.width, largest.growth) == (4, 24, 1.6)
 
 
 @pytest.mark.parametrize("name", ["fashion", "facade"])
