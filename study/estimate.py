@@ -25,6 +25,10 @@ from study.warm_start import Earlier
 START_SECONDS, END_SECONDS = 9.0, 4.0
 REPORT_SECONDS, NEXT_SECONDS = 0.02, 0.1
 WORKERS_SECONDS = 10.0  # to start the workers of a trial that has several
+# Settings that change what is computed, but not how long it takes.
+NOT_TIMED = frozenset(
+    ("learning_rate", "weight_decay", "momentum", "schedule", "warm_up", "label_smoothing", "seed")
+)
 NUM_DRAWN = 200  # configurations; the trials of a larger study take them in turns
 
 Point = tuple[dict[str, Value], Size]  # settings of a whole configuration, and how large it is
@@ -39,7 +43,8 @@ class Estimate:
         first: Number of the first new one.
         drawn: Hyperparameters of new ones, as the search draws them without further results.
         seconds: Of an epoch of each of those.
-        extremes: Smallest, baseline and largest network: size, cost, seconds of an epoch.
+        extremes: Smallest, baseline and largest network, of each family: size, cost, seconds of an
+            epoch.
         outlook: How far trials get, and seconds from the command to its end; None if no
             configuration runs.
         measured: How many configurations were.
@@ -139,22 +144,28 @@ def extremes(
     """Return the smallest, the baseline and the largest configuration, by multiply-adds.
 
     One parameter after another is set to the end of its range, or to the choice, that makes the
-    network smallest or largest; the others stay as in the baseline.
+    network smallest or largest; the others stay as in the baseline. Where families of networks
+    are searched, each has a smallest and a largest one.
     """
     base = {**settings, **space.fixed, **space.baseline}
-    found = {"smallest": base, "baseline": base, "largest": base}
-    for name, sign in (("smallest", 1), ("largest", -1)):
-        values = dict(base)
-        for parameter in space.parameters:
-            if not parameter.active(values):
-                continue
-            ends = parameter.choices or (parameter.low, parameter.high)
-            options = [
-                values,
-                *({**values, parameter.name: end} for end in ends if end is not None),
-            ]
-            values = min(options, key=lambda v: _order(_point(task, v, shape)[1], sign))
-        found[name] = values
+    choices = [value for p in space.parameters if p.name == "model" for value in p.choices]
+    found = {}
+    for family in choices or [""]:
+        for name, sign in (("smallest", 1), ("baseline", 0), ("largest", -1)):
+            values = {**base, "model": family} if choices else base
+            for parameter in space.parameters if sign else ():
+                if parameter.name == "model" or not parameter.active(values):
+                    continue
+                ends = parameter.choices or (parameter.low, parameter.high)
+                options = [
+                    values,
+                    *({**values, parameter.name: end} for end in ends if end is not None),
+                ]
+                values = min(options, key=lambda v: _order(_point(task, v, shape)[1], sign))
+            if sign:
+                found[f"{name} {family}" if choices else name] = values
+            elif values == base:
+                found[name] = values
     return {name: _point(task, values, shape) for name, values in found.items()}
 
 
@@ -232,7 +243,7 @@ def _known(
 
 
 def _shape(settings: Mapping[str, Value]) -> dict[str, Value]:
-    return {k: v for k, v in settings.items() if k not in ("learning_rate", "weight_decay", "seed")}
+    return {name: value for name, value in settings.items() if name not in NOT_TIMED}
 
 
 def _epoch(

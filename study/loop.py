@@ -23,7 +23,9 @@ from study.data import DataSource, ImageSet
 from study.errors import InputError, TrialError
 from study.evaluation import Watch, evaluate
 from study.objective import Goal
+from study.optimizer import build_optimizer
 from study.resources import check_sync
+from study.schedule import scheduled
 from study.task import Meter, Task, TrainConfig
 
 Item = TypeVar("Item")
@@ -111,9 +113,7 @@ def fit(
     network = task.build_model(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.sync_batch_norm and workers > 1:
         network = distributed.synced(network)
-    optimizer = torch.optim.Adam(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = build_optimizer(network, config)
     history: list[dict[str, float]] = []
     part: dict[str, Any] = {}  # of an epoch that was interrupted
     if resume is not None:
@@ -124,12 +124,17 @@ def fit(
         network.compile()
     model = distributed.wrap(network)
     stop = distributed.agreed(stop)
+    per_epoch = train.num_training_batches(config.batch_size)
+    per_epoch = min(per_epoch, limit_batches or per_epoch)
     on_all = len(splits.val) // workers // config.batch_size  # batches that every worker validates
 
     def interruptible(batches: Iterator[Item], limit: int | None = None) -> Iterator[Item]:
-        for number, batch in enumerate(batches):
+        for number in itertools.count():  # asked first: a batch draws random numbers
             if (limit is None or number < limit) and stop():
                 raise Interrupted({})
+            batch = next(batches, None)
+            if batch is None:
+                return
             yield batch
 
     def state() -> dict[str, Any]:
@@ -158,10 +163,11 @@ def fit(
             sums[-1] = done
         part = {}
         batches = train.training(config.batch_size, (config.seed, epoch), done, augmentation)
-        total = train.num_training_batches(config.batch_size)
-        total = min(total, limit_batches or total) - done
+        batches = itertools.islice(batches, per_epoch - done)
+        step = (epoch - 1) * per_epoch + done
+        batches = scheduled(batches, optimizer, config, step, config.epochs * per_epoch)
         try:
-            served = watch(interruptible(itertools.islice(batches, total)), total, "training")
+            served = watch(interruptible(batches), per_epoch - done, "training")
             whole = min(config.batch_size, len(splits.train))
             metrics = _train_epoch(task, config, model, optimizer, served, sums, parts, whole)
             metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,8 @@ class TwoConv(nn.Module):
         kernel_size: Odd; sizes are kept by padding.
         num_classes: K.
         image_size: Height and width in pixels.
+        batch_norm: Whether each convolution is followed by batch normalisation.
+        dropout: Probability, before both layers of the head.
     """
 
     def __init__(
@@ -28,21 +31,25 @@ class TwoConv(nn.Module):
         kernel_size: int,
         num_classes: int,
         image_size: int = 28,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         first, second = widths
-        self.features = nn.Sequential(
-            nn.Conv2d(1, first, kernel_size, padding="same"),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(first, second, kernel_size, padding="same"),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
+
+        def stage(inputs: int, outputs: int) -> list[nn.Module]:
+            norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
+            conv = nn.Conv2d(inputs, outputs, kernel_size, padding="same")
+            return [conv, *norm, nn.ReLU(), nn.MaxPool2d(2)]
+
+        drop = [nn.Dropout(dropout)] if dropout else []
+        self.features = nn.Sequential(*stage(1, first), *stage(first, second))
         self.head = nn.Sequential(
             nn.Flatten(),
+            *drop,
             nn.Linear(second * (image_size // 4) ** 2, hidden),
             nn.ReLU(),
+            *drop,
             nn.Linear(hidden, num_classes),
         )
 
@@ -84,6 +91,137 @@ class HourglassNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(B, K, H, W)`."""
         logits: Tensor = self.layers(images)
+        return logits
+
+
+def normalization(kind: str, channels: int) -> nn.Module:
+    """Return `batch` normalisation, or `group` normalisation in groups of eight channels."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(max(1, channels // 8), channels)
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions, each normalised and followed by ReLU.
+
+    `(B, inputs, H, W)` -> `(B, outputs, H / stride, W / stride)`.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        stride: Of the first convolution.
+        norm: See `normalization`.
+        residual: Whether the input, through a 1x1 convolution where shapes differ, is added
+            before the last ReLU (He et al. 2016, "Deep Residual Learning").
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, norm: str = "batch", residual: bool = True
+    ) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            normalization(norm, outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            normalization(norm, outputs),
+        )
+        self.shortcut: nn.Module | None = None
+        if residual and (inputs != outputs or stride > 1):
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        elif residual:
+            self.shortcut = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return `(B, outputs, H / stride, W / stride)`."""
+        changed: Tensor = self.body(images)
+        if self.shortcut is not None:
+            changed = changed + self.shortcut(images)
+        return changed.relu()
+
+
+class ResidualNet(nn.Module):
+    """A small residual net: a convolution, three stages of residual blocks, and a mean over places.
+
+    `(B, 1, H, W)` -> logits `(B, K)`. Later stages have half the size and twice the channels.
+
+    Args:
+        width: Channels of the first stage.
+        blocks: Residual blocks of each stage.
+        dropout: Probability, before the last layer.
+        num_classes: K.
+    """
+
+    def __init__(self, width: int, blocks: int, dropout: float, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(1, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        inputs = width
+        for stage in range(3):
+            for block in range(blocks):
+                outputs = width * 2**stage
+                layers.append(ConvBlock(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(inputs, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `(B, K)`."""
+        logits: Tensor = self.head(self.dropout(self.features(images).mean((2, 3))))
+        return logits
+
+
+class UNet(nn.Module):
+    """A U-Net: blocks down to the coarsest size, and up again with what was on the way down.
+
+    `(B, 3, H, W)` -> logits `(B, K, H, W)`, H and W multiples of 2 to the depth. Ronneberger et
+    al. 2015, "U-Net", with padded convolutions and nearest-neighbour enlargement.
+
+    Args:
+        widths: Channels from the finest size to the coarsest, one more than halvings.
+        residual: Whether blocks are residual.
+        norm: See `normalization`.
+        dropout: Probability of whole channels, at the coarsest size and before the last layer.
+        num_classes: K.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        residual: bool,
+        norm: str,
+        dropout: float,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int) -> ConvBlock:
+            return ConvBlock(inputs, outputs, 1, norm, residual)
+
+        pairs = list(itertools.pairwise(widths))
+        self.first = block(3, widths[0])
+        self.down = nn.ModuleList(block(fine, coarse) for fine, coarse in pairs)
+        self.up = nn.ModuleList(block(fine + coarse, fine) for fine, coarse in reversed(pairs))
+        self.pool = nn.MaxPool2d(2)
+        self.enlarge = nn.Upsample(scale_factor=2)
+        self.dropout = nn.Dropout2d(dropout)
+        self.head = nn.Conv2d(widths[0], num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `(B, K, H, W)`."""
+        images = self.first(images)
+        skipped = []
+        for block in self.down:
+            skipped.append(images)
+            images = block(self.pool(images))
+        images = self.dropout(images)
+        for block in self.up:
+            images = block(torch.cat([skipped.pop(), self.enlarge(images)], 1))
+        logits: Tensor = self.head(self.dropout(images))
         return logits
 
 

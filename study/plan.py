@@ -233,6 +233,8 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         assigned,
     )
     config = build_config(task.config_class, {**space.fixed, **space.baseline})
+    for values in space.corners():  # settings that exclude each other are found before Ray starts
+        build_config(task.config_class, values)
     searched = {parameter.name for parameter in space.parameters} | {"seed"}
     settings = {
         field: getattr(config, field)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +68,24 @@ class SearchSpace:
         """Return the space as a JSON object, equal for equal spaces."""
         searched = {p.name: dataclasses.asdict(p) for p in self.parameters}
         return {"search": searched, "fixed": self.fixed, "baseline": self.baseline}
+
+    def corners(self) -> Iterator[dict[str, Value]]:
+        """Yield trial 0 with one parameter at an end of its range, or at one of its choices.
+
+        A parameter that is searched only with certain values of others has them.
+        """
+        by_name = {parameter.name: parameter for parameter in self.parameters}
+        for parameter in self.parameters:
+            values = {**self.fixed, **self.baseline}
+            needed = parameter
+            while needed.when is not None:
+                name, allowed = needed.when
+                if values.get(name) not in allowed:
+                    values[name] = allowed[0]
+                needed = by_name[name]
+            for end in parameter.choices or (parameter.low, parameter.high):
+                assert end is not None
+                yield {**values, parameter.name: end}
 
     @staticmethod
     def of(description: Mapping[str, Any]) -> SearchSpace:

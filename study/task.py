@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from study.data import DataSource, ImageSet, Splits
 
 Value = int | float | str | bool
+SCHEDULES = ("constant", "cosine", "one_cycle")
 
 
 def setting(
@@ -63,17 +64,23 @@ class TrainConfig:
 
     epochs: int = setting(10, "passes over the training split", low=1, searchable=False)
     batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
-    learning_rate: float = setting(1e-3, "step size of Adam", low=0.0)
-    weight_decay: float = setting(1e-5, "L2 penalty of Adam", low=0.0)
+    optimizer: str = setting("adam", "how steps are taken", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = setting(1e-3, "step size of the optimizer, the highest one", low=0.0)
+    weight_decay: float = setting(1e-5, "L2 penalty, or decay of adamw", low=0.0)
+    momentum: float = setting(0.9, "sgd: part of the last step that is kept", low=0.0, high=0.999)
+    schedule: str = setting("constant", "of the rate over all epochs", choices=SCHEDULES)
+    warm_up: float = setting(
+        0.25, "one_cycle: share of the steps over which the rate rises", low=0.0, high=0.9
+    )
+    label_smoothing: float = setting(
+        0.0, "part of a target that is spread over all classes", low=0.0, high=0.9
+    )
     flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
     shift: float = setting(
         0.0, "largest random shift of a training image, part of its size", low=0.0, high=0.5
     )
     crop: float = setting(
-        1.0,
-        "smallest side of a random crop, part of the image's, enlarged to it",
-        low=0.1,
-        high=1.0,
+        1.0, "smallest side of a crop that is enlarged, part of the image's", low=0.1, high=1.0
     )
     erase: float = setting(
         0.0, "probability of erasing a rectangle of a training image", low=0.0, high=1.0
@@ -234,7 +241,7 @@ class Task(Protocol):
     metric: str  # "val/mean_ap": what search, scheduler, checkpoints and study.best use
     mode: Literal["max", "min"]
     class_metric: str  # "ap": the per-class metric that tables show
-    config_class: type[TrainConfig]
+    config_class: type[TrainConfig]  # its field `model`, if any, is the family of networks
     sample_settings: Mapping[str, Value]  # defaults that make `--dataset sample` quick
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation; images in [0, 1]
     downloads: bool  # whether a missing real data set is fetched without being asked for
@@ -264,7 +271,7 @@ class Task(Protocol):
         """Return a module: `(B, C, H, W)` float32, normalised -> logits `(B, K, ...)`."""
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, config: Any) -> torch.Tensor:
-        """Return the scalar mean loss over the batch."""
+        """Return the mean over images of what each loses, so that parts of a batch add up."""
 
     def build_meter(self, device: torch.device) -> Meter:
         """Return an empty meter that counts on `device`."""

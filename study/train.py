@@ -147,12 +147,18 @@ def _last_state(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_resume(config: TrainConfig, state: dict[str, Any], args: argparse.Namespace) -> None:
     """Make sure that only `epochs` differs from the run that goes on, and that it grows."""
-    for name, value in dataclasses.asdict(config).items():
-        if name != "epochs" and value != state["config"].get(name, value):
+    before = build_config(type(config), state["config"])  # with defaults of what is newer
+    for name, value in dataclasses.asdict(before).items():
+        if name != "epochs" and getattr(config, name) != value:
             raise InputError(
-                f"--resume goes on with {name}={state['config'][name]}, but got {value}; only "
+                f"--resume goes on with {name}={value}, but got {getattr(config, name)}; only "
                 "--epochs can change. Leave the flag out, or start another run."
             )
+    if config.schedule != "constant" and config.epochs != before.epochs:
+        raise InputError(
+            f"--resume: schedule={config.schedule} was begun for {before.epochs} epochs, not "
+            f"{config.epochs}. Leave --epochs out, or start another run."
+        )
     if config.epochs <= len(state["history"]):
         raise InputError(
             f"--resume: {args.run_dir} has {len(state['history'])} epochs; give a larger --epochs."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from study.errors import InputError
 from study.objective import Goal
 from study.space import SearchSpace
-from study.task import Value
+from study.task import Value, config_fields, default_of, load_task
 from study.trial_record import TrialRecord
 
 if TYPE_CHECKING:
@@ -81,17 +81,23 @@ def warm_start(
         _brief(trial, values, Goal.of(manifest))
         for trial, values in told
         if all(earlier.manifest[key] == manifest[key] for key in SAME)
-        and manifest["settings"].items() <= earlier.params(trial).items()
+        and manifest["settings"].items() <= _params(earlier, trial).items()
     ]
     first = [] if alike else [values for _, values in told[:NUM_FIRST]]
     return {"from": name, "trials": alike, "first": first}
+
+
+def _params(record: StudyRecord, trial: TrialRecord) -> dict[str, Value]:
+    """Return all settings of a trial, those that its study did not know yet at their defaults."""
+    fields = config_fields(load_task(record.manifest["task"]).config_class)
+    return {name: default_of(field) for name, field in fields.items()} | record.params(trial)
 
 
 def _in_space(
     record: StudyRecord, trial: TrialRecord, space: SearchSpace
 ) -> dict[str, Value] | None:
     """Return a trial's values for the parameters of a space; None if it lies outside."""
-    params = {**record.params(trial), **space.fixed}
+    params = {**_params(record, trial), **space.fixed}
     values: dict[str, Value] = {}
     for parameter in space.parameters:
         if parameter.active({**space.fixed, **values}):

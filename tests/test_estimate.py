@@ -16,6 +16,7 @@ from study.plan import StudyPlan, build_parser, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.rungs import Outlook
 from study.task import build_config, load_task
+from study.tasks.facade import FacadeConfig
 
 
 def plan(*words: object) -> StudyPlan:
@@ -61,6 +62,21 @@ def test_extremes_follow_multiply_adds_and_conditions(tmp_path: Path) -> None:
     }
     assert shown["smallest"][:2] == (1, 2) and shown["largest"][0] == 5
     assert shown["baseline"][0] == 3 and {rate for *_, rate in shown.values()} == {0.5}
+
+
+def test_each_family_has_its_extremes() -> None:
+    study = plan("facade", "--search-space", "facade-full")
+    found = extremes(study.task, study.space, study.settings, (3, 128, 128))
+    ends = {
+        f"{end} {family}" for end in ("smallest", "largest") for family in ("hourglass", "unet")
+    }
+    assert set(found) == {"baseline", *ends}
+    for name, (settings, size) in found.items():
+        assert name == "baseline" or name.endswith(str(settings["model"]))
+        assert found["smallest unet"][1].multiply_adds <= size.multiply_adds or "hour" in name
+    largest = build_config(study.task.config_class, found["largest unet"][0])
+    assert isinstance(largest, FacadeConfig)
+    assert (largest.depth, largest.width, largest.growth) == (4, 24, 1.6)
 
 
 @pytest.mark.parametrize("name", ["fashion", "facade"])

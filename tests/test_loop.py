@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +17,10 @@ from study.batches import Batches
 from study.data import DataSource
 from study.errors import InputError, TrialError
 from study.evaluation import evaluate
-from study.loop import fit
+from study.loop import Interrupted, fit
 from study.models import HourglassNet, TwoConv
 from study.run_folder import RunFolder
+from study.task import build_config
 from study.tasks.facade import TASK as FACADE
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import TASK, FashionConfig
@@ -26,11 +29,16 @@ SMALL = {"width1": 4, "width2": 4, "hidden": 16, "batch_size": 64}
 
 
 AUGMENTED = {"flip": 0.5, "shift": 0.1, "erase": 0.5, "brightness": 0.2}
+SCHEDULED = {
+    **{"schedule": "one_cycle", "optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
+    **{"batch_norm": True, "dropout": 0.2, "label_smoothing": 0.1, "flip": 0.5},
+}
+RESIDUAL = {"model": "residual", "width": 4, "schedule": "cosine", "optimizer": "adamw"}
 
 
-@pytest.mark.parametrize("more", [{}, AUGMENTED])
+@pytest.mark.parametrize("more", [{}, AUGMENTED, SCHEDULED, RESIDUAL])
 def test_resuming_gives_what_an_uninterrupted_run_gives(
-    sample: DataSource, tmp_path: Path, more: dict[str, float]
+    sample: DataSource, tmp_path: Path, more: dict[str, Any]
 ) -> None:
     config = FashionConfig(epochs=3, **SMALL, **more)
     whole = list(fit(TASK, config, sample, limit_batches=5))
@@ -46,6 +54,45 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(
         assert resumed.is_best == uninterrupted.is_best
     for name, tensor in whole[-1].state["network"].items():
         assert torch.equal(rest[-1].state["network"][name], tensor)
+
+
+@pytest.mark.parametrize("more", [{}, SCHEDULED, RESIDUAL])
+def test_an_epoch_that_was_interrupted_ends_as_if_it_had_not_been(
+    sample: DataSource, more: dict[str, Any]
+) -> None:
+    config = FashionConfig(epochs=2, **SMALL, **{**AUGMENTED, **more})
+    whole = list(fit(TASK, config, sample, limit_batches=5))
+    for batches in (3, 7, 14):  # in training, in validation, in training again
+        asked = iter([False] * batches)
+        with pytest.raises(Interrupted) as interrupted:
+            for _ in fit(
+                TASK, config, sample, limit_batches=5, stop=lambda asked=asked: next(asked, True)
+            ):
+                pass
+        rest = list(fit(TASK, config, sample, limit_batches=5, resume=interrupted.value.state))
+        assert timeless(rest[-1].metrics) == timeless(whole[-1].metrics), batches
+        for name, tensor in whole[-1].state["network"].items():
+            assert torch.equal(rest[-1].state["network"][name], tensor), batches
+
+
+def test_a_schedule_ends_with_the_last_epoch(sample: DataSource) -> None:
+    config = FashionConfig(epochs=2, schedule="one_cycle", **SMALL)
+    last = list(fit(TASK, config, sample, limit_batches=5))[-1]
+    (group,) = last.state["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(config.learning_rate / 25 * 1e-4)
+
+
+def test_a_checkpoint_of_before_there_were_more_settings_goes_on(sample: DataSource) -> None:
+    config = FashionConfig(epochs=2, **SMALL)
+    steps = fit(TASK, config, sample, limit_batches=3)
+    begun = copy.deepcopy(next(steps).state)  # which is trained on
+    second = next(steps)
+    old = ("epochs", "batch_size", "learning_rate", "weight_decay", "seed", "split_seed")
+    old += ("width1", "width2", "hidden", "kernel_size", "flip", "shift", "crop", "erase")
+    kept = {name: begun["config"][name] for name in old}
+    assert build_config(FashionConfig, kept) == config
+    (resumed,) = fit(TASK, config, sample, limit_batches=3, resume={**begun, "config": kept})
+    assert timeless(resumed.metrics) == timeless(second.metrics)
 
 
 def test_the_best_checkpoint_is_of_the_best_epoch(sample: DataSource, tmp_path: Path) -> None:

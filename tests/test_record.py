@@ -316,6 +316,21 @@ def test_an_earlier_study_that_compares_counts_as_if_it_were_the_own(tmp_path: P
     assert [t.values for t in cold.trials()] != [t.values for t in warm.trials()]
 
 
+def test_settings_that_an_earlier_study_did_not_know_had_their_defaults(tmp_path: Path) -> None:
+    earlier = some_trials(tmp_path / "s")
+    for optimizer, compares in (("adam", True), ("sgd", False)):
+        settings = {**MANIFEST["settings"], "optimizer": optimizer}
+        told = warm_start({**MANIFEST, "settings": settings}, SPACE, earlier)
+        assert bool(told["trials"]) is compares and bool(told["first"]) is not compares
+    optimizer = Parameter(name="optimizer", kind="categorical", choices=("sgd", "adam"))
+    wider = SearchSpace((*SPACE.parameters, optimizer), SPACE.fixed, SPACE.baseline)
+    told = warm_start(MANIFEST, wider, earlier)
+    assert {entry["values"]["optimizer"] for entry in told["trials"]} == {"adam"}
+    closed(earlier)
+    again = open_record(tmp_path / "s", settings={**MANIFEST["settings"], "optimizer": "adam"})
+    assert "optimizer" not in again.params(again.trial(0)), "it goes on as it was"
+
+
 def test_of_an_earlier_study_that_does_not_compare_the_best_are_tried_first(
     tmp_path: Path,
 ) -> None:

@@ -39,6 +39,11 @@ def test_unknown_task_suggests_the_nearest() -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be a number, but got nan"),
         ({"learning_rat": 0.1}, "no setting 'learning_rat'; did you mean 'learning_rate'?"),
         ({"image_size": 130}, "image_size must be a multiple of 4, but got 130"),
+        (
+            {"image_size": 40, "model": "unet", "depth": 4},
+            "image_size must be a multiple of 16 (depth=4), but got 40",
+        ),
+        ({"schedule": "cosin"}, "schedule must be one of constant, cosine, one_cycle, but got"),
         ({"split": "images"}, "split must be one of facade, image, but got 'images'"),
         ({"last_relu": 1}, "last_relu must be true or false, but got 1"),
     ],

@@ -12,8 +12,11 @@ from conftest import Finished, run_module
 from mlflow.tracking import MlflowClient
 
 from study import checkpoint
+from study.data import DataSource
+from study.loop import fit
 from study.record import StudyRecord
 from study.run_folder import RunFolder
+from study.tasks.fashion import TASK, FashionConfig
 from study.train import main
 
 QUICK = ("fashion", "--dataset", "sample", "--limit-batches", 3, "--epochs", 2)
@@ -62,6 +65,31 @@ def test_resuming_keeps_the_settings_and_changes_only_the_length(tmp_path: Path)
     folder = RunFolder(tmp_path / "run")
     assert [row["epoch"] for row in epochs_in(folder.path)] == [1, 2, 3]
     assert (folder.last_state() or {})["config"]["width1"] == 4
+
+
+def test_a_schedule_is_resumed_for_as_many_epochs_as_it_was_begun(
+    tmp_path: Path, sample: DataSource
+) -> None:
+    config = FashionConfig(epochs=4, schedule="one_cycle", width1=4)
+    first = next(fit(TASK, config, sample, limit_batches=2))
+    RunFolder(tmp_path / "run").path.mkdir()
+    RunFolder(tmp_path / "run").record(first, {})
+    resume = ("fashion", "--dataset", "sample", "--run-dir", "run", "--resume")
+    done = run_module("train", *resume, "--epochs", 6, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "schedule=one_cycle was begun for 4 epochs, not 6" in done.stderr
+
+
+def test_a_run_of_before_there_was_a_setting_is_not_resumed_with_another(
+    tmp_path: Path, sample: DataSource
+) -> None:
+    first = next(fit(TASK, FashionConfig(epochs=2, width1=4), sample, limit_batches=2))
+    del first.state["config"]["optimizer"]
+    (tmp_path / "run").mkdir()
+    RunFolder(tmp_path / "run").record(first, {})
+    resume = ("fashion", "--dataset", "sample", "--run-dir", "run", "--resume")
+    done = run_module("train", *resume, "--optimizer", "sgd", cwd=tmp_path)
+    assert done.returncode == 2 and "goes on with optimizer=adam, but got sgd" in done.stderr
 
 
 def test_flags_may_stand_before_the_task(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,13 +30,20 @@ SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FashionConfig(TrainConfig):
-    """Settings of the two-convolution baseline."""
+    """Settings of the two-convolution baseline, and of a small residual net."""
 
     epochs: int = setting(6, "passes over the training split", low=1, searchable=False)
-    width1: int = setting(32, "channels of the first convolution", low=1, high=1024)
-    width2: int = setting(32, "channels of the second convolution", low=1, high=1024)
-    hidden: int = setting(128, "units of the fully connected layer", low=1, high=8192)
-    kernel_size: int = setting(5, "height and width of both kernels, pixels", low=1, high=13)
+    model: str = setting("two_conv", "family of networks", choices=("two_conv", "residual"))
+    width1: int = setting(32, "two_conv: channels of the first convolution", low=1, high=1024)
+    width2: int = setting(32, "two_conv: channels of the second convolution", low=1, high=1024)
+    hidden: int = setting(128, "two_conv: units of the fully connected layer", low=1, high=8192)
+    kernel_size: int = setting(
+        5, "two_conv: height and width of both kernels, pixels", low=1, high=13
+    )
+    batch_norm: bool = setting(False, "two_conv: batch normalisation after both convolutions")
+    width: int = setting(16, "residual: channels of the first stage, of three", low=1, high=256)
+    blocks: int = setting(1, "residual: blocks of each stage", low=1, high=18)
+    dropout: float = setting(0.0, "probability, in the head", low=0.0, high=0.9)
 
 
 class Fashion:
@@ -100,18 +107,23 @@ class Fashion:
         return ImageSet(images, targets, np.arange(len(targets)))
 
     def build_model(self, config: FashionConfig) -> torch.nn.Module:
-        """Return the two-convolution network."""
-        from study.models import TwoConv
+        """Return the network of the family `model`."""
+        from study.models import ResidualNet, TwoConv
 
+        num_classes = len(self.classes)
+        if config.model == "residual":
+            return ResidualNet(config.width, config.blocks, config.dropout, num_classes)
         return TwoConv(
-            (config.width1, config.width2), config.hidden, config.kernel_size, len(self.classes)
+            *((config.width1, config.width2), config.hidden, config.kernel_size, num_classes),
+            batch_norm=config.batch_norm,
+            dropout=config.dropout,
         )
 
     def loss(self, logits: Tensor, targets: Tensor, config: FashionConfig) -> Tensor:
         """Return cross-entropy."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits, targets)
+        return cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
 
     def build_meter(self, device: torch.device) -> Meter:
         """Return accuracy, also per class."""
@@ -123,7 +135,7 @@ class Fashion:
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
         """Return confusion counts, examples by class and the first layer's filters."""
-        from study.models import TwoConv
+        from torch.nn import Conv2d
 
         arrays = meter.arrays()
         shape = (len(self.classes), NUM_EXAMPLES)
@@ -145,9 +157,8 @@ class Fashion:
             result[f"{kind}_images"] = chosen
             result[f"{kind}_confidences"] = confidences
             result[f"{kind}_taken_for"] = taken_for
-        if isinstance(model, TwoConv):
-            weights = cast("Tensor", model.features[0].weight)
-            result["filters"] = weights.detach().cpu().numpy()
+        first = next(layer for layer in model.modules() if isinstance(layer, Conv2d))
+        result["filters"] = first.weight.detach().cpu().numpy()
         return result
 
     def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
@@ -162,16 +173,14 @@ class Fashion:
             evidence["wrong_confidences"],
             evidence["wrong_taken_for"],
         )
-        drawn = {
+        return {
             "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
             "accuracy_per_class": figures.class_bars(
                 class_accuracies(confusion), self.classes, "accuracy", note
             ),
             "right_and_wrong": figures.right_and_wrong(right, wrong, self.classes, note),
+            "filters": figures.filters(evidence["filters"], note),
         }
-        if "filters" in evidence:
-            drawn["filters"] = figures.filters(evidence["filters"], note)
-        return drawn
 
 
 TASK = Fashion()
