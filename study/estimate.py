@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
-from study.rungs import Outlook, Runner, simulate
+from study.rungs import Outlook, Runner, ranks, simulate
 from study.sampling import draw
 from study.space import SearchSpace
 from study.task import Task, Value, build_config
@@ -98,9 +98,9 @@ def estimate(study: StudyPlan) -> Estimate:
     ]
     begin = NEXT_SECONDS + sorted(cost.begin for cost in costs)[len(costs) // 2]
     begin += WORKERS_SECONDS if resources.workers > 1 else 0.0
-    ranks = _ranks(trials, study.task)
+    places = ranks(trials, study.task.mode)
     runners = [
-        Runner(begin=begin, epoch=seconds, done=trial.epochs, rank=ranks.get(trial.number))
+        Runner(begin=begin, epoch=seconds, done=trial.epochs, rank=places.get(trial.number))
         for (_, trial), seconds in zip(going, epochs[len(ends) :], strict=False)
     ]
     new = epochs[len(ends) + len(going) :]
@@ -111,7 +111,7 @@ def estimate(study: StudyPlan) -> Estimate:
         epochs=study.epochs,
         concurrent=resources.concurrent,
         rule=(study.args.grace_period, study.args.reduction_factor) if asha else None,
-        past=[(t.epochs, ranks[t.number]) for t in trials if t.state != "running" and t.epochs],
+        past=[(t.epochs, places[t.number]) for t in trials if t.state != "running" and t.epochs],
         alone=alone,
     )
     around = START_SECONDS + END_SECONDS
@@ -242,10 +242,3 @@ def _epoch(
     train = max(min(batch, numbers[0]), numbers[0] // batch * batch)
     computed = (cost.training * train + cost.validation * numbers[1]) / workers
     return computed + cost.save + REPORT_SECONDS
-
-
-def _ranks(trials: Sequence[TrialRecord], task: Task) -> dict[int, float]:
-    """Return where trials stand among each other after their first epoch, in [0, 1]."""
-    sign = 1 if task.mode == "max" else -1
-    begun = sorted((t for t in trials if t.epochs), key=lambda t: sign * t.curve[1])
-    return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}

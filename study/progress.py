@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from typing import Self
 
 from study.record import StudyRecord
 from study.tables import duration, table
@@ -32,6 +33,12 @@ class Progress:
         self.said = self.begun
         self.ended_before = record.num_ended()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Do nothing: what is printed stays."""
+
     def say(self, text: str) -> None:
         """Print a line."""
         print(text, file=sys.stderr, flush=True)
@@ -44,19 +51,23 @@ class Progress:
             self.say(self.summary())
 
     def ended(self, trial: TrialRecord) -> None:
-        """Print the line of an ended trial."""
+        """Print the line of an ended trial, and a summary."""
         self.epochs.pop(trial.number, None)
+        self.say(self.ended_line(trial))
+        self.say(self.summary())
+
+    def ended_line(self, trial: TrialRecord) -> str:
+        """Return the line of an ended trial."""
         epochs = self.record.manifest["epochs"]
         score = "" if trial.value is None else f"{self.task.metric} {trial.value:.4f}  "
         word = {"stopped": "stopped early", "failed": "FAILED"}.get(trial.state, trial.state)
         why = f"  {trial.reason}" if trial.reason else ""
         best = self.record.ranking()[:1]
         star = "  * best so far" if best and best[0].number == trial.number else ""
-        self.say(
+        return (
             f"trial {trial.number:>3}  {word:<13} {trial.epochs}/{epochs} epochs  {score}"
             f"{duration(trial.seconds)}  {settings_line(trial.values)}{why}{star}"
         )
-        self.say(self.summary())
 
     def summary(self) -> str:
         """Return the state of the study in one line."""

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from study.command import run_command
 from study.errors import InputError
+from study.live import progress_for
 from study.plan import StudyPlan, build_parser, make_plan
 from study.progress import Progress
 from study.provenance import facts
 from study.record import StudyRecord
 from study.resources import DRIVER, local_cpus, local_gpus
+from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
 from study.summary import summary
 
@@ -80,16 +82,17 @@ def run(study: StudyPlan, manifest: dict[str, Any], command: str) -> int:
             if study.args.address is None:
                 start_ray(study)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
-            progress = Progress(study.task, record, study.args.num_samples)
             assert study.resources is not None
-            progress.say(
-                f"study {study.name} {'continues' if record.trials() else 'begins'}: {left} trials "
-                f"of up to {study.epochs} epochs, {study.resources.describe()}; "
-                f"{study.identity['dataset']}\n"
-                f"    folder {study.folder}, tracking {uri}"
-            )
-            with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
-                run_trials(study, record, tracker, progress, stopping, known, left)
+            asked = Schedule.from_args(study.args)
+            with progress_for(study.task, record, asked, stopping) as progress:
+                progress.say(
+                    f"study {study.name} {'continues' if record.trials() else 'begins'}: {left} "
+                    f"trials of up to {study.epochs} epochs, {study.resources.describe()}; "
+                    f"{study.identity['dataset']}\n"
+                    f"    folder {study.folder}, tracking {uri}"
+                )
+                with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+                    run_trials(study, record, tracker, progress, stopping, known, left)
         else:
             print(f"study {study.name} has its {study.args.num_samples} trials.", file=sys.stderr)
     except StudyStopped:
