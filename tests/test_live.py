@@ -1,0 +1,134 @@
+"""The live table, in real terminals: what stays on the screen, at the end and on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import termios
+from pathlib import Path
+
+import pytest
+from conftest import plugin, run_module
+from terminal import Screen, Terminal, terminal
+
+from study.data import DataSource
+from study.live import Block, moves_cursor
+
+COMMAND = (
+    *("study.tune", "faulty", "--dataset", "sample", "--num-samples", 3, "--epochs", 2),
+    *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
+    *("--max-concurrent", 2, "--set", "hidden=16"),
+)
+TABLE = re.compile(r"[█░]|rungs  |epochs   \d")  # what only the table has
+
+
+def block_in(columns: int, rows: int = 24) -> tuple[Block, Screen, int]:
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (rows, columns))
+    os.set_blocking(master, False)
+    return Block(os.fdopen(slave, "w")), Screen(columns, rows), master
+
+
+def shown(screen: Screen, master: int) -> str:
+    screen.feed(os.read(master, 1 << 16).decode())
+    return screen.text
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_lines_are_replaced_and_what_is_said_stays(columns: int) -> None:
+    block, screen, master = block_in(columns)
+    block.draw(["one", "two", "w" * 200])
+    assert shown(screen, master) == f"one\ntwo\n{'w' * (columns - 1)}\n"
+    block.draw(["three"], "said\n")
+    assert shown(screen, master) == "said\nthree\n"
+    block.above("a long text " + "x" * 200)
+    text = shown(screen, master)
+    assert text.endswith("x\nthree\n") and text.count("x") == 200
+    os.write(master, b"")  # a key's echo would stand below
+    block.draw([])
+    assert shown(screen, master).endswith("x\n") and "three" not in screen.text
+
+
+def test_a_low_or_narrowed_terminal_is_not_littered() -> None:
+    block, screen, master = block_in(60, rows=6)
+    for number in range(5):
+        block.draw([f"row {n} {number}" for n in range(30)], f"said {number}\n")
+    text = shown(screen, master)
+    assert text.splitlines()[:5] == [f"said {number}" for number in range(5)]
+    assert len(text.splitlines()) == 10  # five rows of the table and the line of the cursor
+    assert screen.widest < 60
+
+
+def test_where_the_cursor_stays_lines_are_plain(tmp_path: Path, monkeypatch) -> None:
+    _, slave = os.openpty()
+    with os.fdopen(slave, "w") as stream, (tmp_path / "file").open("w") as file:
+        for term, moves in (("xterm", True), ("dumb", False), ("", False)):
+            monkeypatch.setenv("TERM", term)
+            assert moves_cursor(stream) == moves
+            assert not moves_cursor(file)
+        monkeypatch.delenv("TERM")
+        assert not moves_cursor(stream)
+
+
+def study_in(home: Path, columns: int, **env: str) -> object:
+    return terminal(*COMMAND, cwd=home, columns=columns, env={**plugin(home), **env})
+
+
+def assert_clean(running: Terminal) -> str:
+    """Nothing of the table is left, no line of it ever wrapped, and what was said is whole."""
+    text = running.screen.text
+    assert not TABLE.search(text), text
+    assert "study faulty begins" in text and "folder" in text
+    return text
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_a_study_leaves_a_clean_screen(tmp_path: Path, sample: DataSource, columns: int) -> None:
+    with study_in(tmp_path, columns, PAUSE="0.02") as running:
+        assert running.wait() == 0, running.seen[-3000:]
+    text = assert_clean(running)
+    assert "░" in running.seen, "the table was there"
+    for line in re.findall(r"[^\r\n]*░[^\r\n]*", running.seen):
+        assert len(re.sub(r"\x1b\[\d*[A-Z]", "", line)) < columns
+    for number in range(3):
+        assert text.count(f"trial   {number}  finished") == 1
+    assert "study faulty: 3 finished" in text and "next:" in text
+
+
+def test_ctrl_c_leaves_a_clean_screen(tmp_path: Path, sample: DataSource) -> None:
+    with study_in(tmp_path, 100, PAUSE="0.3") as running:
+        running.wait_for("░")
+        running.press(b"\x03")
+        assert running.wait() == 130
+    text = assert_clean(running)
+    assert text.count("Ctrl-C: saving what runs; once more stops at once") == 1
+    assert "stopped by Ctrl-C" in text and "continue with: python -m study.tune" in text
+
+
+def test_an_exception_leaves_a_clean_screen(tmp_path: Path, sample: DataSource) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "usercustomize.py").write_text("")
+    code = (
+        "import sys, study.search as s, study.tune as t\n"
+        "from study.command import run_command\n"
+        "def broken(*a, **k): raise ZeroDivisionError('broken')\n"
+        "s.StudyCallback._ended = broken\n"
+        "sys.exit(run_command(lambda: t.main(sys.argv[1:])))\n"
+    )
+    (tmp_path / "broken.py").write_text(code)
+    env = {**plugin(tmp_path), "PAUSE": "0.02"}
+    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
+    with terminal("broken", *COMMAND[1:], cwd=tmp_path, columns=100, env=env) as running:
+        assert running.wait() == 1, running.seen[-3000:]
+    assert "ZeroDivisionError: broken" in assert_clean(running)
+    assert "░" in running.seen
+
+
+def test_a_dumb_terminal_and_a_file_get_plain_lines(tmp_path: Path, sample: DataSource) -> None:
+    with study_in(tmp_path, 80, TERM="dumb") as running:
+        assert running.wait() == 0, running.seen[-3000:]
+    assert "\x1b" not in running.seen and "3/3 trials" in running.seen
+    home = tmp_path / "again"
+    home.mkdir()
+    done = run_module("tune", *COMMAND[1:], cwd=home, env={**plugin(home), "TERM": "xterm"})
+    assert done.returncode == 0 and "3/3 trials" in done.stderr and "\x1b" not in done.stderr
