@@ -200,8 +200,8 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
     ended = sum(number for word, number in count.items() if word != "running")
     total = f"/{state['num_samples']}" if state["num_samples"] else ""
     words = ", ".join(f"{number} {word}" for word, number in count.items() if number)
-    sample = "" if state["dataset"] == "real" else "  SAMPLE DATA"
-    rows = [f"{state['study']}: {ended}{total} trials" + (f" ({words})" if words else "") + sample]
+    sample = "" if state["dataset"] == "real" else " (SAMPLE DATA)"
+    rows = [f"{state['study']}{sample}: {ended}{total} trials" + (f" ({words})" if words else "")]
     if best:
         room = max(8, min(40, width - 60))
         rows.append(
@@ -215,10 +215,9 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
     rows.append(time_row)
     if state["rungs"]:
         rungs = (
-            f"epoch {r['epoch']}: {r['reached'] - r['stopped']} of {r['reached']} went on"
-            for r in state["rungs"]
+            f"{r['epoch']}: {r['reached'] - r['stopped']}/{r['reached']}" for r in state["rungs"]
         )
-        rows.append("rungs    " + "; ".join(rungs))
+        rows.append(f"rungs    epoch {', '.join(rungs)} went on")
     for trial in state["running"][:NUM_RUNNING]:
         share = trial["epoch"] / trial["epochs"]
         done = round(12 * share)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,13 @@ COMMAND = (
 TABLE = re.compile(r"[█░]|rungs  |epochs   \d")  # what only the table has
 
 
-def block_in(columns: int, rows: int = 24) -> tuple[Block, Screen, int]:
+@contextlib.contextmanager
+def block_in(columns: int, rows: int = 24) -> Iterator[tuple[Block, Screen, int]]:
     master, slave = os.openpty()
     termios.tcsetwinsize(slave, (rows, columns))
-    os.set_blocking(master, False)
-    return Block(os.fdopen(slave, "w")), Screen(columns, rows), master
+    with os.fdopen(slave, "w") as stream:
+        yield Block(stream), Screen(columns, rows), master
+    os.close(master)
 
 
 def shown(screen: Screen, master: int) -> str:
@@ -36,27 +40,28 @@ def shown(screen: Screen, master: int) -> str:
 
 @pytest.mark.parametrize("columns", [60, 120])
 def test_lines_are_replaced_and_what_is_said_stays(columns: int) -> None:
-    block, screen, master = block_in(columns)
-    block.draw(["one", "two", "w" * 200])
-    assert shown(screen, master) == f"one\ntwo\n{'w' * (columns - 1)}\n"
-    block.draw(["three"], "said\n")
-    assert shown(screen, master) == "said\nthree\n"
-    block.above("a long text " + "x" * 200)
-    text = shown(screen, master)
-    assert text.endswith("x\nthree\n") and text.count("x") == 200
-    os.write(master, b"")  # a key's echo would stand below
-    block.draw([])
-    assert shown(screen, master).endswith("x\n") and "three" not in screen.text
+    with block_in(columns) as (block, screen, master):
+        block.draw(["one", "two", "w" * 200])
+        assert shown(screen, master) == f"one\ntwo\n{'w' * (columns - 1)}\n"
+        block.draw(["three"], "said\n")
+        assert shown(screen, master) == "said\nthree\n"
+        block.above("a long text " + "x" * 200)
+        text = shown(screen, master)
+        assert text.endswith("x\nthree\n") and text.count("x") == 201
+        screen.feed("^C")  # a key's echo
+        block.draw([])
+        text = shown(screen, master)
+        assert text.endswith("x\n") and "three" not in text and "^C" not in text
 
 
-def test_a_low_or_narrowed_terminal_is_not_littered() -> None:
-    block, screen, master = block_in(60, rows=6)
-    for number in range(5):
-        block.draw([f"row {n} {number}" for n in range(30)], f"said {number}\n")
-    text = shown(screen, master)
-    assert text.splitlines()[:5] == [f"said {number}" for number in range(5)]
-    assert len(text.splitlines()) == 10  # five rows of the table and the line of the cursor
-    assert screen.widest < 60
+def test_a_low_terminal_is_not_littered() -> None:
+    with block_in(60, rows=6) as (block, screen, master):
+        for number in range(5):
+            block.draw([f"row {n} {number}" for n in range(30)], f"said {number}\n")
+        text = shown(screen, master)
+        assert text.splitlines()[:5] == [f"said {number}" for number in range(5)]
+        assert len(text.splitlines()) == 10  # five rows of the table
+        assert screen.widest < 60
 
 
 def test_where_the_cursor_stays_lines_are_plain(tmp_path: Path, monkeypatch) -> None:

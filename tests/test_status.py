@@ -102,8 +102,10 @@ def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
     outlook = Outlook(reached=(1.0,), seconds=100.0, low=50.0, high=5000.0)
     text = lines(snapshot(record, Schedule(num_samples=6, rule=(2, 2.0)), outlook), width)
     assert max(map(len, text)) <= width and all(row.isprintable() for row in text)
-    assert text[0].startswith("s: 3/6 trials (1 finished, 1 stopped, 1 failed, 1 running)")
-    assert "1 min 40 s" in "".join(text) and "2 of 3 went on" in "".join(text)
+    assert text[0].startswith(
+        "s (SAMPLE DATA): 3/6 trials (1 finished, 1 stopped, 1 failed, 1 running)"
+    )
+    assert "1 min 40 s" in "".join(text) and "epoch 2: 2/3, 4: 1/1, 8: 1/1 went on" in "".join(text)
     assert any(row.startswith("trial   3  ███░") for row in text)
 
 
@@ -111,7 +113,7 @@ def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Pat
     record = begin(tmp_path / "s")
     record.manifest["starts"][-1]["command"] = "python -m study.tune s --unknown-flag"
     assert Schedule.of(record.manifest) is None and Schedule.of({}) is None
-    assert lines(snapshot(record, None, None), 100)[0].startswith("s: 3 trials")
+    assert lines(snapshot(record, None, None), 100)[0].startswith("s (SAMPLE DATA): 3 trials")
     record.close()
 
 
@@ -149,7 +151,7 @@ def test_it_reads_while_the_driver_writes(tmp_path: Path) -> None:
 def test_the_command_of_a_study_that_ended(finished: Finished) -> None:
     done = run_module("status", cwd=finished.home)
     assert done.returncode == 0 and "driver   none runs" in done.stdout, done.stderr
-    assert "fashion: 8/8 trials" in done.stdout and "SAMPLE DATA" in done.stdout
+    assert "fashion (SAMPLE DATA): 8/8 trials" in done.stdout
     watched = run_module("status", "fashion", "--watch", "--json", cwd=finished.home)
     (line,) = watched.stdout.splitlines()
     assert json.loads(line)["trials"]["running"] == 0
