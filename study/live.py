@@ -32,8 +32,13 @@ SHARE = 50  # so many times as long as drawing takes, it pauses
 
 
 def moves_cursor(stream: TextIO) -> bool:
-    """Return whether lines that were written to a stream can be replaced."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
+    """Return whether lines that were written to a stream can be replaced.
+
+    A notebook gives the commands of its cells a terminal, named xterm-color, that moves no cursor.
+    """
+    kind = os.environ.get("TERM", "dumb")
+    notebook = kind == "xterm-color" or "JPY_PARENT_PID" in os.environ
+    return stream.isatty() and kind not in ("", "dumb") and not notebook
 
 
 def progress_for(task: Task, record: StudyRecord, asked: Schedule, stopping: Stopping) -> Progress:

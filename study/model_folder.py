@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,9 @@ class ExportedModel:
         """
         import torch
 
+        logger = logging.getLogger("torch.export")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)  # it would print its traceback of a damaged file
         try:
             program = torch.export.load(self.path / "model.pt2")
         except Exception as error:  # whatever a damaged archive makes the reader raise
@@ -92,6 +96,8 @@ class ExportedModel:
                 f"{self.path / 'model.pt2'} cannot be loaded ({type(error).__name__}); export "
                 "again."
             ) from None
+        finally:
+            logger.setLevel(level)
         return Network(program.module(), self.channels)
 
 

@@ -67,10 +67,13 @@ def test_a_low_terminal_is_not_littered() -> None:
 def test_where_the_cursor_stays_lines_are_plain(tmp_path: Path, monkeypatch) -> None:
     _, slave = os.openpty()
     with os.fdopen(slave, "w") as stream, (tmp_path / "file").open("w") as file:
-        for term, moves in (("xterm", True), ("dumb", False), ("", False)):
+        for term, moves in (("xterm", True), ("dumb", False), ("", False), ("xterm-color", False)):
             monkeypatch.setenv("TERM", term)
             assert moves_cursor(stream) == moves
             assert not moves_cursor(file)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
+        assert not moves_cursor(stream)
         monkeypatch.delenv("TERM")
         assert not moves_cursor(stream)
 
