@@ -72,6 +72,8 @@ def snapshot(
     """
     trials, manifest, now = record.trials(), record.manifest, time.time()
     best = record.ranking()[:1]
+    signs = [_last_report(trial) for trial in trials]
+    signs += [_seconds(start["time"]) for start in manifest.get("starts", [])]
     running = [trial for trial in trials if trial.state == "running"]
     reasons = Counter(trial.reason or "unknown" for trial in trials if trial.state == "failed")
     tries = Counter(str(failure["reason"]) for trial in trials for failure in trial.failures)
@@ -102,7 +104,7 @@ def snapshot(
             for milestone in milestones
         ],
         "epochs_done": sum(trial.epochs for trial in trials),
-        "last_report": max(0.0, min((now - _last_report(t) for t in trials), default=0.0)),
+        "last_report": max(0.0, now - max(signs)) if signs else None,
         "left": outlook
         and {
             "epochs": sum(outlook.reached),

@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from study.command import run_command
@@ -23,6 +24,7 @@ from study.errors import InputError
 from study.object_path import AnyPath, as_path
 
 WATCH_SECONDS = 2.0
+REMOTE_WATCH_SECONDS = 10.0  # of an object store, where every trial is a request
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         metavar="SECONDS",
         nargs="?",
         type=float,
-        const=WATCH_SECONDS,
-        help=f"again every so often (default: {WATCH_SECONDS:g}) until no driver runs it",
+        const=0.0,
+        help=f"again every so often (default: {WATCH_SECONDS:g}, in an object store "
+        f"{REMOTE_WATCH_SECONDS:g}), until no driver runs it",
     )
     add("--json", action="store_true", help="print JSON, with --watch an object a line")
     add(
@@ -48,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of studies, or s3://bucket/folder (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    if args.watch is not None and not 0.1 <= args.watch <= 86_400:
+    if args.watch and not 0.1 <= args.watch <= 86_400:
         raise InputError(f"--watch must be 0.1 to 86400 seconds, but got {args.watch:g}.")
     from study.manifest import find_study
 
@@ -57,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         state = read_status(folder)
         print(json.dumps(state, indent=1) if args.json else "\n".join(describe(state, _width())))
         return 0
-    watch(folder, args.watch, args.json)
+    usual = WATCH_SECONDS if isinstance(folder, Path) else REMOTE_WATCH_SECONDS
+    watch(folder, args.watch or usual, args.json)
     return 0
 
 

@@ -174,7 +174,7 @@ def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
     [
         (["x"], "there is no study 'x'"),
         (["--studies-dir", "nowhere"], "there is no study in"),
-        (["--watch", "0"], "--watch must be 0.1 to 86400 seconds"),
+        (["--watch", "-1"], "--watch must be 0.1 to 86400 seconds"),
     ],
 )
 def test_mistakes(record: StudyRecord, monkeypatch, capsys, flags, message: str) -> None:
