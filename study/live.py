@@ -91,7 +91,8 @@ class Block:
         rows = [row[:columns] for row in rows][:height]
         texts = [*self._waiting, above]
         del self._waiting[: len(texts) - 1]
-        content = "".join(text.rstrip("\n") + "\n" for text in (*texts, *rows) if text)
+        said = [text.rstrip("\n") for text in texts if text]
+        content = "".join(line + "\n" for line in (*said, *rows))
         # To the line's start, up, and erase all below; a key's echo such as ^C goes too.
         content = (f"\x1b[{up}A" if up else "") + "\r\x1b[J" + content
         try:

@@ -34,14 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)")
+    add("--watch", action="store_true", help="again and again, until no driver runs the study")
     add(
-        "--watch",
+        "--every",
         metavar="SECONDS",
-        nargs="?",
         type=float,
-        const=0.0,
-        help=f"again every so often (default: {WATCH_SECONDS:g}, in an object store "
-        f"{REMOTE_WATCH_SECONDS:g}), until no driver runs it",
+        help=f"with --watch (default: {WATCH_SECONDS:g}, in an object store "
+        f"{REMOTE_WATCH_SECONDS:g})",
     )
     add("--json", action="store_true", help="print JSON, with --watch an object a line")
     add(
@@ -51,17 +50,19 @@ def main(argv: list[str] | None = None) -> int:
         help="folder of studies, or s3://bucket/folder (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    if args.watch and not 0.1 <= args.watch <= 86_400:
-        raise InputError(f"--watch must be 0.1 to 86400 seconds, but got {args.watch:g}.")
+    if args.every is not None and not 0.1 <= args.every <= 86_400:
+        raise InputError(f"--every must be 0.1 to 86400 seconds, but got {args.every:g}.")
+    if args.every is not None and not args.watch:
+        raise InputError("--every belongs to --watch; add it.")
     from study.manifest import find_study
 
     folder = find_study(as_path(args.studies_dir), args.study)
-    if args.watch is None:
+    if not args.watch:
         state = read_status(folder)
         print(json.dumps(state, indent=1) if args.json else "\n".join(describe(state, _width())))
         return 0
     usual = WATCH_SECONDS if isinstance(folder, Path) else REMOTE_WATCH_SECONDS
-    watch(folder, args.watch or usual, args.json)
+    watch(folder, args.every or usual, args.json)
     return 0
 
 

@@ -43,11 +43,11 @@ def test_lines_are_replaced_and_what_is_said_stays(columns: int) -> None:
     with block_in(columns) as (block, screen, master):
         block.draw(["one", "two", "w" * 200])
         assert shown(screen, master) == f"one\ntwo\n{'w' * (columns - 1)}\n"
-        block.draw(["three"], "said\n")
-        assert shown(screen, master) == "said\nthree\n"
+        block.draw(["", "three"], "said\n")
+        assert shown(screen, master) == "said\n\nthree\n"
         block.above("a long text " + "x" * 200)
         text = shown(screen, master)
-        assert text.endswith("x\nthree\n") and text.count("x") == 201
+        assert text.endswith("x\n\nthree\n") and text.count("x") == 201
         screen.feed("^C")  # a key's echo
         block.draw([])
         text = shown(screen, master)
@@ -78,7 +78,71 @@ def test_where_the_cursor_stays_lines_are_plain(tmp_path: Path, monkeypatch) -> 
         assert not moves_cursor(stream)
 
 
-def study_in(home: Path, columns: int, **env: str) -> object:
+# A driver without Ray: it reports epochs, and says things in every way there is.
+DRIVER = """
+import json, logging, sys, time
+from pathlib import Path
+from study.live import progress_for
+from study.record import StudyRecord
+from study.snapshot import Schedule
+from study.stopping import Stopping, StudyStopped
+from study.tasks.facade import TASK
+from test_status import MANIFEST
+
+logging.basicConfig(level=logging.WARNING)
+manifest = json.loads(json.dumps(MANIFEST))
+record = StudyRecord.create_or_continue(Path("s"), manifest, "command")
+stopping = Stopping(None)
+stopping.watch(record.path)
+with progress_for(TASK, record, Schedule(num_samples=3, rule=(2, 2.0)), stopping) as progress:
+    progress.say("begins")
+    for number in range(3):
+        record.ask()
+        for epoch in range(1, 10):
+            time.sleep(0.2)
+            row = {"epoch": epoch, "val/mean_ap": epoch / 10 + number / 100, "ended": time.time()}
+            record.report(number, row)
+            progress.epoch(number, epoch)
+            if stopping.why:
+                stopping.check()
+        record.end(number, "finished")
+        progress.ended(record.trial(number))
+        print(f"printed {number}")
+        print(f"told {number}", file=sys.stderr)
+        logging.warning("warned %d", number)
+        if "raise" in sys.argv:
+            raise ZeroDivisionError("on purpose")
+print("the end")
+"""
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+@pytest.mark.parametrize("how", ["ends", "raise", "Ctrl-C"])
+def test_all_that_is_said_stays_and_the_table_goes(tmp_path: Path, columns: int, how: str) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    path = f"{tmp_path}:{Path(__file__).parent}:{Path(__file__).parents[1]}"
+    with terminal("driver", how, cwd=tmp_path, columns=columns, env={"PYTHONPATH": path}) as run:
+        run.wait_for("█░")
+        table = run.screen.text
+        if how == "Ctrl-C":
+            run.press(b"\x03")
+        assert run.wait() == (0 if how == "ends" else 1), run.seen
+    assert "s (SAMPLE DATA): 0/3 trials (1 running)" in table and "rungs    epoch 2" in table
+    assert not re.search(r"[█░]|rungs  |epochs   \d|SAMPLE", run.screen.text), run.screen.text
+    screen = run.screen.text.splitlines()
+    assert screen[0] == "begins"
+    if how == "Ctrl-C":
+        assert "Ctrl-C: saving what runs; once more stops at once" in screen
+        assert "StudyStopped" in run.screen.text and "^C" not in run.screen.text
+        return
+    for number in range(3 if how == "ends" else 1):
+        assert run.screen.text.count(f"trial   {number}  finished") == 1
+        for line in (f"printed {number}", f"told {number}", f"WARNING:root:warned {number}"):
+            assert screen.count(line) == 1
+    assert screen[-1] == ("the end" if how == "ends" else "ZeroDivisionError: on purpose")
+
+
+def study_in(home: Path, columns: int, **env: str) -> contextlib.AbstractContextManager[Terminal]:
     return terminal(*COMMAND, cwd=home, columns=columns, env={**plugin(home), **env})
 
 

@@ -152,14 +152,14 @@ def test_the_command_of_a_study_that_ended(finished: Finished) -> None:
     done = run_module("status", cwd=finished.home)
     assert done.returncode == 0 and "driver   none runs" in done.stdout, done.stderr
     assert "fashion (SAMPLE DATA): 8/8 trials" in done.stdout
-    watched = run_module("status", "fashion", "--watch", "--json", cwd=finished.home)
+    watched = run_module("status", "--json", "--watch", "fashion", cwd=finished.home)
     (line,) = watched.stdout.splitlines()
     assert json.loads(line)["trials"]["running"] == 0
 
 
 def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
     home = record.path.parent.parent
-    with terminal("study.status", "--watch", "0.1", cwd=home, columns=80) as running:
+    with terminal("study.status", "--watch", "--every", 0.1, cwd=home, columns=80) as running:
         running.wait_for("\x1b[J" * 1)
         for _ in range(12):
             running.read(0.3)
@@ -174,7 +174,8 @@ def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
     [
         (["x"], "there is no study 'x'"),
         (["--studies-dir", "nowhere"], "there is no study in"),
-        (["--watch", "-1"], "--watch must be 0.1 to 86400 seconds"),
+        (["--watch", "--every", "-1"], "--every must be 0.1 to 86400 seconds"),
+        (["--every", "1"], "--every belongs to --watch"),
     ],
 )
 def test_mistakes(record: StudyRecord, monkeypatch, capsys, flags, message: str) -> None:
