@@ -117,7 +117,8 @@ class LiveProgress(Progress):
         self._block = Block(sys.stderr)
         self._closed = threading.Event()
         self._outlook: Outlook | None = None
-        self._next_outlook = 0.0
+        self._known = (0, 0)  # ended trials and epochs at the last simulation
+        self._looked = self._rest = 0.0  # when it was, and how long there is none after it
         self._last: list[str] = []  # the table as last drawn
         self._thread = threading.Thread(target=self._keep_drawing, name="live", daemon=True)
         self._before: tuple[Any, ...] = ()
@@ -138,6 +139,7 @@ class LiveProgress(Progress):
         self._closed.set()
         self._thread.join()
         output = sys.stderr
+        output.write("\n" * bool(getattr(output, "begun", "")))  # a line that was not ended
         sys.stdout, sys.stderr, self._stopping.tell = self._before
         self._redirect_logs(output, sys.stderr)
         self._block.draw([])
@@ -161,16 +163,31 @@ class LiveProgress(Progress):
     def _keep_drawing(self) -> None:
         pause = DRAW_SECONDS
         while not self._closed.wait(pause):
-            began = time.monotonic()
-            if began > self._next_outlook:
-                self._outlook = time_left(self.record, self._asked)
-                took = time.monotonic() - began
-                self._next_outlook = began + max(OUTLOOK_SECONDS, SHARE * took)
-                began = time.monotonic()
+            self._look_ahead()
+            looked = time.monotonic()
             state = snapshot(self.record, self._asked, self._outlook)
+            if state["left"]:
+                passed = looked - self._looked
+                for key in ("seconds", "low", "high"):
+                    state["left"][key] = max(0.0, state["left"][key] - passed)
+                trained = state["epochs_done"] - self._known[1]
+                state["left"]["epochs"] = max(0.0, state["left"]["epochs"] - trained)
             self._last = ["", *lines(state, self._block.size()[0])]
             self._block.draw(self._last)
-            pause = max(DRAW_SECONDS, SHARE * (time.monotonic() - began))
+            pause = max(DRAW_SECONDS, SHARE * (time.monotonic() - looked))
+
+    def _look_ahead(self) -> None:
+        """Simulate the time that is left, when a trial has ended or after a while."""
+        since = time.monotonic() - self._looked
+        if since < self._rest:
+            return
+        trials = self.record.trials()
+        known = (self.record.num_ended(), sum(trial.epochs for trial in trials))
+        if known[0] != self._known[0] or since > OUTLOOK_SECONDS or self._outlook is None:
+            began = time.monotonic()
+            self._outlook = time_left(self.record, self._asked)
+            self._known, self._looked = known, time.monotonic()
+            self._rest = SHARE * (self._looked - began)
 
 
 class _Above:
@@ -179,11 +196,11 @@ class _Above:
     def __init__(self, stream: TextIO, block: Block) -> None:
         self._stream = stream
         self._block = block
-        self._begun = ""
+        self.begun = ""
 
     def write(self, text: str) -> int:
         """Print whole lines; keep the rest until it is one."""
-        *whole, self._begun = (self._begun + text).split("\n")
+        *whole, self.begun = (self.begun + text).split("\n")
         if whole:
             self._block.above("\n".join(whole))
         return len(text)

@@ -79,7 +79,7 @@ def test_where_the_cursor_stays_lines_are_plain(tmp_path: Path, monkeypatch) -> 
 
 
 # A driver without Ray: it reports epochs, and says things in every way there is.
-DRIVER = """
+DRIVER = r"""
 import json, logging, sys, time
 from pathlib import Path
 from study.live import progress_for
@@ -107,7 +107,8 @@ with progress_for(TASK, record, Schedule(num_samples=3, rule=(2, 2.0)), stopping
                 stopping.check()
         record.end(number, "finished")
         progress.ended(record.trial(number))
-        print(f"printed {number}")
+        print("printed", end=" ")
+        print(number, end="" if number == 2 else "\n")
         print(f"told {number}", file=sys.stderr)
         logging.warning("warned %d", number)
         if "raise" in sys.argv:
