@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,30 @@ def test_sixteen_bits_are_scaled(tmp_path: Path) -> None:
     assert np.array_equal(read.pixels[..., 0], GREY) and read.notes == ("16 bits scaled to 8",)
     Image.fromarray(GREY.astype(np.int32) * 257).save(tmp_path / "a.tif")
     assert np.array_equal(read_photo(tmp_path / "a.tif").pixels[..., 1], GREY)
+
+
+def png_of_16_bits(pixels: np.ndarray, color_type: int) -> bytes:
+    """Return a PNG, which Pillow cannot write with more than one channel of 16 bits."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*pair) for pair in chunks)
+
+
+@pytest.mark.parametrize(("color_type", "channels"), [(0, 1), (4, 2), (2, 3), (6, 4)])
+def test_sixteen_bits_of_every_color_type(tmp_path: Path, color_type: int, channels: int) -> None:
+    pixels = np.repeat(GREY[..., None].astype(np.uint16) * 257, channels, axis=2)
+    if channels in (2, 4):
+        pixels[..., -1] = 65_535  # opaque
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(pixels, color_type))
+    read = read_photo(tmp_path / "a.png")
+    assert np.array_equal(read.pixels[..., 0], GREY) and read.solid is None
 
 
 @pytest.mark.parametrize("full", [1.0, 255.0, 65535.0])
