@@ -233,17 +233,23 @@ def test_mistakes(segmenting: Path, tmp_path: Path, capsys) -> None:
         assert code == 2 and message in error and len(error.splitlines()) == 1
 
 
-def test_neither_ray_nor_mlflow_is_needed(segmenting: Path, tmp_path: Path) -> None:
+def test_24_megapixels_without_ray_and_mlflow_in_little_memory(
+    segmenting: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(SCENE).resize((6000, 4000), 0).save(tmp_path / "a.jpg")
     code = (
-        "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None\n"
+        "import resource, sys\n"
+        "sys.modules['ray'] = sys.modules['mlflow'] = None\n"
         "from study.predict import main\n"
-        f"sys.exit(main([{str(segmenting)!r}, {save(tmp_path / 'a.png')!r}]))"
+        f"assert main([{str(segmenting)!r}, 'a.jpg']) == 0\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB on Linux
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "predictions" / "a.overlay.jpg").exists()
+    if sys.platform == "linux":
+        assert int(done.stdout.splitlines()[-1]) < 1_500_000
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
