@@ -36,14 +36,16 @@ class Screen:
         self.widest = 0
 
     def feed(self, text: str) -> None:
-        for part in re.findall(r"\x1b\[\d*[A-Za-z]|\x1b.|.|\n", text, re.DOTALL):
+        for part in re.findall(r"\x1b\[[\d;]*[A-Za-z]|\x1b.|.|\n", text, re.DOTALL):
             if part == "\r":
                 self.column = 0
             elif part == "\n":
                 self._down()
             elif part.startswith("\x1b["):
                 number, letter = part[2:-1], part[-1]
-                assert letter in "AJ", f"an unknown sequence {part!r}"
+                assert letter in "AJm", f"an unknown sequence {part!r}"
+                if letter == "m":  # a colour of somebody else's
+                    continue
                 if letter == "A":
                     self.row = max(self.row - int(number), len(self.lines) - self.rows, 0)
                 else:

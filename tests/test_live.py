@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import termios
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,10 @@ def block_in(columns: int, rows: int = 24) -> Iterator[tuple[Block, Screen, int]
 
 
 def shown(screen: Screen, master: int) -> str:
-    screen.feed(os.read(master, 1 << 16).decode())
+    content = b""
+    while select.select([master], [], [], 0.2)[0]:  # it comes a little later
+        content += os.read(master, 1 << 16)
+    screen.feed(content.decode())
     return screen.text
 
 
