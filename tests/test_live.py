@@ -148,8 +148,14 @@ def test_all_that_is_said_stays_and_the_table_goes(tmp_path: Path, columns: int,
     assert screen[-len(last) :] == last
 
 
+def faulty(home: Path) -> dict[str, str]:
+    """The task `faulty`, with the package beside these tests and no other that is installed."""
+    env = plugin(home)
+    return {**env, "PYTHONPATH": f"{env['PYTHONPATH']}:{Path(__file__).parents[1]}"}
+
+
 def study_in(home: Path, columns: int, **env: str) -> contextlib.AbstractContextManager[Terminal]:
-    return terminal(*COMMAND, cwd=home, columns=columns, env={**plugin(home), **env})
+    return terminal(*COMMAND, cwd=home, columns=columns, env={**faulty(home), **env})
 
 
 def assert_clean(running: Terminal) -> str:
@@ -184,8 +190,6 @@ def test_ctrl_c_leaves_a_clean_screen(tmp_path: Path, sample: DataSource) -> Non
 
 
 def test_an_exception_leaves_a_clean_screen(tmp_path: Path, sample: DataSource) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "usercustomize.py").write_text("")
     code = (
         "import sys, study.search as s, study.tune as t\n"
         "from study.command import run_command\n"
@@ -194,8 +198,8 @@ def test_an_exception_leaves_a_clean_screen(tmp_path: Path, sample: DataSource) 
         "sys.exit(run_command(lambda: t.main(sys.argv[1:])))\n"
     )
     (tmp_path / "broken.py").write_text(code)
-    env = {**plugin(tmp_path), "PAUSE": "0.02"}
-    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
+    env = {**faulty(tmp_path), "PAUSE": "0.02"}
+    env["PYTHONPATH"] += f":{tmp_path}"
     with terminal("broken", *COMMAND[1:], cwd=tmp_path, columns=100, env=env) as running:
         assert running.wait() == 1, running.seen[-3000:]
     assert "ZeroDivisionError: broken" in assert_clean(running)
@@ -208,5 +212,5 @@ def test_a_dumb_terminal_and_a_file_get_plain_lines(tmp_path: Path, sample: Data
     assert "\x1b" not in running.seen and "3/3 trials" in running.seen
     home = tmp_path / "again"
     home.mkdir()
-    done = run_module("tune", *COMMAND[1:], cwd=home, env={**plugin(home), "TERM": "xterm"})
+    done = run_module("tune", *COMMAND[1:], cwd=home, env={**faulty(home), "TERM": "xterm"})
     assert done.returncode == 0 and "3/3 trials" in done.stderr and "\x1b" not in done.stderr
