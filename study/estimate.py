@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from study.objective import Objective
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
-from study.rungs import Outlook, Runner, simulate
+from study.rungs import Outlook, Runner, ranks, simulate
 from study.sampling import draw
 from study.space import SearchSpace
 from study.task import Task, Value, build_config
@@ -104,9 +103,9 @@ def estimate(study: StudyPlan) -> Estimate:
     ]
     begin = NEXT_SECONDS + sorted(cost.begin for cost in costs)[len(costs) // 2]
     begin += WORKERS_SECONDS if resources.workers > 1 else 0.0
-    ranks = _ranks(trials, study.goal.objectives[0])
+    places = ranks(trials, study.goal.objectives[0].mode)
     runners = [
-        Runner(begin=begin, epoch=seconds, done=trial.epochs, rank=ranks.get(trial.number))
+        Runner(begin=begin, epoch=seconds, done=trial.epochs, rank=places.get(trial.number))
         for (_, trial), seconds in zip(going, epochs[len(ends) :], strict=False)
     ]
     new = epochs[len(ends) + len(going) :]
@@ -117,7 +116,7 @@ def estimate(study: StudyPlan) -> Estimate:
         epochs=study.epochs,
         concurrent=resources.concurrent,
         rule=(study.args.grace_period, study.args.reduction_factor) if asha else None,
-        past=[(t.epochs, ranks[t.number]) for t in trials if t.state != "running" and t.epochs],
+        past=[(t.epochs, places[t.number]) for t in trials if t.state != "running" and t.epochs],
         alone=alone,
     )
     around = START_SECONDS + END_SECONDS
@@ -254,9 +253,3 @@ def _epoch(
     train = max(min(batch, numbers[0]), numbers[0] // batch * batch)
     computed = (cost.training * train + cost.validation * numbers[1]) / workers
     return computed + cost.save + REPORT_SECONDS
-
-
-def _ranks(trials: Sequence[TrialRecord], objective: Objective) -> dict[int, float]:
-    """Return where trials stand among each other after their first epoch, in [0, 1]."""
-    begun = sorted((t for t in trials if t.epochs), key=lambda t: objective.score(t.curve[1]))
-    return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}

@@ -25,6 +25,7 @@ from study.closed_split import load_trained
 from study.data import DataSource, ImageSet
 from study.errors import DamagedFile, TrialError
 from study.interval import shown
+from study.model_folder import WHOLE, default_colors
 from study.models import Normalized
 from study.objective import Goal
 from study.record import StudyRecord
@@ -86,6 +87,7 @@ def export(
     meta = {
         "task": task.name,
         "classes": list(task.classes),
+        "colors": getattr(task, "colors", None) or default_colors(len(task.classes)),
         "preprocessing": {
             "input": ["batch", *inputs.shape[1:]],
             "dtype": "float32",
@@ -93,6 +95,7 @@ def export(
             "channels": "RGB" if inputs.shape[1] == 3 else "grey",
             "resize": "average over the area of each new pixel",
             "normalization": "inside the model",
+            "shows": getattr(task, "shows", WHOLE),
         },
         "output": "logits; softmax over dimension 1 gives probabilities",
         "params": record.params(trial),
@@ -220,6 +223,9 @@ model = torch.export.load("model.pt2").module()
 images = torch.rand(1, {shape})  # float32 in [0, 1]; the model normalises
 probabilities = model(images).softmax(dim=1)
 ```
+
+On photographs of any size, with `study` installed:
+`python -m study.predict THIS_FOLDER IMAGE... --out DIR`
 
 Classes in order: {", ".join(meta["classes"])}.
 `weights.safetensors` holds the same weights for `study`'s own network. Nothing needs unpickling.

@@ -93,6 +93,48 @@ def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
     return _Locked(lock)
 
 
+def driver_of(folder: AnyPath) -> dict[str, Any]:
+    """Return who runs a study, without touching it: `host`, `pid`, `alive` and `heard`.
+
+    `alive` is None if that cannot be told from this machine; `heard` are the seconds since the
+    driver's own last sign, None if it leaves none.
+
+    Raises:
+        StorageError: The store does not answer.
+    """
+    if isinstance(folder, ObjectPath):
+        holder = _read(folder / ".lease")
+        if not holder:
+            return {"host": None, "pid": None, "alive": False, "heard": None}
+        heard = max(0.0, time.time() - (folder / ".lease").modified())
+        lives = heard < LEASE_SECONDS and not _died_here(holder)
+        who = {"host": holder.get("host"), "pid": holder.get("pid")}
+        return {**who, "alive": lives, "heard": heard}
+    holder = _read(folder / "driver.json")
+    alive = _is_locked(folder / ".lock")
+    if not alive and holder and holder.get("host") != socket.gethostname():
+        alive = None  # that host's locks may not show here
+    who = {"host": holder.get("host"), "pid": holder.get("pid")}
+    return {**who, "alive": alive, "heard": None}
+
+
+def _is_locked(path: Path) -> bool | None:
+    """Return whether a process of this machine holds a file's lock; None if nobody knows.
+
+    Trying to lock it, if only for a moment, would refuse a driver that starts in this moment.
+    """
+    try:
+        inode = path.stat().st_ino
+        known = Path("/proc/locks").read_text().splitlines()
+    except FileNotFoundError:
+        return None if not Path("/proc/locks").exists() else False
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 812 08:01:1234 0 EOF
+    held = [words for line in known if (words := line.split())[1:2] == ["FLOCK"]]
+    return any(words[5].rpartition(":")[2] == str(inode) for words in held)
+
+
 class _Lease:
     """An object that is renewed as long as its driver lives."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from typing import Self
 
 from study.objective import Goal, show, show_values
 from study.record import StudyRecord
@@ -31,6 +32,12 @@ class Progress:
         self.said = self.begun
         self.ended_before = record.num_ended()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Do nothing: what is printed stays."""
+
     def say(self, text: str) -> None:
         """Print a line."""
         print(text, file=sys.stderr, flush=True)
@@ -43,8 +50,13 @@ class Progress:
             self.say(self.summary())
 
     def ended(self, trial: TrialRecord) -> None:
-        """Print the line of an ended trial."""
+        """Print the line of an ended trial, and a summary."""
         self.epochs.pop(trial.number, None)
+        self.say(self.ended_line(trial))
+        self.say(self.summary())
+
+    def ended_line(self, trial: TrialRecord) -> str:
+        """Return the line of an ended trial."""
         epochs = self.record.manifest["epochs"]
         goal = self.record.goal
         score = "" if trial.value is None else f"{show_values(goal, trial)}  "
@@ -55,11 +67,10 @@ class Progress:
         best = self.record.front() if goal.double else self.record.ranking()[:1]
         on_top = trial.number in [one.number for one in best] and not goal.missed(trial)
         star = f"  * {'on the front' if goal.double else 'best'} so far" if on_top else ""
-        self.say(
+        return (
             f"trial {trial.number:>3}  {word:<13} {trial.epochs}/{epochs} epochs  {score}"
             f"{duration(trial.seconds)}  {settings_line(trial.values)}{why}{star}"
         )
-        self.say(self.summary())
 
     def summary(self) -> str:
         """Return the state of the study in one line."""

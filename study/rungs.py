@@ -13,6 +13,8 @@ import math
 import random
 from collections.abc import Sequence
 
+from study.trial_record import TrialRecord
+
 NUM_STUDIES = 300  # simulated; the standard error of a mean is then 6 % of the spread
 MOST_STEPS = 300_000  # epochs simulated in all, about a second
 
@@ -98,6 +100,7 @@ def simulate(
     rule: tuple[int, float] | None,
     past: Sequence[tuple[int, float]] = (),
     alone: float = 1.0,
+    most_steps: int = MOST_STEPS,
 ) -> Outlook:
     """Simulate a study many times.
 
@@ -108,10 +111,11 @@ def simulate(
         rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
         past: Of the trials that ended before: their epochs, and their ranks in [0, 1].
         alone: How many times faster a trial is when it runs alone.
+        most_steps: Epochs simulated in all, about, if they make 30 studies.
     """
     generator = random.Random(0)
     least = 1 if rule is None and concurrent == 1 else 30
-    repeats = max(least, min(NUM_STUDIES, MOST_STEPS // max(1, len(runners) * epochs)))
+    repeats = max(least, min(NUM_STUDIES, most_steps // max(1, len(runners) * epochs)))
     reached = [0.0] * epochs
     ends = []
     for _ in range(repeats):
@@ -130,6 +134,13 @@ def simulate(
         low=ends[repeats // 10],
         high=ends[-1 - repeats // 10],
     )
+
+
+def ranks(trials: Sequence[TrialRecord], mode: str) -> dict[int, float]:
+    """Return where trials stand among each other after their first epoch, in [0, 1]."""
+    sign = 1 if mode == "max" else -1
+    begun = sorted((t for t in trials if t.epochs), key=lambda t: sign * t.curve[1])
+    return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}
 
 
 def _run(

@@ -11,6 +11,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,10 @@ class StudyStopped(BaseException):
     """Leaves Ray Tune's loop; as KeyboardInterrupt, no handler of errors may catch it."""
 
 
+def _write_line(text: str) -> None:
+    os.write(2, f"\n{text}\n".encode())
+
+
 class Stopping:
     """Whether the study is to stop, and why.
 
@@ -38,6 +43,7 @@ class Stopping:
         exit_code: Of the command, once the study has stopped.
         abandoned: Whether another driver has the study now.
         waits: Whether trials can save in the middle of an epoch, so that waiting helps.
+        tell: Prints a line while a signal is handled, where nothing may wait for a lock.
     """
 
     def __init__(self, budget: float | None) -> None:
@@ -45,6 +51,7 @@ class Stopping:
         self.why: str | None = None
         self.exit_code = 0
         self.waits = True
+        self.tell: Callable[[str], None] = _write_line
         self.abandoned = False
         self._file: AnyPath | None = None  # none before the study is open
         self._before: dict[signal.Signals, Any] = {}
@@ -80,7 +87,7 @@ class Stopping:
             for output in (1, 2):
                 if stat.S_ISCHR(os.fstat(output).st_mode):
                     os.dup2(nowhere, output)
-        os.write(2, f"\n{name}: saving what runs; once more stops at once\n".encode())
+        self.tell(f"{name}: saving what runs; once more stops at once")
         self.request(f"stopped by {name}", self.exit_code)
 
     def request(self, why: str, exit_code: int) -> None:

@@ -50,5 +50,21 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Return a curve as one line of at most so many characters, from its least to its largest."""
+    if not values:
+        return ""
+    num = min(width, len(values))
+    shown = [values[(place + 1) * len(values) // num - 1] for place in range(num)]
+    low, high = min(shown), max(shown)
+    scale = 7 / (high - low) if high > low else 0.0
+    return "".join("▁▂▃▄▅▆▇█"[round((value - low) * scale)] for value in shown)
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, without what would move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

@@ -233,7 +233,11 @@ class Meter(Protocol):
 
 
 class Task(Protocol):
-    """All that the training loop, the study and the export know of a task."""
+    """All that the training loop, the study and the export know of a task.
+
+    It may also have `shows`, how `study.predict` prepares a photograph (`study.model_folder`:
+    the whole one if it says nothing), and `colors`, red, green and blue of each class, 0 to 255.
+    """
 
     name: str  # "facade": file name, command-line word and stem of the search space
     title: str  # one phrase for people

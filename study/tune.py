@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 from study.command import run_command
 from study.errors import InputError
 from study.files import is_writable
+from study.live import progress_for
 from study.plan import StudyPlan, build_parser, make_plan
 from study.progress import Progress
 from study.provenance import facts
 from study.ray_session import set_ray_options, shut_down_ray, start_ray
 from study.record import StudyRecord
 from study.resources import DRIVER
+from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
 from study.summary import summary
 
@@ -89,17 +91,18 @@ def run(
             if study.args.address is None:
                 start_ray(study.resources)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
-            progress = Progress(record, study.args.num_samples)
             assert study.resources is not None
-            progress.say(
-                f"{study.title} {'continues' if record.trials() else 'begins'}: {left} trials "
-                f"of up to {study.epochs} epochs, {study.resources.describe()}; "
-                f"{study.identity['dataset']}\n"
-                f"    objective {study.goal}\n"
-                f"    folder {study.folder}, tracking {uri}"
-            )
-            with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
-                run_trials(study, record, tracker, progress, stopping, known, left)
+            asked = Schedule.from_args(study.args)
+            with progress_for(record, asked, stopping) as progress:
+                progress.say(
+                    f"{study.title} {'continues' if record.trials() else 'begins'}: {left} trials "
+                    f"of up to {study.epochs} epochs, {study.resources.describe()}; "
+                    f"{study.identity['dataset']}\n"
+                    f"    objective {study.goal}\n"
+                    f"    folder {study.folder}, tracking {uri}"
+                )
+                with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+                    run_trials(study, record, tracker, progress, stopping, known, left)
         else:
             print(f"{study.title} has its {study.args.num_samples} trials.", file=sys.stderr)
     except StudyStopped:

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from study.files import read_document, write_document
+from study.model_folder import OBJECT
 from study.record import StudyRecord
 from study.tasks.fashion import TASK, FashionConfig
 
@@ -53,6 +54,7 @@ def test_the_export_is_complete(finished: Finished, exported: dict) -> None:
     }
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["classes"][0] == "T-shirt/top" and meta["largest_difference"] < 1e-4
+    assert meta["preprocessing"]["shows"] == OBJECT and len(meta["colors"]) == 10
     assert meta["metrics"]["test/accuracy"] == exported["test"]["test/accuracy"]
     assert meta["run_id"] and meta["data"]["checksum"] and meta["origin"]["version.torch"]
     card = (folder / "README.md").read_text()

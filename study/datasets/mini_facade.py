@@ -26,6 +26,7 @@ from study.datasets import cmp_facade
 from study.datasets.archive import unpacked
 from study.errors import InputError
 from study.likeness import connect, look_alikes
+from study.photo import averaged
 
 CLASSES = ("others", "facade", "pillar", "window", "balcony")
 # The data set's own colours, from the palette of its masks.
@@ -245,8 +246,8 @@ def resized(entry: Entry, source: DataSource, size: int) -> Entry:
         for name in SPLITS.values():
             images = entry.array(f"{name}_images").transpose(0, 2, 3, 1)
             targets = entry.array(f"{name}_targets")
-            box, nearest = Image.Resampling.BOX, Image.Resampling.NEAREST
-            small = [Image.fromarray(image).resize((size, size), box) for image in images]
+            nearest = Image.Resampling.NEAREST
+            small = [averaged(Image.fromarray(image), size, size) for image in images]
             labels = [Image.fromarray(mask).resize((size, size), nearest) for mask in targets]
             stacked = np.stack([np.asarray(image) for image in small])
             np.save(draft / f"{name}_images.npy", stacked.transpose(0, 3, 1, 2).copy())

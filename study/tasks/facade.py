@@ -98,6 +98,7 @@ class Facade:
     # Of the 906 training images of the starter set.
     normalization = ((0.496, 0.466, 0.425), (0.222, 0.213, 0.211))
     downloads = False
+    colors = mini_facade.PALETTE
 
     def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
         """Import a starter set or build one from the CMP Facade Database."""

@@ -16,6 +16,7 @@ import numpy as np
 from study.cache import Entry, array_checksum, cached
 from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_garments, fashion_mnist
+from study.model_folder import OBJECT
 from study.split import VAL_SHARE, stratified_split
 from study.task import Meter, TrainConfig, Value, setting
 
@@ -59,6 +60,7 @@ class Fashion:
     sample_settings: Mapping[str, Value] = {"epochs": 4, "batch_size": 64}
     normalization = ((0.2860,), (0.3530,))  # of the 60,000 training images
     downloads = True
+    shows = OBJECT
 
     def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
         """Import Fashion-MNIST, or download what is missing."""

@@ -1,0 +1,248 @@
+"""How a study stands, from its record alone: for the live table and for `study.status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from datetime import datetime
+from io import StringIO
+from statistics import median
+from typing import Any
+
+from study.objective import Goal
+from study.record import StudyRecord
+from study.rungs import Outlook, Rungs, Runner, ranks, simulate
+from study.tables import duration, printable, sparkline
+from study.trial_record import TrialRecord, counts
+
+NUM_RUNNING = 8  # trials with a line of their own
+NUM_REASONS = 3
+STEPS = 30_000  # epochs simulated for the time that is left, a tenth of a second
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What the last command asked for.
+
+    Attributes:
+        num_samples: Trials at which the study is done.
+        rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
+    """
+
+    num_samples: int
+    rule: tuple[int, float] | None
+
+    @staticmethod
+    def of(manifest: dict[str, Any]) -> Schedule | None:
+        """Read it from the last command in the manifest; None if there is none to be read."""
+        from study.plan import GRACE, build_parser
+
+        starts = manifest.get("starts", [])
+        try:
+            with redirect_stderr(StringIO()):  # of a later version, perhaps, with other flags
+                words = shlex.split(starts[-1]["command"])[3:]
+                args = build_parser().parse_args(words)
+        except (LookupError, TypeError, ValueError, SystemExit):
+            return None
+        if args.grace_period is None:
+            args.grace_period = math.ceil(GRACE * manifest["epochs"])
+        return Schedule.from_args(args)
+
+    @staticmethod
+    def from_args(args: Namespace) -> Schedule:
+        """Take it from the checked flags of `study.tune`."""
+        rule = (args.grace_period, args.reduction_factor) if args.scheduler == "asha" else None
+        return Schedule(num_samples=args.num_samples, rule=rule)
+
+
+def snapshot(
+    record: StudyRecord, schedule: Schedule | None, outlook: Outlook | None
+) -> dict[str, Any]:
+    """Return how a study stands, as a JSON object; times in seconds.
+
+    Args:
+        record: The study.
+        schedule: What was asked for; None if unknown.
+        outlook: From `time_left`.
+    """
+    trials, manifest, now = record.trials(), record.manifest, time.time()
+    best = record.ranking()[:1]
+    signs = [_last_report(trial) for trial in trials]
+    signs += [_seconds(start["time"]) for start in manifest.get("starts", [])]
+    running = [trial for trial in trials if trial.state == "running"]
+    reasons = Counter(trial.reason or "unknown" for trial in trials if trial.state == "failed")
+    tries = Counter(str(failure["reason"]) for trial in trials for failure in trial.failures)
+    milestones = _milestones(schedule, manifest["epochs"])
+    return {
+        **{key: manifest[key] for key in ("study", "task", "dataset", "metric", "mode")},
+        "num_samples": schedule.num_samples if schedule else None,
+        "trials": counts(trials),
+        "objective": str(record.goal),
+        "best": _best(best[0], trials, record.goal) if best else None,
+        "front": len(record.front()) if record.goal.double else None,
+        "running": [
+            {
+                "trial": trial.number,
+                "epoch": trial.epochs,
+                "epochs": manifest["epochs"],
+                "value": trial.value,
+                "curve": list(trial.curve.values()),
+                "next_rung": next((m for m in milestones if m > trial.epochs), None),
+                "last_report": max(0.0, now - _last_report(trial)),
+            }
+            for trial in running
+        ],
+        "rungs": [
+            {
+                "epoch": milestone,
+                "reached": sum(t.epochs >= milestone for t in trials),
+                "stopped": sum(t.state == "stopped" and t.epochs == milestone for t in trials),
+            }
+            for milestone in milestones
+        ],
+        "epochs_done": sum(trial.epochs for trial in trials),
+        "last_report": max(0.0, now - max(signs)) if signs else None,
+        "left": outlook
+        and {
+            "epochs": sum(outlook.reached),
+            "seconds": outlook.seconds,
+            "low": outlook.low,
+            "high": outlook.high,
+            "how": "simulated with this study's epochs so far, as many trials at a time as run now",
+        },
+        "failures": dict(reasons.most_common()),
+        "tried_again": dict(tries.most_common()),
+    }
+
+
+def _milestones(schedule: Schedule | None, epochs: int) -> list[int]:
+    """Return after which epochs trials may be stopped, from the first."""
+    if schedule is None or schedule.rule is None:
+        return []
+    found = Rungs(schedule.rule[0], epochs, schedule.rule[1]).milestones
+    return [math.ceil(milestone) for milestone in reversed(found) if milestone < epochs]
+
+
+def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict[str, Any]:
+    """Return the best trial, and the best value after each epoch of the study in time.
+
+    `missed` is by how much it misses the study's floors, 0 if it keeps them.
+    """
+    choose = max if trial.mode == "max" else min
+    rows = [row for t in trials if t.state != "failed" for row in t.history]
+    so_far: list[float] = []
+    for row in sorted(rows, key=lambda row: row.get("ended", 0.0)):
+        value = row[trial.metric]
+        so_far.append(choose(so_far[-1], value) if so_far else value)
+    found = {"trial": trial.number, "value": trial.value, "epoch": trial.epoch}
+    found["missed"] = goal.missed(trial)
+    return {**found, "so_far": so_far}
+
+
+def _last_report(trial: TrialRecord) -> float:
+    """Return when a trial last gave a sign, seconds since 1970."""
+    begun = _seconds(trial.begun)
+    again = max((_seconds(failure["time"]) for failure in trial.failures), default=begun)
+    ended = trial.history[-1].get("ended", begun) if trial.history else begun
+    return max(begun, again, ended)
+
+
+def _seconds(text: str) -> float:
+    """Return a time of the record in seconds since 1970; 0 if there is none."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return 0.0
+
+
+def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
+    """Estimate what the study still takes, None if no epoch of it is known yet.
+
+    Simulated are the trials that are left, under the study's rule, with the median time of the
+    epochs so far and of the beginning of a trial, as many at a time as are running.
+    """
+    trials = record.trials()
+    ended = sum(trial.state != "running" for trial in trials)
+    if schedule is None or ended >= schedule.num_samples:
+        return None
+    times = [[row["ended"] for row in t.history if "ended" in row] for t in trials]
+    epochs = [b - a for ends in times for a, b in zip(ends, ends[1:], strict=False)]
+    if not epochs:  # of trials of one epoch nothing else is known
+        rows = [row["epoch_seconds"] for t in trials for row in t.history if "epoch_seconds" in row]
+        epochs = rows
+    if not epochs:
+        return None
+    epoch = max(1e-3, median(epochs))
+    begins = [
+        ends[0] - _seconds(trial.begun) - epoch
+        for trial, ends in zip(trials, times, strict=True)
+        if ends and not trial.failures
+    ]
+    begin = max(0.0, median(begins)) if begins else 0.0
+    running = [trial for trial in trials if trial.state == "running"]
+    left = schedule.num_samples - ended
+    places = ranks(trials, record.manifest["mode"])
+    runners = [
+        Runner(begin=0.0, epoch=epoch, done=trial.epochs, rank=places.get(trial.number))
+        for trial in running[:left]
+    ]
+    runners += [Runner(begin=begin, epoch=epoch)] * (left - len(runners))
+    return simulate(
+        runners,
+        epochs=record.manifest["epochs"],
+        concurrent=max(1, len(running)),
+        rule=schedule.rule,
+        past=[(t.epochs, places[t.number]) for t in trials if t.state != "running" and t.epochs],
+        most_steps=STEPS,
+    )
+
+
+def lines(state: dict[str, Any], width: int) -> list[str]:
+    """Return how a study stands, in lines of at most so many characters."""
+    count, left, best = state["trials"], state["left"], state["best"]
+    ended = sum(number for word, number in count.items() if word != "running")
+    total = f"/{state['num_samples']}" if state["num_samples"] else ""
+    words = ", ".join(f"{number} {word}" for word, number in count.items() if number)
+    sample = "" if state["dataset"] == "real" else " (SAMPLE DATA)"
+    rows = [f"{state['study']}{sample}: {ended}{total} trials" + (f" ({words})" if words else "")]
+    if best:
+        room = max(8, min(40, width - 60))
+        notes = ", misses what is required" if best["missed"] else ""
+        notes += f", {state['front']} on the front" if state["front"] is not None else ""
+        rows.append(
+            f"best     {best['value']:.4f} {state['metric']}, trial {best['trial']}, epoch "
+            f"{best['epoch']}{notes}  {sparkline(best['so_far'], room)}"
+        )
+    time_row = f"epochs   {state['epochs_done']} done"
+    if left:
+        time_row += f", about {left['epochs']:.0f} left: {duration(left['seconds'])}"
+        time_row += f" ({duration(left['low'])} to {duration(left['high'])})"
+    rows.append(time_row)
+    if state["rungs"]:
+        rungs = (
+            f"{r['epoch']}: {r['reached'] - r['stopped']}/{r['reached']}" for r in state["rungs"]
+        )
+        rows.append(f"rungs    epoch {', '.join(rungs)} went on")
+    for trial in state["running"][:NUM_RUNNING]:
+        share = trial["epoch"] / trial["epochs"]
+        done = round(12 * share)
+        value = "      " if trial["value"] is None else f"{trial['value']:.4f}"
+        rung = f"rung {trial['next_rung']}" if trial["next_rung"] else "to the end"
+        rows.append(
+            f"trial {trial['trial']:>3}  {'█' * done}{'░' * (12 - done)} "
+            f"{trial['epoch']:>3}/{trial['epochs']} {value} {duration(trial['last_report'])} ago, "
+            f"{rung}  {sparkline(trial['curve'], 16)}"
+        )
+    more = len(state["running"]) - NUM_RUNNING
+    if more > 0:
+        rows.append(f"           and {more} more")
+    for key, word in (("failures", "failed"), ("tried_again", "again")):
+        for reason, number in list(state[key].items())[:NUM_REASONS]:
+            rows.append(f"{word:<8} {number}: {reason}")
+    return [printable(row)[:width] for row in rows]

@@ -1,0 +1,134 @@
+"""How a study stands, from another terminal, also of a study on another machine.
+
+python -m study.status              # the study last run
+python -m study.status facade --watch
+python -m study.status --json
+
+Reads the study's folder only, and locks nothing: it neither disturbs nor waits for the driver. The
+time that is left is simulated: the trials to come under the study's own rule of stopping, with the
+median time of its epochs so far, as many at a time as run now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from study.command import run_command
+from study.errors import InputError
+from study.object_path import AnyPath, as_path
+
+WATCH_SECONDS = 2.0
+REMOTE_WATCH_SECONDS = 10.0  # of an object store, where every trial is a request
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `python -m study.status`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.status", description="Show how a study stands, running or not."
+    )
+    add = parser.add_argument
+    add("study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)")
+    add("--watch", action="store_true", help="again and again, until no driver runs the study")
+    add(
+        "--every",
+        metavar="SECONDS",
+        type=float,
+        help=f"with --watch (default: {WATCH_SECONDS:g}, in an object store "
+        f"{REMOTE_WATCH_SECONDS:g})",
+    )
+    add("--json", action="store_true", help="print JSON, with --watch an object a line")
+    add(
+        "--studies-dir",
+        metavar="DIR",
+        default="studies",
+        help="folder of studies, or s3://bucket/folder (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if args.every is not None and not 0.1 <= args.every <= 86_400:
+        raise InputError(f"--every must be 0.1 to 86400 seconds, but got {args.every:g}.")
+    if args.every is not None and not args.watch:
+        raise InputError("--every belongs to --watch; add it.")
+    from study.manifest import find_study
+
+    folder = find_study(as_path(args.studies_dir), args.study)
+    if not args.watch:
+        state = read_status(folder)
+        print(json.dumps(state, indent=1) if args.json else "\n".join(describe(state, _width())))
+        return 0
+    usual = WATCH_SECONDS if isinstance(folder, Path) else REMOTE_WATCH_SECONDS
+    watch(folder, args.every or usual, args.json)
+    return 0
+
+
+def watch(folder: AnyPath, seconds: float, as_json: bool) -> None:
+    """Show how a study stands again and again, until no driver runs it."""
+    from study.live import Block, moves_cursor
+
+    block = Block(sys.stdout) if moves_cursor(sys.stdout) and not as_json else None
+    while True:
+        state = read_status(folder)
+        if as_json:
+            print(json.dumps(state), flush=True)
+        elif block is not None:
+            block.draw(describe(state, block.size()[0]))
+        else:
+            print("\n".join(describe(state, _width())), end="\n\n", flush=True)
+        count = state["trials"]
+        ended = sum(count.values()) - count["running"]
+        done = state["num_samples"] is not None and ended >= state["num_samples"]
+        if state["driver"]["alive"] is False or (done and not state["driver"]["alive"]):
+            return
+        time.sleep(seconds)
+
+
+def read_status(folder: AnyPath) -> dict[str, Any]:
+    """Return how a study stands, with its driver, as a JSON object.
+
+    Raises:
+        InputError: There is no study, or a file is damaged that nothing can make up for.
+        StorageError: The store does not answer.
+    """
+    from study.hold import driver_of
+    from study.record import StudyRecord
+    from study.snapshot import Schedule, snapshot, time_left
+
+    record = StudyRecord.read(folder)
+    asked = Schedule.of(record.manifest)
+    driver = driver_of(folder)
+    outlook = time_left(record, asked) if driver["alive"] is not False else None
+    return {**snapshot(record, asked, outlook), "driver": driver}
+
+
+def describe(state: dict[str, Any], width: int) -> list[str]:
+    """Return how a study stands in lines for people."""
+    from study.snapshot import lines
+    from study.tables import duration
+
+    driver = state["driver"]
+    where = f"host {driver['host']}, pid {driver['pid']}"
+    last = [state["last_report"]] if state["last_report"] is not None else []
+    last += [driver["heard"]] if driver["heard"] is not None else []
+    text = {
+        True: f"driver   runs ({where})",
+        False: "driver   none runs",
+        None: f"driver   perhaps on another machine ({where})",
+    }[driver["alive"]]
+    if last:
+        text += f"; last sign of life {duration(min(last))} ago"
+    first, *rest = lines(state, width)
+    return [first, text[:width], *rest]
+
+
+def _width() -> int:
+    """Return the columns of the terminal, or what fits a line of a log."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,195 @@
+"""How a study stands, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Finished, run_module
+from terminal import terminal
+from test_record import MANIFEST
+
+from study.command import run_command
+from study.object_path import as_path
+from study.record import StudyRecord
+from study.rungs import Outlook
+from study.snapshot import Schedule, lines, snapshot, time_left
+from study.status import main, read_status
+
+COMMAND = "python -m study.tune facade --num-samples 6 --grace-period 2 --reduction-factor 2"
+
+
+def begin(path: Any) -> StudyRecord:
+    """A study of nine epochs, its four trials finished, stopped, failed and running."""
+    record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), COMMAND)
+    for number, values in enumerate([[0.1, 0.5, 0.4] + [0.6] * 6, [0.2, 0.3], [0.1], [0.2, 0.7]]):
+        record.ask()
+        for epoch, value in enumerate(values, 1):
+            ended = time.time() - 100 + 3 * epoch
+            row = {"epoch": epoch, "val/mean_ap": value, "epoch_seconds": 2.0, "ended": ended}
+            record.report(number, row)
+    record.end(0, "finished")
+    record.end(1, "stopped")
+    record.retry(2, "its process died", 1)
+    record.end(2, "failed", "loss is\nnot finite \x1b[2J")
+    return record
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[StudyRecord]:
+    opened = begin(tmp_path / "studies" / "s")
+    yield opened
+    opened.close()
+
+
+def state_of(record: StudyRecord) -> dict[str, Any]:
+    return json.loads(json.dumps(read_status(record.path)))
+
+
+def test_status_says_what_the_record_knows(record: StudyRecord) -> None:
+    state = state_of(record)
+    assert state["num_samples"] == 6 and state["epochs_done"] == 14
+    assert state["trials"] == {"finished": 1, "stopped": 1, "failed": 1, "running": 1}
+    assert state["best"]["trial"] == 3 and state["best"]["value"] == 0.7
+    assert state["best"]["so_far"] == sorted(state["best"]["so_far"])
+    (running,) = state["running"]
+    assert (running["trial"], running["epoch"], running["next_rung"]) == (3, 2, 4)
+    assert 0 <= running["last_report"] < 90 and running["curve"] == [0.2, 0.7]
+    assert state["rungs"] == [
+        {"epoch": 2, "reached": 3, "stopped": 1},
+        {"epoch": 4, "reached": 1, "stopped": 0},
+        {"epoch": 8, "reached": 1, "stopped": 0},
+    ]
+    assert state["failures"] == {"loss is\nnot finite \x1b[2J": 1}
+    assert state["tried_again"] == {"its process died": 1}
+
+
+def test_whether_a_driver_lives(record: StudyRecord) -> None:
+    driver = state_of(record)["driver"]
+    assert driver == {"host": driver["host"], "pid": os.getpid(), "alive": True, "heard": None}
+    record.close()
+    state = state_of(record)
+    assert state["driver"]["alive"] is False and state["left"] is None
+    (record.path / "driver.json").write_text(json.dumps({"host": "elsewhere", "pid": 7}))
+    assert state_of(record)["driver"] == {
+        **{"host": "elsewhere", "pid": 7, "alive": None, "heard": None}
+    }
+
+
+def test_the_time_left_is_that_of_the_trials_to_come(record: StudyRecord) -> None:
+    left = state_of(record)["left"]
+    # Trial 3 has seven epochs left at most, two new ones nine each; one at a time, 3 s each.
+    assert 0 < left["epochs"] <= 25 and left["low"] <= left["seconds"] <= left["high"]
+    assert left["seconds"] <= 3 * 25 + 1
+    full = time_left(record, Schedule(num_samples=6, rule=None))
+    assert full is not None and sum(full.reached) == 25
+    more = time_left(record, Schedule(num_samples=60, rule=(2, 2.0)))
+    assert more is not None and more.seconds > 5 * left["seconds"]
+    assert time_left(record, Schedule(num_samples=3, rule=None)) is None
+    assert time_left(record, None) is None
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
+    outlook = Outlook(reached=(1.0,), seconds=100.0, low=50.0, high=5000.0)
+    text = lines(snapshot(record, Schedule(num_samples=6, rule=(2, 2.0)), outlook), width)
+    assert max(map(len, text)) <= width and all(row.isprintable() for row in text)
+    assert text[0].startswith(
+        "s (SAMPLE DATA): 3/6 trials (1 finished, 1 stopped, 1 failed, 1 running)"
+    )
+    assert "1 min 40 s" in "".join(text) and "epoch 2: 2/3, 4: 1/1, 8: 1/1 went on" in "".join(text)
+    assert any(row.startswith("trial   3  ███░") for row in text)
+
+
+def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Path) -> None:
+    record = begin(tmp_path / "s")
+    record.manifest["starts"][-1]["command"] = "python -m study.tune s --unknown-flag"
+    assert Schedule.of(record.manifest) is None and Schedule.of({}) is None
+    assert lines(snapshot(record, None, None), 100)[0].startswith("s (SAMPLE DATA): 3 trials")
+    record.close()
+
+
+def test_a_study_in_an_object_store(bucket: str) -> None:
+    record = begin(as_path(f"{bucket}/status/s"))
+    driver = state_of(record)["driver"]
+    assert driver["alive"] is True and driver["pid"] == os.getpid() and driver["heard"] < 20
+    record.close()
+    assert state_of(record)["driver"]["alive"] is False
+
+
+def write_for(path: Path, seconds: float) -> None:
+    record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), COMMAND)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        number = record.ask().number
+        for epoch in range(1, 10):
+            record.report(number, {"epoch": epoch, "val/mean_ap": 0.1, "ended": time.time()})
+        record.end(number, "finished")
+    record.close()
+
+
+def test_it_reads_while_the_driver_writes(tmp_path: Path) -> None:
+    path = tmp_path / "studies" / "s"
+    writer = multiprocessing.get_context("spawn").Process(target=write_for, args=(path, 3.0))
+    writer.start()
+    seen = []
+    while writer.is_alive():
+        if (path / "study.json").exists():
+            seen.append(sum(state_of(StudyRecord.read(path))["trials"].values()))
+    writer.join()
+    assert writer.exitcode == 0 and len(seen) > 3 and seen == sorted(seen)
+
+
+def test_the_command_of_a_study_that_ended(finished: Finished) -> None:
+    done = run_module("status", cwd=finished.home)
+    assert done.returncode == 0 and "driver   none runs" in done.stdout, done.stderr
+    assert "fashion (SAMPLE DATA): 8/8 trials" in done.stdout
+    watched = run_module("status", "--json", "--watch", "fashion", cwd=finished.home)
+    (line,) = watched.stdout.splitlines()
+    assert json.loads(line)["trials"]["running"] == 0
+
+
+def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
+    home = record.path.parent.parent
+    with terminal("study.status", "--watch", "--every", 0.1, cwd=home, columns=80) as running:
+        running.wait_for("\x1b[J" * 1)
+        for _ in range(12):
+            running.read(0.3)
+        record.close()
+        assert running.wait(30) == 0
+    assert running.seen.count("driver   runs") > 1
+    assert running.screen.text.count("driver") == 1 and "none runs" in running.screen.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["x"], "there is no study 'x'"),
+        (["--studies-dir", "nowhere"], "there is no study in"),
+        (["--watch", "--every", "-1"], "--every must be 0.1 to 86400 seconds"),
+        (["--every", "1"], "--every belongs to --watch"),
+    ],
+)
+def test_mistakes(record: StudyRecord, monkeypatch, capsys, flags, message: str) -> None:
+    monkeypatch.chdir(record.path.parent.parent)
+    assert run_command(lambda: main(flags)) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_help_and_status_import_nothing_heavy(record: StudyRecord) -> None:
+    code = (
+        "import sys\nfrom study.status import main\nmain([])\n"
+        "assert not {'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules)"
+    )
+    home = record.path.parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
