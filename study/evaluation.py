@@ -12,8 +12,9 @@ from study import distributed
 from study.batches import Batches
 from study.data import ImageSet
 from study.errors import TrialError
+from study.meters import Meter
 from study.objective import worst_class
-from study.task import Meter, Task, TrainConfig
+from study.task import Task, TrainConfig
 
 Item = TypeVar("Item")
 # Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").

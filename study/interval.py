@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.task import Meter
+if TYPE_CHECKING:
+    from study.meters import Meter
+
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000

@@ -22,11 +22,12 @@ from study.counts import predicted
 from study.data import DataSource, ImageSet
 from study.errors import InputError, TrialError
 from study.evaluation import Watch, evaluate
+from study.meters import Meter
 from study.objective import Goal
 from study.optimizer import build_optimizer
 from study.resources import check_sync
 from study.schedule import scheduled
-from study.task import Meter, Task, TrainConfig
+from study.task import Task, TrainConfig
 
 Item = TypeVar("Item")
 SUMS = ("loss", "images", "right", "predictions", "batches")  # of a training pass

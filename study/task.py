@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from study.data import DataSource, ImageSet, Splits
+    from study.meters import Meter
 
 Value = int | float | str | bool
 SCHEDULES = ("constant", "cosine", "one_cycle")
@@ -203,33 +204,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known: {', '.join(known)}."
-
-
-class Meter(Protocol):
-    """Counts over batches and ranks, divided once at the end."""
-
-    def update(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """Count a batch: logits `(B, K, ...)` float, targets `(B, ...)` int64."""
-
-    def reduce(self) -> None:
-        """Add up the counts of all ranks."""
-
-    def keep_images(self) -> None:
-        """From now on keep what each image contributes, for `resampled`."""
-
-    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the task's metric `(R,)` on resamples of the images of one process.
-
-        Args:
-            groups: `(n,)` group of each image, in the order in which they were seen, from 0.
-            weights: `(R, G)` how often each group counts.
-        """
-
-    def compute(self) -> dict[str, float]:
-        """Return metrics by name without the split, e.g. `accuracy`, `ap/window`."""
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return counts and this rank's predictions, from which figures are drawn."""
 
 
 class Task(Protocol):

@@ -18,12 +18,14 @@ from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_facades, mini_facade
 from study.errors import InputError
 from study.split import VAL_SHARE, grouped_split
-from study.task import Meter, TrainConfig, Value, setting
+from study.task import TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
     from torch import Tensor
+
+    from study.meters import Meter
 
 SAMPLE_TRAIN, SAMPLE_TEST = 40, 8  # buildings drawn, three crops each
 # Of the pixels by class, in the part of the starter set that is trained on (`split_seed` 0).

@@ -18,12 +18,14 @@ from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_garments, fashion_mnist
 from study.model_folder import OBJECT
 from study.split import VAL_SHARE, stratified_split
-from study.task import Meter, TrainConfig, Value, setting
+from study.task import TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
     from torch import Tensor
+
+    from study.meters import Meter
 
 NUM_EXAMPLES = 6  # in figures, per class, right and wrong each
 SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from study.data import DataSource, ImageSet, Splits
-from study.task import Meter, TrainConfig, Value
+from study.meters import Meter
+from study.task import TrainConfig, Value
 
 
 class _Score:
@@ -30,6 +31,12 @@ class _Score:
 
     def reduce(self) -> None:
         pass
+
+    def keep_images(self) -> None:
+        pass
+
+    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.full(len(weights), self.value)
 
     def compute(self) -> dict[str, float]:
         return {"score": self.value, "score/only": self.value}
