@@ -14,8 +14,10 @@ from mlflow.tracking import MlflowClient
 from scipy import stats
 
 from study.candidates import FIRST_SEED
+from study.confirmed import candidates_of
 from study.errors import DamagedFile
 from study.files import read_document
+from study.objective import Floor, Goal, Objective
 from study.record import StudyRecord
 from study.trial_record import TrialRecord
 
@@ -178,3 +180,72 @@ def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) 
     assert run_command(lambda: main(["fashion", *flags])) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
+
+
+def trial(number: int, accuracy: float, num_params: float) -> TrialRecord:
+    row = {"epoch": 1, "val/accuracy": accuracy, "num_params": num_params}
+    return TrialRecord(
+        number=number, metric="val/accuracy", mode="max", values={}, state="finished",
+        history=(row,), begun="",
+    )  # fmt: skip
+
+
+def chosen(goal: Goal, trials: list[TrialRecord]) -> list[int]:
+    return [one.number for one in candidates_of(goal, goal.ranking(trials))]
+
+
+def test_candidates_keep_the_floors_and_come_from_the_front() -> None:
+    trials = [trial(n, 0.5 + n / 10, num_params=100.0 * (n + 1)) for n in range(5)]
+    accuracy, size = Objective("val/accuracy", "max"), Objective("num_params", "min")
+    assert chosen(Goal((accuracy,)), trials) == [2, 3, 4]
+    few = Floor("num_params", "<=", 250.0)
+    assert chosen(Goal((accuracy,), (few,)), trials) == [0, 1]
+    none = Floor("num_params", "<=", 50.0)  # the nearest
+    assert chosen(Goal((accuracy,), (none,)), trials) == [0, 1, 2]
+    dominated = trial(5, 0.89, num_params=600.0)  # second by accuracy, but on no front
+    assert chosen(Goal((accuracy,)), [*trials, dominated]) == [3, 4, 5]
+    assert chosen(Goal((accuracy, size)), [*trials, dominated]) == [2, 3, 4]
+
+
+def test_the_study_s_objective_is_confirmed_and_another_trial_handed_over(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "search:\n  width1: {type: int, low: 8, high: 16}\nbaseline: {width1: 16}\n"
+    )
+    machine = ("--cpus-per-worker", 1, "--max-concurrent", 2)
+    done = run_module(
+        *("tune", "fashion", "--dataset", "sample", "--num-samples", 2, "--epochs", 2),
+        *("--objective", "worst_class", "--require", "num_params>=1", *machine),
+        *("--search-space", "space.yaml"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    done = run_module("best", "--confirm", 2, *machine, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = json.loads(done.stdout)["confirmation"]["configurations"]
+    folder = tmp_path / "studies" / "fashion"
+    tests = read_document(folder / "tests.json")["tests"]
+    for one in (first, second):
+        own = [test["metrics"] for test in tests if test["trial"] % 2 == one["trial"]]
+        for split in ("val", "test"):
+            assert one[split]["values"] == [test[f"{split}/min_accuracy"] for test in own]
+        assert one["missed"] == 0
+    assert first["val"]["mean"] >= second["val"]["mean"]
+    flags = ("--trial", second["trial"], "--export", "out", "--register")
+    done = run_module("best", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "min_accuracy" in done.stdout and "the first champion" in done.stdout
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    assert meta["trial"] == second["trial"] and not meta["confirmed"]["won"]
+    assert meta["metrics"]["val/min_accuracy"] == max(second["val"]["values"])
+    assert meta["objective"].startswith("val/min_accuracy (max), required: num_params>=1")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| | min_accuracy" in card and "was asked for" in card
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (version,) = client.search_model_versions("name = 'fashion'")
+    assert version.tags["confirmed.metric"] == "val/min_accuracy"
+    run = client.get_run(meta["run_id"])
+    assert run.data.metrics["test/min_accuracy"] == meta["metrics"]["test/min_accuracy"]
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert "confirmed/val/min_accuracy" in parent.data.metrics

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from study import interval, metrics
+from study import interval
+from study.counts import log_odds, predicted
 from study.meters import ClassificationMeter, SegmentationMeter
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def test_the_bootstrap_of_average_precision_is_that_of_resampled_pixels() -> Non
     groups = np.repeat(np.arange(6), 2)
     weights = np.random.default_rng(1).multinomial(6, np.full(6, 1 / 6), 20)
     found = meter.resampled(groups, weights)
-    scores = metrics.log_odds(logits, metrics.predicted(logits)).numpy()
+    scores = log_odds(logits, predicted(logits)).numpy()
     for value, weight in zip(found, weights, strict=True):
         images = np.repeat(np.arange(12), weight[groups])
         truth, score = targets.numpy()[images], scores[images]
