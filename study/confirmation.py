@@ -27,7 +27,7 @@ from study.plan import StudyPlan, build_parser
 from study.record import StudyRecord
 from study.resources import Node, check_resource_flags, local_cpus, local_gpus
 from study.task import Task, load_task
-from study.tested import result_of
+from study.tested import result_of, tags_of
 from study.trial_record import TrialRecord
 
 MACHINE_FLAGS = (
@@ -168,7 +168,7 @@ def _test_all(
         run_id = record.run_folder(trial.number).run_id
         if run_id is not None:
             scores = result_of(task, trial.metric, test)
-            tracking_results.record_test(client, run_id, scores, test["size"], test["why"])
+            tracking_results.record_test(client, run_id, scores, tags_of(test))
 
 
 def _track(confirmation: Confirmation, args: argparse.Namespace) -> None:

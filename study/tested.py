@@ -58,10 +58,16 @@ def result_of(task: Task, metric: str, test: Mapping[str, Any]) -> dict[str, flo
         known = (not label and name != smallest) or kind == task.class_metric or name == own
         if split == "test" and known:
             result[name] = value
+    return result
+
+
+def tags_of(test: Mapping[str, Any]) -> dict[str, str]:
+    """Return what MLflow keeps of a test beside its scores: why, at which size, the interval."""
+    tags = {"study.tested": test.get("why", "export"), "study.test_size": test["size"]}
     for name, (low, high) in test.get("intervals", {}).items():
         if name.startswith("test/"):
-            result |= {f"{name}_low": low, f"{name}_high": high}
-    return result
+            tags["study.test_interval"] = f"{name} {low:.4f} to {high:.4f}"
+    return tags
 
 
 def describe_test(metric: str, test: Mapping[str, Any]) -> str:

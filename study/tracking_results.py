@@ -14,9 +14,9 @@ from study.tracking_store import connect, experiment_id, log_history
 
 
 def record_test(
-    client: MlflowClient, run_id: str, metrics: Mapping[str, float], size: str, why: str
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
 ) -> None:
-    """Add test metrics, and what the test was made for, to a trial's run.
+    """Add test metrics, and tags on the test, to a trial's run.
 
     Raises:
         InputError: The store does not have the run.
@@ -30,8 +30,7 @@ def record_test(
         ) from None
     new = {name: value for name, value in metrics.items() if name not in known}
     log_history(client, run_id, [{"epoch": 0, **new}])
-    tags = [RunTag("study.tested", why), RunTag("study.test_size", size)]
-    client.log_batch(run_id, tags=tags)
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 def record_export(client: MlflowClient, run_id: str, folder: Path) -> None:

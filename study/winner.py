@@ -22,7 +22,7 @@ from study.errors import InputError
 from study.record import StudyRecord
 from study.tables import per_class_table
 from study.task import Task
-from study.tested import describe_test, result_of
+from study.tested import describe_test, result_of, tags_of
 from study.trial_record import TrialRecord
 
 
@@ -133,8 +133,7 @@ def _export(task: Task, winner: Winner, target: Path, args: argparse.Namespace) 
     metric = record.manifest["metric"]
     if run_id is not None:
         logged = result_of(task, metric, test)
-        why = test.get("why", "export")
-        tracking_results.record_test(client, run_id, logged, test["size"], why)
+        tracking_results.record_test(client, run_id, logged, tags_of(test))
         tracking_results.record_export(client, run_id, target)
     if not args.json:
         place = "exported" if args.export is None else f"exported to {target}"
