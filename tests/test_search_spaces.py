@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import InputError
+from study.objective import Goal, Objective
 from study.plan import build_parser, make_plan
 from study.sampling import draw
 from study.space import SearchSpace, find_space
@@ -15,6 +16,7 @@ from study.task import Value, build_config, load_task
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import FashionConfig
 
+GOAL = Goal((Objective("val/accuracy", "max"),))
 FILES = sorted(find_space("fashion").parent.glob("*.yaml"))
 FAMILIES = {
     "two_conv": {"width1", "width2", "hidden", "kernel_size", "batch_norm"},
@@ -36,7 +38,7 @@ def load(name: str, **assigned: Value) -> SearchSpace:
 
 
 def drawn(space: SearchSpace, number: int) -> dict[str, Value]:
-    return draw(space, [], number=number, seed=0, mode="max", first=[space.baseline])
+    return draw(space, [], number=number, seed=0, goal=GOAL, first=[space.baseline])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
