@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.space import Parameter, SearchSpace
-from study.split import NUM_FOLDS
-from study.task import Value
+from study.task import NUM_FOLDS, Value
 
 if TYPE_CHECKING:
     from study.record import StudyRecord

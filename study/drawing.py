@@ -109,11 +109,15 @@ class Drawing:
         if self._process is None or self._process.poll() is not None:
             self._process = _start()
         assert self._process.stdin is not None and self._process.stdout is not None
-        with suppress(OSError):
+        answer = ""
+        with suppress(OSError):  # of writing to a process that is gone
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-            return self._process.stdout.readline()
-        return ""
+            answer = self._process.stdout.readline()
+        if not answer:  # its end is heard before it counts as ended
+            self._process.kill()
+            self._process.wait()
+        return answer
 
 
 def _start() -> subprocess.Popen[str]:

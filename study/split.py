@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from study.errors import InputError
+from study.task import NUM_FOLDS
 
 NUM_CANDIDATES = 2000
-NUM_FOLDS = 6
 VAL_SHARE = 1 / NUM_FOLDS
 
 

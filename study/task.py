@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from study.errors import InputError
-from study.split import NUM_FOLDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from study.data import DataSource, ImageSet, Splits
     from study.meters import Meter
 
+NUM_FOLDS = 6  # of the training split, see `study.split`
 Value = int | float | str | bool
 SCHEDULES = ("constant", "cosine", "one_cycle")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from study.errors import InputError
-from study.split import NUM_FOLDS, VAL_SHARE, grouped_split, stratified_split
+from study.split import VAL_SHARE, grouped_split, stratified_split
+from study.task import NUM_FOLDS
 
 
 def test_stratified_split_keeps_class_shares() -> None:

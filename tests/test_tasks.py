@@ -16,8 +16,7 @@ from study.evaluation import evaluate
 from study.loop import fit
 from study.space import find_space
 from study.space_file import load_space
-from study.split import NUM_FOLDS
-from study.task import Task, base_values, build_config, class_key, load_task, task_names
+from study.task import NUM_FOLDS, Task, base_values, build_config, class_key, load_task, task_names
 
 
 @pytest.fixture(params=task_names())

@@ -33,8 +33,7 @@ from study.loop import Interrupted, fit
 from study.run_folder import RunFolder
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
-from study.split import NUM_FOLDS
-from study.task import base_values, best_row, build_config, load_task
+from study.task import NUM_FOLDS, base_values, best_row, build_config, load_task
 
 RESULTS = Path(__file__).parent / "results"
 TASK = load_task("facade")
