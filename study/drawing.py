@@ -89,6 +89,11 @@ class Drawing:
             self._wanted.put((number, json.dumps(wanted)))
         return None
 
+    def forget(self, number: int) -> None:
+        """Have a trial's figures drawn anew when they are asked for again."""
+        self._asked.discard(number)
+        self._answers.pop(number, None)
+
     def close(self) -> None:
         """End the process."""
         if self._process is not None and self._process.stdin is not None:

@@ -154,6 +154,7 @@ class StudyTracker:
                 # What a call that failed has written is not known: look again.
                 self.runs.pop(number, None)
                 self._perhaps_there.add(number)
+                self._drawing.forget(number)
                 if self.trouble is None:
                     logger.warning(
                         "tracking fails, training goes on and all is sent later: %s",
@@ -165,7 +166,8 @@ class StudyTracker:
                         self._unsent[number] = self.trouble
                         if self._store is None or len(self._unsent) > 1:  # no use to try them all
                             self._unsent |= dict.fromkeys(self._waiting, self.trouble)
-                            self._waiting.clear()
+                            self._drawing.close()
+                            return
                     else:
                         self._waiting[number] = None
                         self._changed.wait(RETRY_SECONDS)

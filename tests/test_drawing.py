@@ -71,6 +71,16 @@ def test_a_process_that_was_killed_is_started_again(folder: RunFolder) -> None:
     assert again.wait(10) == 0
 
 
+def test_figures_that_nobody_fetches_keep_nobody_waiting(folder: RunFolder) -> None:
+    drawn = Drawn()
+    assert drawn.drawing.damage(TRIAL, "fashion", folder, "note") is None
+    assert drawn.told.acquire(timeout=60) and drawn.drawing.busy
+    drawn.drawing.forget(TRIAL.number)
+    assert not drawn.drawing.busy
+    drawn.damage(folder)
+    drawn.drawing.close()
+
+
 def test_a_full_disk_is_told_apart(folder: RunFolder) -> None:
     (folder.path / "evidence.npz").unlink()
     (folder.path / "figures").mkdir()
