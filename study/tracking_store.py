@@ -104,9 +104,12 @@ def _create(uri: str) -> None:
         return
     with suppress(OSError, InputError):
         made = cached(cache_home(), "mlflow-store", [mlflow.__version__], _make_empty)
-        draft = path.with_name(f".{path.name}.draft")
+        draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
         shutil.copyfile(made.folder / "mlflow.db", draft)
-        os.replace(draft, path)
+        try:
+            os.link(draft, path)  # never over a store that another process made meanwhile
+        finally:
+            draft.unlink()
 
 
 def _make_empty(folder: Path) -> dict[str, Any]:
