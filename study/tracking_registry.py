@@ -9,10 +9,12 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -103,7 +105,6 @@ def _log(
     meta: Mapping[str, Any],
 ) -> ModelVersion:
     """Log the export as an MLflow model of the run it comes from, and register it."""
-    import mlflow
     import torch
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -116,41 +117,61 @@ def _log(
     run = client.get_run(meta["run_id"])
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment(experiment_id=run.info.experiment_id)  # whose place its files go to
     logits = torch.export.load(export / "model.pt2").module()(torch.from_numpy(example))
     image = np.dtype(np.float32)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(image, (-1, *example.shape[1:]))]),
         outputs=Schema([TensorSpec(image, (-1, *logits.shape[1:]))]),
     )
-    logged = Model.log(
-        artifact_path=None,
-        name=name,
-        flavor=mlflow.pyfunc,
-        run_id=meta["run_id"],
-        python_model=str(Path(__file__).with_name("tracking_model.py")),
-        artifacts={
-            "model": str(export / "model.pt2"),
-            "card": str(export / "README.md"),
-            "meta": str(export / "meta.json"),
-        },
-        signature=signature,
-        input_example=example,
-        pip_requirements=[
-            f"torch=={torch.__version__.split('+')[0]}",
-            f"numpy=={np.__version__}",
-        ],
-    )
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, {"study.task": meta["task"]})
-    return client.create_model_version(
-        name,
-        logged.model_uri,
-        run_id=meta["run_id"],
-        description=(export / "README.md").read_text(),
-        model_id=logged.model_id,
-    )
+    with _current(uri, run.info.experiment_id):  # whose place the files go to
+        logged = Model.log(
+            artifact_path=None,
+            name=name,
+            flavor=mlflow.pyfunc,
+            run_id=meta["run_id"],
+            python_model=str(Path(__file__).with_name("tracking_model.py")),
+            artifacts={
+                "model": str(export / "model.pt2"),
+                "card": str(export / "README.md"),
+                "meta": str(export / "meta.json"),
+            },
+            signature=signature,
+            input_example=example,
+            pip_requirements=[
+                f"torch=={torch.__version__.split('+')[0]}",
+                f"numpy=={np.__version__}",
+            ],
+        )
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, {"study.task": meta["task"]})
+        return client.create_model_version(
+            name,
+            logged.model_uri,
+            run_id=meta["run_id"],
+            description=(export / "README.md").read_text(),
+            model_id=logged.model_id,
+        )
+
+
+@contextmanager
+def _current(uri: str, experiment: str) -> Iterator[None]:
+    """Make a store and an experiment those of MLflow's functions without a client, for a while.
+
+    MLflow puts them into the environment, where the next command in this process and all
+    processes that it starts would find them.
+    """
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
+    before = {name: os.environ.get(name) for name in names}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=experiment)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before["MLFLOW_TRACKING_URI"])  # type: ignore[arg-type]
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _champion(client: MlflowClient, name: str) -> ModelVersion | None:

@@ -50,7 +50,11 @@ def register(home: Path, copy: Path, mean: float, **other: str) -> dict:
     (copy / "meta.json").write_text(json.dumps(meta))
     uri = f"sqlite:///{home / 'mlflow.db'}"
     image = np.zeros((1, 1, 28, 28), np.float32)
-    return tracking_registry.register(uri, "garments", copy, image, TASK.mode)
+    before = dict(os.environ)
+    done = tracking_registry.register(uri, "garments", copy, image, TASK.mode)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # the next command would find it
+        assert os.environ.get(name) == before.get(name)
+    return done
 
 
 def test_only_a_better_confirmed_score_moves_the_champion(registered: Path, tmp_path: Path) -> None:
@@ -71,16 +75,15 @@ def test_only_a_better_confirmed_score_moves_the_champion(registered: Path, tmp_
     assert len(client.search_model_versions("name = 'garments'")) == 5
 
 
-def test_a_version_says_what_it_is(registered: Path) -> None:
+def test_a_version_says_what_it_is(registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'fashion'")
     assert "Ankle boot" in version.description and "drawn sample data" in version.description
     meta = json.loads((registered / "out" / "meta.json").read_text())
     assert version.run_id == meta["run_id"]
     assert version.tags["data.checksum"] == meta["data"]["checksum"]
-    import mlflow
-
-    mlflow.set_tracking_uri(f"sqlite:///{registered / 'mlflow.db'}")
+    # Not MLflow's own function, which would leave the environment to the tests that follow.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered / 'mlflow.db'}")
     info = get_model_info("models:/fashion/1")
     (inputs,), (outputs,) = info.signature.inputs.inputs, info.signature.outputs.inputs
     assert inputs.shape == (-1, 1, 28, 28) and outputs.shape == (-1, 10)
