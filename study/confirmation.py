@@ -21,6 +21,7 @@ from study.command import parse_time
 from study.confirmed import Confirmation, candidates_of, find, folder_of
 from study.data import DataSource, prepare
 from study.errors import InputError
+from study.manifest import refuse_other_data
 from study.object_path import AnyPath
 from study.objective import Goal
 from study.plan import StudyPlan, build_parser
@@ -127,11 +128,7 @@ def _plan(
         setattr(asked, name, getattr(args, name))
     check_resource_flags(asked)
     identity = prepare(task, source)
-    if identity["checksum"] != manifest["checksum"]:
-        raise InputError(
-            f"the data set in {source.data_dir} is not the one of the study (its checksum "
-            "differs); name the right folder with --data-dir."
-        )
+    refuse_other_data(manifest, identity, source.data_dir)
     plan = ConfirmPlan(
         task=task,
         goal=Goal(searched.goal.objectives[:1]),  # floors are judged of means, by `find`

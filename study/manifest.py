@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from study.errors import DamagedFile, InputError
@@ -78,6 +80,26 @@ def find_study(studies_dir: AnyPath, name: str | None) -> AnyPath:
     if name not in found:
         raise InputError(f"there is no study {name!r} in {studies_dir}{did_you_mean(name, found)}")
     return studies_dir / name
+
+
+def refuse_other_data(
+    manifest: Mapping[str, Any], identity: Mapping[str, Any], place: Path
+) -> None:
+    """Make sure that a data set is the one of a study.
+
+    Args:
+        manifest: Of the study.
+        identity: Of the data set.
+        place: Where it lies, for the message.
+
+    Raises:
+        InputError: It is another one.
+    """
+    if identity["checksum"] != manifest["checksum"]:
+        raise InputError(
+            f"the data set in {place} is not the one of the study (its checksum differs); name the "
+            "right folder with --data-dir."
+        )
 
 
 def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from study.closed_split import test_once
 from study.confirmed import Confirmation
 from study.data import DataSource
 from study.errors import InputError
+from study.manifest import refuse_other_data
 from study.record import StudyRecord
 from study.tables import per_class_table
 from study.task import Task
@@ -112,12 +113,7 @@ def _export(task: Task, winner: Winner, target: Path, args: argparse.Namespace) 
     """Test the winner once, export it, and record both; return what was done."""
     record, training = winner.record, winner.training
     source = DataSource.find(record.manifest["dataset"], args.data_dir)
-    identity = task.identity(source)
-    if identity["checksum"] != record.manifest["checksum"]:
-        raise InputError(
-            f"the data set in {source.data_dir} is not the one of the study (its checksum "
-            "differs); name the right folder with --data-dir."
-        )
+    refuse_other_data(record.manifest, task.identity(source), source.data_dir)
     _check_target(target)
     client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
     again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
