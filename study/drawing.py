@@ -1,9 +1,10 @@
-"""Draws the figures of trials in a process of its own, which takes what time training leaves.
+"""Draws figures of trials and the report in a process that takes what time training leaves.
 
 Matplotlib keeps Python busy for tenths of a second, in which the driver could not hear its trials.
 
     drawing = Drawing(drawn=print)                       # called with the number of a trial
     drawing.damage(trial, "facade", folder, note)        # None: drawn later
+    drawing.report(path)                                 # the same, of the study's page
     drawing.close()
 
 The process, `python -m study.drawing`, reads a JSON object per line and answers each with one. It
@@ -23,7 +24,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from study.errors import StorageError
-from study.object_path import as_path
+from study.object_path import AnyPath, as_path
 from study.run_folder import RunFolder
 from study.task import Task, load_task
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from study.trial_record import TrialRecord
 
 NICENESS = 10
+REPORT = -1  # in the place of a trial's number
 
 
 class Drawing:
@@ -76,7 +78,25 @@ class Drawing:
         Raises:
             StorageError: The disk is full.
         """
-        number = trial.number
+        about = {"metric": trial.metric, "history": trial.history}
+        wanted = {"task": task, "folder": str(folder.path), "note": note, **about}
+        return self._fetch(trial.number, wanted)
+
+    def report(self, path: AnyPath) -> list[str] | None:
+        """Have the page of a study written, after all figures that were asked for before.
+
+        Args:
+            path: The study's folder.
+
+        Returns:
+            As `damage`; `drawn` is told `REPORT`.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        return self._fetch(REPORT, {"report": str(path)})
+
+    def _fetch(self, number: int, wanted: dict[str, Any]) -> list[str] | None:
         if number in self._answers:
             answer = self._answers.pop(number)
             if "full" in answer:
@@ -84,8 +104,6 @@ class Drawing:
             return list(answer["damage"])
         if number not in self._asked:
             self._asked.add(number)
-            about = {"metric": trial.metric, "history": trial.history}
-            wanted = {"task": task, "folder": str(folder.path), "note": note, **about}
             self._wanted.put((number, json.dumps(wanted)))
         return None
 
@@ -104,7 +122,8 @@ class Drawing:
         while True:
             number, line = self._wanted.get()
             answer = self._ask(line) or self._ask(line)
-            died = f"trial {number}: no figures, the process that draws them died twice."
+            what = "no report" if number == REPORT else f"trial {number}: no figures"
+            died = f"{what}, the process that draws died twice."
             self._answers[number] = json.loads(answer) if answer else {"damage": [died]}
             self._asked.discard(number)
             self._drawn(number)
@@ -156,14 +175,35 @@ def main() -> None:
 
 
 def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"damage": _report(wanted) if "report" in wanted else _draw(wanted)}
+    except StorageError as error:
+        return {"full": str(error)}
+
+
+def _draw(wanted: dict[str, Any]) -> list[str]:
     folder = RunFolder(as_path(wanted["folder"]))
     try:
         folder.draw(load_task(wanted["task"]), wanted["metric"], wanted["note"], wanted["history"])
-    except StorageError as error:
-        return {"full": str(error)}
+    except StorageError:
+        raise
     except Exception as error:  # a task's own; it must not keep the metrics from being sent
         folder.damage.append(f"{folder.path}: no figures ({type(error).__name__}: {error}).")
-    return {"damage": folder.damage}
+    return folder.damage
+
+
+def _report(wanted: dict[str, Any]) -> list[str]:
+    from study import report
+    from study.record import StudyRecord
+
+    path = as_path(wanted["report"])
+    try:
+        report.write(StudyRecord.read(path), path / report.FILE)
+    except StorageError:
+        raise
+    except Exception as error:  # for a page nothing else may suffer
+        return [f"{path}: no report ({type(error).__name__}: {error})."]
+    return []
 
 
 if __name__ == "__main__":

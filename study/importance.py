@@ -77,9 +77,12 @@ class Importance:
         ]
         prefix = f"val/{task.class_metric}/"
         header = [metric.removeprefix(prefix) for metric in metrics]
+        title = "importance for being among the best, in percent (PED-ANOVA; * above chance)"
+        return "\n".join([title, table(["parameter", *header], rows), *self.notes()])
+
+    def notes(self) -> list[str]:
+        """Return what was compared, and how far that goes, in lines."""
         lines = [
-            "importance for being among the best, in percent (PED-ANOVA; * above chance)",
-            table(["parameter", *header], rows),
             f"of {self.trials} trials the best {self.top}, at their best epoch up to "
             f"{self.epoch} of {self.epochs}, the last that all have reached",
         ]
@@ -87,7 +90,7 @@ class Importance:
             lines.append(f"{self.diverged} whose loss was not finite count as worst")
         if self.trials < FEW:
             lines.append(f"fewer than {FEW} trials: take this as a hint")
-        return "\n".join(lines)
+        return lines
 
     def _cell(self, name: str, metric: str) -> str:
         return f"{self.shares[name][metric]:.0f}{'*' if (name, metric) in self.clear else ' '}"
@@ -112,11 +115,9 @@ def importance(task: Task, record: StudyRecord) -> Importance:
     quantile = min(0.5, max(QUANTILE, NUM_TOP / len(compared)))
     columns = [objective for objective in _columns(task, record.goal) if _known(objective, rows)]
     points = {objective.metric: _scores(objective, rows, len(diverged)) for objective in columns}
-    chance = _chance(record, compared, quantile)
-    raw = {
-        metric: _importances(record, compared, scores, quantile)
-        for metric, scores in points.items()
-    }
+    trials = _Trials(record, compared, quantile)
+    chance = trials.chance()
+    raw = {metric: trials.importances(scores) for metric, scores in points.items()}
     totals = {metric: sum(found.values()) or 1.0 for metric, found in raw.items()}
     return Importance(
         shares={
@@ -154,41 +155,53 @@ def _scores(
     return scores + [min(scores) - 1.0] * num_diverged
 
 
-def _chance(
-    record: StudyRecord, trials: Sequence[TrialRecord], quantile: float
-) -> dict[str, float]:
-    """Return what the importance of each parameter seldom exceeds if no parameter matters.
+class _Trials:
+    """Trials as Optuna compares them, for one order after another.
 
-    Only the order of trials counts, so this is the same for every metric.
+    Args:
+        record: The study.
+        trials: What is compared.
+        quantile: Which part of them counts as the best.
     """
-    generator = np.random.default_rng(0)
-    found = [
-        _importances(record, trials, generator.permutation(len(trials)).tolist(), quantile)
-        for _ in range(NUM_SHUFFLES)
-    ]
-    return {name: float(np.quantile([one[name] for one in found], CHANCE)) for name in found[0]}
 
+    def __init__(self, record: StudyRecord, trials: Sequence[TrialRecord], quantile: float) -> None:
+        import optuna
 
-def _importances(
-    record: StudyRecord, trials: Sequence[TrialRecord], scores: Sequence[float], quantile: float
-) -> dict[str, float]:
-    """Return PED-ANOVA's importances, not scaled to add up to one."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    study.add_trials(
-        [
-            optuna.trial.create_trial(
-                value=float(score),
-                params=dict(trial.values),
-                distributions={name: distribution(record.space, name) for name in trial.values},
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study()
+        self._evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
+        self._num = len(trials)
+        ranges = {p.name: distribution(record.space, p.name) for p in record.space.parameters}
+        for trial in trials:
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    value=0.0,
+                    params=dict(trial.values),
+                    distributions={name: ranges[name] for name in trial.values},
+                )
             )
-            for trial, score in zip(trials, scores, strict=True)
+
+    def importances(self, scores: Sequence[float]) -> dict[str, float]:
+        """Return PED-ANOVA's importances, not scaled to add up to one; the larger the better."""
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few trials, which we say
+            found = optuna.importance.get_param_importances(
+                self._study,
+                evaluator=self._evaluator,
+                target=lambda trial: -float(scores[trial.number]),  # it asks for low values
+                normalize=False,
+            )
+        return {name: float(found[name]) for name in sorted(found)}
+
+    def chance(self) -> dict[str, float]:
+        """Return what the importance of each parameter seldom exceeds if no parameter matters.
+
+        Only the order of trials counts, so this is the same for every metric.
+        """
+        generator = np.random.default_rng(0)
+        found = [
+            self.importances(generator.permutation(self._num).tolist()) for _ in range(NUM_SHUFFLES)
         ]
-    )
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few trials, which we say
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
-    return {name: float(found[name]) for name in sorted(found)}
+        return {name: float(np.quantile([one[name] for one in found], CHANCE)) for name in found[0]}

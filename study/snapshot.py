@@ -33,10 +33,12 @@ class Schedule:
     Attributes:
         num_samples: Trials at which the study is done.
         rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
+        workers: Of a trial.
     """
 
     num_samples: int
     rule: tuple[int, float] | None
+    workers: int = 1
 
     @staticmethod
     def of(manifest: dict[str, Any]) -> Schedule | None:
@@ -58,7 +60,8 @@ class Schedule:
     def from_args(args: Namespace) -> Schedule:
         """Take it from the checked flags of `study.tune`."""
         rule = (args.grace_period, args.reduction_factor) if args.scheduler == "asha" else None
-        return Schedule(num_samples=args.num_samples, rule=rule)
+        workers = args.workers_per_trial
+        return Schedule(num_samples=args.num_samples, rule=rule, workers=workers)
 
 
 def snapshot(
@@ -74,11 +77,11 @@ def snapshot(
     trials, manifest, now = record.trials(), record.manifest, time.time()
     best = record.ranking()[:1]
     signs = [_last_report(trial) for trial in trials]
-    signs += [_seconds(start["time"]) for start in manifest.get("starts", [])]
+    signs += [seconds_of(start["time"]) for start in manifest.get("starts", [])]
     running = [trial for trial in trials if trial.state == "running"]
     reasons = Counter(trial.reason or "unknown" for trial in trials if trial.state == "failed")
     tries = Counter(str(failure["reason"]) for trial in trials for failure in trial.failures)
-    milestones = _milestones(schedule, manifest["epochs"])
+    rungs = milestones(schedule, manifest["epochs"])
     return {
         **{key: manifest[key] for key in ("study", "task", "dataset", "metric", "mode")},
         "num_samples": schedule.num_samples if schedule else None,
@@ -93,18 +96,18 @@ def snapshot(
                 "epochs": manifest["epochs"],
                 "value": trial.value,
                 "curve": list(trial.curve.values()),
-                "next_rung": next((m for m in milestones if m > trial.epochs), None),
+                "next_rung": next((rung for rung in rungs if rung > trial.epochs), None),
                 "last_report": max(0.0, now - _last_report(trial)),
             }
             for trial in running
         ],
         "rungs": [
             {
-                "epoch": milestone,
-                "reached": sum(t.epochs >= milestone for t in trials),
-                "stopped": sum(t.state == "stopped" and t.epochs == milestone for t in trials),
+                "epoch": rung,
+                "reached": sum(t.epochs >= rung for t in trials),
+                "stopped": sum(t.state == "stopped" and t.epochs == rung for t in trials),
             }
-            for milestone in milestones
+            for rung in rungs
         ],
         "epochs_done": sum(trial.epochs for trial in trials),
         "last_report": max(0.0, now - max(signs)) if signs else None,
@@ -121,7 +124,7 @@ def snapshot(
     }
 
 
-def _milestones(schedule: Schedule | None, epochs: int) -> list[int]:
+def milestones(schedule: Schedule | None, epochs: int) -> list[int]:
     """Return after which epochs trials may be stopped, from the first."""
     if schedule is None or schedule.rule is None:
         return []
@@ -147,13 +150,13 @@ def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict
 
 def _last_report(trial: TrialRecord) -> float:
     """Return when a trial last gave a sign, seconds since 1970."""
-    begun = _seconds(trial.begun)
-    again = max((_seconds(failure["time"]) for failure in trial.failures), default=begun)
+    begun = seconds_of(trial.begun)
+    again = max((seconds_of(failure["time"]) for failure in trial.failures), default=begun)
     ended = trial.history[-1].get("ended", begun) if trial.history else begun
     return max(begun, again, ended)
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
     """Return a time of the record in seconds since 1970; 0 if there is none."""
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
@@ -180,7 +183,7 @@ def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
         return None
     epoch = max(1e-3, median(epochs))
     begins = [
-        ends[0] - _seconds(trial.begun) - epoch
+        ends[0] - seconds_of(trial.begun) - epoch
         for trial, ends in zip(trials, times, strict=True)
         if ends and not trial.failures
     ]

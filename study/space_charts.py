@@ -1,0 +1,173 @@
+"""Charts of what the hyperparameters of a study do, as `study.charts` makes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from study.charts import Chart, axis_of, marker, scored
+from study.importance import Importance
+from study.progress import number
+from study.record import StudyRecord
+from study.space import Parameter
+from study.task import Task, Value
+from study.trial_record import STATES, TrialRecord
+
+NUM_SHADES = 5  # of lines in parallel coordinates, from poor to good
+
+
+def parallel(record: StudyRecord) -> Chart:
+    """Draw each trial as a line over its hyperparameters, coloured by its place among all."""
+    parameters, trials = record.space.parameters, scored(record)
+    sign = 1 if record.manifest["mode"] == "max" else -1
+    order = sorted(trials, key=lambda trial: sign * (trial.value or 0.0))
+    values = [trial.value for trial in trials if trial.value is not None]
+    last = len(parameters)
+    data = []
+    for shade in range(NUM_SHADES):
+        chosen = order[len(order) * shade // NUM_SHADES : len(order) * (shade + 1) // NUM_SHADES]
+        x: list[int | None] = []
+        y: list[float | None] = []
+        texts: list[str] = []
+        for trial in chosen:
+            assert trial.value is not None
+            places = [_place(p, trial.values.get(p.name)) for p in parameters]
+            span = max(values) - min(values)
+            score = (trial.value - min(values)) / span if span else 0.5
+            x += [*range(last + 1), None]
+            y += [*places, score, None]
+            shown = [f"{p.name} {number(trial.values.get(p.name, '-'))}" for p in parameters]
+            shown += [f"{record.manifest['metric']} {trial.value:.4f}", ""]
+            texts += [f"trial {trial.number}: {text}" for text in shown]
+        name = {0: "poorest fifth", NUM_SHADES - 1: "best fifth"}.get(shade, f"fifth {shade + 1}")
+        if chosen:
+            data.append(
+                {
+                    **{"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y},
+                    **{"text": texts, "hovertemplate": "%{text}<extra></extra>"},
+                    "line": {"color": f"--shade{shade}", "width": 0.6 if len(trials) > 200 else 2},
+                    "marker": {"size": 4, "color": f"--shade{shade}"},
+                    "opacity": 1.0 if shade == NUM_SHADES - 1 else 0.6,
+                }
+            )
+    names = [p.name for p in parameters] + [record.manifest["metric"].split("/", 1)[1]]
+    ends = [_ends(p) for p in parameters]
+    ends.append((f"{min(values, default=0):.4f}", f"{max(values, default=1):.4f}"))
+    notes = [
+        {
+            **{"x": place, "y": y, "yref": "y", "text": end[side], "showarrow": False},
+            **{"yanchor": anchor, "font": {"size": 10, "color": "--muted"}},
+        }
+        for place, end in enumerate(ends)
+        for side, (y, anchor) in enumerate(((-0.02, "top"), (1.02, "bottom")))
+    ]
+    return {
+        "data": data,
+        "layout": {
+            "xaxis": {"tickvals": list(range(last + 1)), "ticktext": names, "tickangle": -35},
+            "yaxis": {"visible": False, "range": [-0.09, 1.09]},
+            "annotations": notes,
+            "hovermode": "closest",
+        },
+    }
+
+
+def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
+    """Draw the value over each hyperparameter, by its name."""
+    found = []
+    best = next(iter(record.ranking()), None)
+    for parameter in record.space.parameters:
+        chosen = [t for t in scored(record) if parameter.name in t.values]
+        data = []
+        for state in STATES:
+            some = [trial for trial in chosen if trial.state == state and trial is not best]
+            data += [_points(some, parameter.name, marker(state))] if some else []
+        if best is not None and best in chosen:
+            data.append(_points([best], parameter.name, {**marker("best"), "size": 12}))
+        if not data:
+            continue
+        axis = axis_of(parameter.name)
+        if parameter.kind == "categorical":
+            labels = [number(choice) for choice in parameter.choices]
+            axis |= {"type": "category", "categoryorder": "array", "categoryarray": labels}
+            axis |= {"range": [-0.5, len(labels) - 0.5]}
+        else:
+            low, high = (_scale(parameter)(bound) for bound in _bounds(parameter))
+            margin = 0.04 * (high - low or 1.0)
+            axis |= {"range": [low - margin, high + margin]}
+            if parameter.log and parameter.kind == "int":
+                first, last = _bounds(parameter)
+                doubled = [first * 2**k for k in range(int(math.log2(last / first)) + 1)]
+                axis |= {"type": "log", "tickvals": doubled}
+            elif parameter.log:
+                axis |= {"type": "log", "exponentformat": "power"}
+                axis["dtick"] = 1 if high - low >= 1.5 else "D2"
+        layout = {"xaxis": axis, "yaxis": axis_of(""), "showlegend": False}
+        found.append((parameter.name, {"data": data, "layout": layout}))
+    return found
+
+
+def _points(trials: Sequence[TrialRecord], name: str, shape: Chart) -> Chart:
+    return {
+        **{"type": "scatter", "mode": "markers", "marker": shape},
+        "x": [x if isinstance(x := t.values[name], float) else number(x) for t in trials],
+        "y": [trial.value for trial in trials],
+        "text": [f"trial {t.number}, {name} {number(t.values[name])}" for t in trials],
+        "hovertemplate": "%{text}: %{y:.4f}<extra></extra>",
+    }
+
+
+def importances(task: Task, found: Importance) -> Chart:
+    """Draw importance as a table of parameters and metrics, the most important one on top."""
+    metrics = list(next(iter(found.shares.values()), {}))
+    names = sorted(found.shares, key=lambda name: found.shares[name][metrics[0]])
+    prefix = f"val/{task.class_metric}/"
+    shares = [[found.shares[name][metric] for metric in metrics] for name in names]
+    texts = [
+        [f"{found.shares[n][m]:.0f}{' *' if (n, m) in found.clear else ''}" for m in metrics]
+        for n in names
+    ]
+    return {
+        "data": [
+            {
+                **{"type": "heatmap", "y": names, "z": shares, "text": texts, "zmin": 0},
+                "x": [metric.removeprefix(prefix) for metric in metrics],
+                **{"texttemplate": "%{text}", "showscale": False, "xgap": 2, "ygap": 2},
+                "colorscale": [[0, "--paper"], [1, "--best"]],
+                "hovertemplate": "%{y} for %{x}: %{z:.1f} %<extra></extra>",
+            }
+        ],
+        "layout": {
+            "xaxis": {"side": "top", "tickangle": -35, "automargin": True},
+            "yaxis": {"automargin": True, "tickmode": "linear"},
+            "height": 110 + 24 * len(names),
+        },
+    }
+
+
+def _scale(parameter: Parameter) -> Callable[[float], float]:
+    return math.log10 if parameter.log else float
+
+
+def _bounds(parameter: Parameter) -> tuple[float, float]:
+    assert parameter.low is not None and parameter.high is not None
+    return parameter.low, parameter.high
+
+
+def _place(parameter: Parameter, value: Value | None) -> float | None:
+    """Return where a value lies in its range, in [0, 1]; None if the trial has none."""
+    if value is None:
+        return None
+    if parameter.kind == "categorical":
+        num = len(parameter.choices)
+        return parameter.choices.index(value) / (num - 1) if num > 1 else 0.5
+    assert not isinstance(value, str)
+    low, high, here = map(_scale(parameter), (*_bounds(parameter), value))
+    return (here - low) / (high - low) if high > low else 0.5
+
+
+def _ends(parameter: Parameter) -> tuple[str, str]:
+    if parameter.kind == "categorical":
+        return number(parameter.choices[0]), number(parameter.choices[-1])
+    low, high = _bounds(parameter)
+    return number(low), number(high)

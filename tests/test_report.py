@@ -1,0 +1,242 @@
+"""The report: what it says of a study, that it needs nothing else, and that a browser draws it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Finished, run_module
+from test_record import MANIFEST
+
+from study import importance, report, report_facts
+from study.command import run_command
+from study.ledger import Ledger, spans_of
+from study.record import StudyRecord
+from study.report import page
+from study.snapshot import Schedule
+from study.space import Parameter, SearchSpace
+from study.task import load_task
+from study.trial_record import TrialRecord
+
+BEGUN = 1_790_000_000
+SPACE = SearchSpace(
+    (
+        Parameter(name="learning_rate", kind="float", low=1e-4, high=1e-2, log=True),
+        Parameter(name="crop", kind="float", low=0.5, high=1.0),
+        Parameter(name="model", kind="categorical", choices=("hourglass", "unet")),
+        Parameter(name="width", kind="int", low=8, high=24, step=8, when=("model", ("unet",))),
+    ),
+    {},
+    {"learning_rate": 1e-3, "crop": 1.0, "model": "hourglass"},
+)
+COMMAND = "python -m study.tune facade --num-samples 6 --grace-period 3"
+
+
+def trial(number: int, state: Any, scores: list[float], **changes: Any) -> TrialRecord:
+    """A trial with epochs of ten seconds, begun a minute after the one before."""
+    begun = BEGUN + 60 * number
+    history = tuple(
+        {
+            **{"epoch": epoch, "ended": begun + 10.0 * epoch, "epoch_seconds": 10.0},
+            **{"val/mean_ap": value, "val/ap/pillar": value / 2, "num_params": 1000.0 + number},
+        }
+        for epoch, value in enumerate(scores, 1)
+    )
+    known = TrialRecord(
+        number=number,
+        metric="val/mean_ap",
+        mode="max",
+        state=state,
+        values={"learning_rate": 1e-3 * (1 + number % 9), "crop": 0.7, "model": "hourglass"},
+        history=history,
+        begun=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(begun)),
+    )
+    return dataclasses.replace(known, **changes)
+
+
+def study(path: Path, trials: list[TrialRecord], **changes: Any) -> StudyRecord:
+    manifest = {**MANIFEST, "space": SPACE.describe(), **changes}
+    record = StudyRecord.create_or_continue(path, json.loads(json.dumps(manifest)), COMMAND)
+    for one in trials:
+        one.save(record.run_folder(one.number).path)
+    record.close()
+    return StudyRecord.read(path)
+
+
+def charts_of(text: str) -> dict[str, Any]:
+    packed = re.search(r'id="charts">([^<]+)<', text)
+    assert packed is not None
+    return json.loads(gzip.decompress(base64.b64decode(packed[1])))
+
+
+@pytest.fixture
+def trials() -> list[TrialRecord]:
+    return [
+        trial(0, "finished", [0.3, 0.4, 0.5] + [0.5] * 6),
+        trial(1, "stopped", [0.1, 0.2, 0.2], values={"learning_rate": 9.9e-3, "crop": 0.6}),
+        trial(2, "finished", [0.4] * 8 + [0.75], values={
+            **{"learning_rate": 9.9e-3, "crop": 0.99, "model": "unet", "width": 24},
+        }),
+        trial(3, "failed", [0.2], reason="the loss is not finite; smaller than 0.009 may help"),
+        trial(4, "failed", [], reason="the loss is not finite; smaller than 0.02 may help"),
+    ]  # fmt: skip
+
+
+def test_the_page_of_a_real_study(finished: Finished) -> None:
+    done = run_module("report", "--price-per-hour", 3, cwd=finished.home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("studies/fashion/report.html\n")
+    text = (finished.home / "studies" / "fashion" / "report.html").read_text()
+    record = StudyRecord.read(finished.home / "studies" / "fashion")
+    assert "Sample data" in text and len(text) < 5_000_000
+    assert f"<b>{record.ranking()[0].value:.4f}</b>" in text
+    assert "the training loss is not finite" in text and "python -m study.tune fashion" in text
+    assert text.count('<img src="data:image/webp') >= 4  # figures of the best trial
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert links and all(link.startswith(("#", "data:")) for link in links), "no network"
+    drawn = charts_of(text)
+    assert {"history", "curves", "parallel", "timeline", "slice-width1"} <= set(drawn)
+    points = sum(len(trace["x"]) for trace in drawn["history"]["data"][1:])
+    assert points == len(record.trials())
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_a_browser_draws_it_without_a_network(finished: Finished) -> None:
+    record = StudyRecord.read(finished.home / "studies" / "fashion")
+    file = finished.home / "drawn.html"
+    report.write(record, file)
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    closed = "--host-resolver-rules=MAP * ~NOTFOUND"
+    done = subprocess.run(
+        ["chromium", *flags, closed, "--virtual-time-budget=20000", "--dump-dom", file.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert 'data-drawn="yes"' in done.stdout
+    drawn = charts_of(file.read_text())
+    assert done.stdout.count('class="chart js-plotly-plot"') == len(drawn) > 5
+    assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_what_a_study_spent(tmp_path: Path, trials: list[TrialRecord]) -> None:
+    record = study(tmp_path / "s", trials)
+    asked = Schedule.of(record.manifest)
+    assert asked is not None and asked.rule is not None
+    ledger = Ledger.of(record, asked, price=36.0)
+    assert ledger.work == {0: 90, 1: 30, 2: 90, 3: 10, 4: 0} and ledger.epochs == 22
+    assert ledger.full == 3 * 9 + 1 and ledger.saved == 60  # six epochs of trial 1
+    # 0 to 90, 60 to 90, 120 to 210, 180 to 190
+    assert ledger.active == 180
+    assert ledger.money(ledger.total) == pytest.approx(36.0 * 180 / 3600)
+    assert ledger.money(ledger.work[0]) == pytest.approx(1.8 * 90 / 220)
+    first, second = ledger.rungs
+    assert (first.first, first.last, first.trials, first.stopped, first.epochs) == (1, 3, 4, 1, 10)
+    assert (second.first, second.last, second.epochs, second.seconds) == (4, 9, 12, 120)
+    assert Ledger.of(record, asked).money(10) is None
+
+
+def test_a_trial_that_was_cut_off_ran_twice() -> None:
+    whole = trial(0, "finished", [0.1, 0.2, 0.3])
+    assert spans_of(whole) == [(BEGUN, BEGUN + 30)]
+    first, *later = whole.history
+    apart = (first, *({**row, "ended": row["ended"] + 1000} for row in later))
+    assert spans_of(dataclasses.replace(whole, history=apart)) == [
+        (BEGUN, BEGUN + 10),
+        (BEGUN + 1010, BEGUN + 1030),
+    ]
+
+
+def test_hints_name_bounds_that_can_be_widened(tmp_path: Path, trials: list[TrialRecord]) -> None:
+    record, task = study(tmp_path / "s", trials), load_task("facade")
+    found = "\n".join(report_facts.hints(task, record, None))
+    assert "best learning_rate, 0.0099, is within 5 % of its bound (high: 0.01)" in found
+    assert "best width, 24, is within 5 % of its bound (high: 24)" in found
+    assert "crop" not in found, "1 is the largest that there is"
+    assert "its last, 9" in found and "s --confirm 3" in found
+
+
+def test_a_bound_is_judged_on_the_scale_that_is_searched(tmp_path: Path) -> None:
+    trials = [trial(0, "finished", [0.1]), trial(1, "finished", [0.5])]
+    task = load_task("facade")
+    for rate, near in ((1.2e-4, True), (1.3e-4, False), (7.5e-3, False), (8.1e-3, True)):
+        trials[1].values["learning_rate"] = rate
+        record = study(tmp_path / str(rate), trials)
+        assert ("learning_rate" in str(report_facts.hints(task, record, None))) is near, rate
+
+
+def test_failures_that_differ_in_numbers_are_one(tmp_path: Path, trials: list[TrialRecord]) -> None:
+    trials[0] = trials[0].with_failure("its process died", 1)
+    rows = report_facts.failures(study(tmp_path / "s", trials))
+    assert [(row["what"], row["count"], row["trials"]) for row in rows] == [
+        ("failed", 2, "3, 4"),
+        ("tried again", 1, "0"),
+    ]
+    assert "0.009" in rows[0]["reason"]
+
+
+def test_the_best_beside_the_baseline(tmp_path: Path, trials: list[TrialRecord]) -> None:
+    rows = report_facts.classes(load_task("facade"), study(tmp_path / "s", trials))
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["pillar"]["change"] == pytest.approx((0.75 - 0.5) / 2)
+    assert by_name["window"]["best"] is None  # not recorded
+    assert by_name["all"]["best"] == 0.75 and by_name["all"]["baseline"] == 0.5
+
+
+def test_the_command_for_more_trials(tmp_path: Path, trials: list[TrialRecord]) -> None:
+    found = dict(report_facts.commands(study(tmp_path / "s", trials)))
+    assert found["twice as many trials"] == COMMAND.replace("6", "12")
+
+
+@pytest.mark.parametrize("state", ["finished", "running", "failed"])
+def test_a_study_of_one_trial(tmp_path: Path, state: str) -> None:
+    values = [] if state == "failed" else [0.2]
+    text = page(study(tmp_path / "s", [trial(0, state, values, reason="<b>why</b>")]))
+    assert "<b>why" not in text, "what a trial says is not taken for HTML"
+    assert "&lt;b&gt;why" in text or state != "failed"
+
+
+def test_a_study_that_has_only_begun_and_numbers_that_are_none(tmp_path: Path) -> None:
+    assert "No trial has begun" in page(study(tmp_path / "s", []))
+    odd = trial(0, "finished", [0.5, 0.6])
+    odd.history[1]["val/ap/pillar"] = float("nan")
+    assert "NaN" not in json.dumps(charts_of(page(study(tmp_path / "odd", [odd]))))
+
+
+def test_two_objectives_have_a_front(tmp_path: Path, trials: list[TrialRecord]) -> None:
+    both = [["val/mean_ap", "max"], ["num_params", "min"]]
+    text = page(study(tmp_path / "s", trials, objectives=both))
+    _, front = charts_of(text)["trade-off"]["data"]
+    assert front["x"] == [1000.0, 1002.0] and front["y"] == [0.5, 0.75]
+    assert "The Pareto front of the two objectives" in text
+
+
+def test_a_thousand_trials_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance, "NUM_SHUFFLES", 2)
+    text = page(study(tmp_path / "s", [trial(n, "finished", [0.1] * 9) for n in range(1000)]))
+    assert len(text) < 5_000_000 and "and 950 more" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--price-per-hour", "-1"], "--price-per-hour must be dollars"),
+        (["--out", "no/such/folder/x.html"], "name a file in a folder that exists"),
+        (["other"], "there is no study 'other'"),
+    ],
+)
+def test_mistakes_are_told(
+    finished: Finished, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--studies-dir", str(finished.home / "studies")]
+    assert run_command(lambda: report.main([*flags, *place])) == 2
+    assert message in capsys.readouterr().err
