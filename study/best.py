@@ -119,9 +119,20 @@ def main(argv: list[str] | None = None) -> int:
         except (TrialError, DamagedFile) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
+    if chosen is not None or args.confirm is not None:
+        renew_report(record, args)
     if args.json:
         print(json.dumps(result, indent=1))
     return 0
+
+
+def renew_report(record: StudyRecord, args: argparse.Namespace) -> None:
+    """Write the study's page anew with what was confirmed and tested, also in MLflow."""
+    from study import report, tracking_results, tracking_store
+
+    record = StudyRecord.read(record.path)  # with its own floors
+    report.write(record, record.path / report.FILE)
+    tracking_results.record_report(tracking_store.resolve_uri(args.tracking_uri), record)
 
 
 def choose(record: StudyRecord, ranking: list[TrialRecord], number: int | None) -> TrialRecord:

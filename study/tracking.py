@@ -15,18 +15,21 @@ from typing import Any
 
 from mlflow.entities import RunTag
 
-from study.drawing import Drawing, figure_note
+from study.drawing import REPORT, Drawing, figure_note
 from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.task import Task
 from study.tracking_runs import STATUS, Run, StudyRuns
-from study.tracking_store import connect, log_history, upload_folder
+from study.tracking_store import connect, log_history, upload_folder, upload_report
 from study.trial_record import TrialRecord
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+# Between two reports while the study runs: at least so many seconds, and so many times as long as
+# the last one took, so that a study of thousands of trials does not work for its report.
+REPORT_SECONDS, REPORT_SHARE = 60.0, 20.0
 
 
 class StudyTracker:
@@ -63,6 +66,10 @@ class StudyTracker:
         self._changed = threading.Condition()
         self._closing = False
         self._sent = 0  # how often a trial was brought up to date
+        self._ended_before = record.num_ended()
+        self._report_of: int | None = None  # of how many ended trials the one being written is
+        self._report_asked = time.monotonic()  # when that was
+        self._report_due = self._report_asked + REPORT_SECONDS
         self._drawing = Drawing(drawn=self.touch)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -93,6 +100,9 @@ class StudyTracker:
         """
         with self._changed:
             self._closing = True
+            news = self.record.num_ended() > self._ended_before
+            if news and self._store is not None and at_most == math.inf:  # no time after a signal
+                self._waiting[REPORT] = None
             self._changed.notify()
         closing = heard = time.monotonic()
         sent = self._sent
@@ -105,8 +115,8 @@ class StudyTracker:
         if self._thread.is_alive():
             return self.trouble or "the tracking store is slow"
         if self._unsent:
-            numbers = ", ".join(map(str, sorted(self._unsent)))
-            return f"trials {numbers}: {'; '.join(sorted(set(self._unsent.values())))}"
+            names = ("report" if n == REPORT else f"trial {n}" for n in sorted(self._unsent))
+            return f"{', '.join(names)}: {'; '.join(sorted(set(self._unsent.values())))}"
         try:
             client, parent = self.store.client, self.store.parent
             for run in self.runs.values():
@@ -145,7 +155,12 @@ class StudyTracker:
                 number = next(iter(self._waiting))
                 del self._waiting[number]
             try:
-                self._bring_up_to_date(number)
+                if number == REPORT:
+                    self._bring_report()
+                else:
+                    self._bring_up_to_date(number)
+                    if time.monotonic() > self._report_due:
+                        self.touch(REPORT)
                 self._sent += 1
                 if self.trouble is not None:
                     logger.warning("tracking is back; what is missing is sent now")
@@ -155,6 +170,7 @@ class StudyTracker:
                 self.runs.pop(number, None)
                 self._perhaps_there.add(number)
                 self._drawing.forget(number)
+                self._report_of = None if number == REPORT else self._report_of
                 if self.trouble is None:
                     logger.warning(
                         "tracking fails, training goes on and all is sent later: %s",
@@ -184,6 +200,26 @@ class StudyTracker:
         run.epoch = trial.epochs
         if trial.state != "running" and not run.ended:
             self._end(trial, run, folder)
+
+    def _bring_report(self) -> None:
+        """Have the study's page written, and put it on the study's run."""
+        if not self.store.searches:
+            return
+        if self._report_of is None:
+            self._report_of, self._report_asked = self.record.num_ended(), time.monotonic()
+            self._report_due = math.inf
+        damage = self._drawing.report(self.record.path)
+        if damage is None:
+            return  # touched again when it is there
+        took = time.monotonic() - self._report_asked
+        self._report_due = time.monotonic() + max(REPORT_SECONDS, REPORT_SHARE * took)
+        outdated, self._report_of = self._report_of != self.record.num_ended(), None
+        for text in damage:
+            logger.warning(text)
+        if not damage:
+            upload_report(self.store.client, self.store.parent, self.record.path)
+        if outdated and self._closing:
+            self.touch(REPORT)
 
     def _end(self, trial: TrialRecord, run: Run, folder: RunFolder) -> None:
         client = self.store.client

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow.entities import RunTag
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
-from study.tracking_store import connect, experiment_id, log_history
+from study.record import StudyRecord
+from study.tracking_store import connect, experiment_id, log_history, upload_report
 
 
 def record_test(
@@ -57,10 +58,22 @@ def record_confirmation(
         tags: By name.
     """
     client = connect(uri)
-    condition = f"tags.`study.role` = 'confirm' and tags.`study.id` = '{study_id}'"
-    for run in client.search_runs([experiment_id(client, uri, name)], condition, max_results=1):
+    for run in _runs(client, uri, name, "confirm", study_id):
         known = run.data.metrics
         new = {key: value for key, value in metrics.items() if known.get(key) != value}
         log_history(client, run.info.run_id, [{"epoch": 0, **new}])
         given = [RunTag(key, value) for key, value in tags.items()]
         client.log_batch(run.info.run_id, tags=given)
+
+
+def record_report(uri: str, record: StudyRecord) -> None:
+    """Put the page of a study on its run, if the store has it."""
+    client, manifest = connect(uri), record.manifest
+    for run in _runs(client, uri, manifest["study"], "study", manifest.get("id", "")):
+        upload_report(client, run.info.run_id, record.path)
+
+
+def _runs(client: MlflowClient, uri: str, name: str, role: str, study_id: str) -> list[Run]:
+    condition = f"tags.`study.role` = '{role}' and tags.`study.id` = '{study_id}'"
+    experiment = experiment_id(client, uri, name)
+    return list(client.search_runs([experiment], condition, max_results=1))

@@ -30,6 +30,7 @@ from study.cache import cache_home, cached
 from study.errors import InputError
 from study.files import is_writable, local_copy
 from study.object_path import AnyPath
+from study.report import FILE as REPORT_FILE
 from study.run_folder import RunFolder
 from study.task import Task
 from study.trial_record import metrics_of
@@ -248,6 +249,12 @@ def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
         with suppress(FileNotFoundError), local_copy(path) as file:
             if file.exists():  # weights of a loser may go meanwhile
                 client.log_artifact(run_id, str(file), target)
+
+
+def upload_report(client: MlflowClient, run_id: str, folder: AnyPath) -> None:
+    """Upload the page of a study to its run."""
+    with suppress(FileNotFoundError), local_copy(folder / REPORT_FILE) as file:
+        client.log_artifact(run_id, str(file))
 
 
 def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, str]]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Finished
 from PIL import Image
 
 from study.drawing import Drawing
 from study.errors import StorageError
+from study.record import StudyRecord
 from study.run_folder import RunFolder, write_arrays
 from study.trial_record import TrialRecord
 
@@ -98,4 +101,31 @@ def test_requests_are_plain_json(folder: RunFolder) -> None:
     odd.path.mkdir()
     (text,) = drawn.damage(odd)
     assert json.dumps(str(odd.path))[1:5] in json.dumps(text)
+    drawn.drawing.close()
+
+
+def test_a_report_is_written_after_the_figures(finished: Finished, tmp_path: Path) -> None:
+    study = shutil.copytree(finished.home / "studies" / "fashion", tmp_path / "fashion")
+    page = study / "report.html"
+    page.unlink(missing_ok=True)
+    drawn = Drawn()
+    best = StudyRecord.read(study).ranking()[0]
+    folder = RunFolder(study / "trials" / f"{best.number:04d}")
+    for figure in folder.figures():
+        figure.unlink()
+    assert drawn.drawing.damage(best, "fashion", folder, "note") is None
+    assert drawn.drawing.report(study) is None
+    assert drawn.told.acquire(timeout=60) and drawn.told.acquire(timeout=60)
+    assert drawn.drawing.report(study) == []
+    assert "confusion matrix of trial" in page.read_text()
+    page.unlink()
+    page.mkdir()
+    assert drawn.drawing.report(study) is None and drawn.told.acquire(timeout=60)
+    with pytest.raises(StorageError, match="report.html"):
+        drawn.drawing.report(study)
+    (study / "study.json").write_text("{}")
+    (study / "optuna.db").unlink()
+    assert drawn.drawing.report(study) is None and drawn.told.acquire(timeout=60)
+    (text,) = drawn.drawing.report(study) or []
+    assert "no report" in text and "study.json" in text
     drawn.drawing.close()
