@@ -78,7 +78,7 @@ class Drawing:
         Raises:
             StorageError: The disk is full.
         """
-        about = {"metric": trial.metric, "history": trial.history}
+        about = {"metric": trial.metric, "mode": trial.mode, "history": trial.history}
         wanted = {"task": task, "folder": str(folder.path), "note": note, **about}
         return self._fetch(trial.number, wanted)
 
@@ -184,7 +184,8 @@ def _answer(wanted: dict[str, Any]) -> dict[str, Any]:
 def _draw(wanted: dict[str, Any]) -> list[str]:
     folder = RunFolder(as_path(wanted["folder"]))
     try:
-        folder.draw(load_task(wanted["task"]), wanted["metric"], wanted["note"], wanted["history"])
+        about = [wanted[key] for key in ("metric", "note", "history", "mode")]
+        folder.draw(load_task(wanted["task"]), *about)
     except StorageError:
         raise
     except Exception as error:  # a task's own; it must not keep the metrics from being sent

@@ -171,7 +171,14 @@ class RunFolder:
         for path in (self.last_checkpoint, self.best_checkpoint):
             path.unlink(missing_ok=True)
 
-    def draw(self, task: Task, metric: str, note: str, history: list[dict[str, float]]) -> None:
+    def draw(
+        self,
+        task: Task,
+        metric: str,
+        note: str,
+        history: list[dict[str, float]],
+        mode: str = "max",
+    ) -> None:
         """Draw learning curves, with a metric's, and the figures of the best epoch."""
         from study.figures import learning_curves
 
@@ -180,7 +187,7 @@ class RunFolder:
             figures = dict(task.figures(read_arrays(self.path / "evidence.npz"), note))
         except DamagedFile as error:
             self.damage.append(f"{error} There are no figures of the best epoch.")
-        figures["learning_curves"] = learning_curves(history, metric, note)
+        figures["learning_curves"] = learning_curves(history, metric, note, mode)
         save_figures(figures, self.path / "figures")
 
 

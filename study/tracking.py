@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import RunTag
+from mlflow.entities import Metric, RunTag
 
 from study.drawing import REPORT, Drawing, figure_note
 from study.errors import InputError
 from study.record import StudyRecord
 from study.run_folder import RunFolder
 from study.task import Task
+from study.tracking_notes import NOTE, best_metric, trial_note
 from study.tracking_runs import STATUS, Run, StudyRuns
 from study.tracking_store import connect, log_history, upload_folder, upload_report
 from study.trial_record import TrialRecord
@@ -66,7 +67,6 @@ class StudyTracker:
         self._changed = threading.Condition()
         self._closing = False
         self._sent = 0  # how often a trial was brought up to date
-        self._ended_before = record.num_ended()
         self._report_of: int | None = None  # of how many ended trials the one being written is
         self._report_asked = time.monotonic()  # when that was
         self._report_due = self._report_asked + REPORT_SECONDS
@@ -100,8 +100,7 @@ class StudyTracker:
         """
         with self._changed:
             self._closing = True
-            news = self.record.num_ended() > self._ended_before
-            if news and self._store is not None and at_most == math.inf:  # no time after a signal
+            if at_most == math.inf:  # after a signal there is no time for it
                 self._waiting[REPORT] = None
             self._changed.notify()
         closing = heard = time.monotonic()
@@ -114,7 +113,7 @@ class StudyTracker:
                 heard, sent = time.monotonic(), self._sent
         if self._thread.is_alive():
             return self.trouble or "the tracking store is slow"
-        if self._unsent:
+        if self._unsent.keys() - {REPORT}:
             names = ("report" if n == REPORT else f"trial {n}" for n in sorted(self._unsent))
             return f"{', '.join(names)}: {'; '.join(sorted(set(self._unsent.values())))}"
         try:
@@ -125,14 +124,14 @@ class StudyTracker:
                     client.set_terminated(run.run_id, "KILLED")
             found = best if self.store.searches and status == "FINISHED" else None
             if found is not None and found.value is not None:
-                key = f"best/{self.record.manifest['metric'].split('/', 1)[1]}"
+                key = best_metric(self.record)
                 if client.get_run(parent).data.metrics.get(key) != found.value:
                     client.log_metric(parent, key, found.value, step=found.number)
                     client.set_tag(parent, "study.best_trial", str(found.number))
             client.set_terminated(parent, status)
         except Exception as error:  # as in `_work`
             return _first_line(error)
-        return None
+        return self._unsent.get(REPORT)
 
     @property
     def store(self) -> StudyRuns:
@@ -203,7 +202,8 @@ class StudyTracker:
 
     def _bring_report(self) -> None:
         """Have the study's page written, and put it on the study's run."""
-        if not self.store.searches:
+        known = (self.store.reported, self._report_of)
+        if not self.store.searches or known == (self.record.num_ended(), None):
             return
         if self._report_of is None:
             self._report_of, self._report_asked = self.record.num_ended(), time.monotonic()
@@ -213,17 +213,18 @@ class StudyTracker:
             return  # touched again when it is there
         took = time.monotonic() - self._report_asked
         self._report_due = time.monotonic() + max(REPORT_SECONDS, REPORT_SHARE * took)
-        outdated, self._report_of = self._report_of != self.record.num_ended(), None
+        shown, self._report_of = self._report_of, None
         for text in damage:
             logger.warning(text)
+        self.store.describe(shown, self.runs)
         if not damage:
             upload_report(self.store.client, self.store.parent, self.record.path)
-        if outdated and self._closing:
+        if self._closing:  # a trial may have ended meanwhile
             self.touch(REPORT)
 
     def _end(self, trial: TrialRecord, run: Run, folder: RunFolder) -> None:
         client = self.store.client
-        tags = {}
+        tags = {NOTE: trial_note(self.record, trial)}
         if trial.reason is not None:
             tags["study.reason"] = trial.reason
         if trial.failures:
@@ -237,7 +238,12 @@ class StudyTracker:
                 return  # the trial is touched again when its figures are drawn
             for text in damage:
                 logger.warning(text)
-        client.log_batch(run.run_id, tags=[RunTag(name, tags[name][:5000]) for name in tags])
+        metrics = []
+        if trial.value is not None and trial.epoch is not None and self.store.searches:
+            at = int(1000 * trial.history[-1].get("ended", 0))
+            metrics = [Metric(best_metric(self.record), trial.value, at, trial.epoch)]
+        given = [RunTag(name, tags[name][:5000]) for name in tags]
+        client.log_batch(run.run_id, metrics=metrics, tags=given)
         upload_folder(client, run.run_id, folder)
         client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True

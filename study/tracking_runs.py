@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Param
+from mlflow.entities import Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from study.candidates import candidate_of
 from study.record import StudyRecord
 from study.task import Task
+from study.tracking_notes import NOTE, experiment_tags, study_note
 from study.tracking_store import experiment_id, log_settings
 from study.trial_record import TrialRecord
 
@@ -61,7 +62,9 @@ class StudyRuns:
         self.settings = dict(settings)
         self.known = dict(known)
         self.confirms: Mapping[str, Any] | None = record.manifest.get("confirms")
-        self.experiment = experiment_id(client, uri, record.manifest["study"])
+        tags = experiment_tags(task, record)
+        self.experiment = experiment_id(client, uri, record.manifest["study"], tags)
+        self.reported = 0  # ended trials that its description there knows of
         self.parent = self._find_or_create_parent()
 
     @property
@@ -98,10 +101,24 @@ class StudyRuns:
         self.record.run_folder(trial.number).run_id = run_id
         return run
 
+    def describe(self, num_ended: int, runs: Mapping[int, Run]) -> None:
+        """Write how the study stands to its run.
+
+        Args:
+            num_ended: Trials that have ended, as far as the report knows.
+            runs: Of its trials.
+        """
+        known = {number: run.run_id for number, run in runs.items()}
+        note = study_note(self.record, self.task, self.experiment, self.parent, known)
+        tags = [RunTag(NOTE, note), RunTag("study.reported", str(num_ended))]
+        self.client.log_batch(self.parent, tags=tags)
+        self.reported = num_ended
+
     def _find_or_create_parent(self) -> str:
         name, role = self.record.manifest["study"], "study" if self.searches else "confirm"
         found = self._find(f"tags.`study.role` = '{role}'")
         if found is not None:
+            self.reported = int(self.client.get_run(found).data.tags.get("study.reported", 0))
             self.client.update_run(found, status="RUNNING")
             return found
         tags = {"study.role": role, "study.name": name, "study.task": self.task.name}
@@ -109,6 +126,10 @@ class StudyRuns:
             above = self._find("tags.`study.role` = 'study'", self.confirms["study_id"])
             tags |= {"mlflow.parentRunId": above} if above else {}
             name = f"{name}, confirmation"
+        else:
+            name = f"study {name}"
+        if self.record.manifest["dataset"] == "sample":
+            name += " [sample data]"
         run = self.client.create_run(self.experiment, run_name=name, tags={**tags, **self.known})
         params = {**self.settings, "metric": self.record.manifest["metric"]}
         params["objective"] = str(self.record.goal)

@@ -157,8 +157,10 @@ def _creation_lock(uri: str) -> FileLock:
     return FileLock(Path(tempfile.gettempdir()) / f"study-{getpass.getuser()}-{name}.lock")
 
 
-def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """Return the experiment's id, creating it if there is none.
+def experiment_id(
+    client: MlflowClient, uri: str, name: str, tags: Mapping[str, str] | None = None
+) -> str:
+    """Return the experiment's id, creating it if there is none; `tags` are what it then has.
 
     Beside a SQLite file the artifacts go to `mlruns/`, where `mlflow ui` started there finds them.
     """
@@ -169,12 +171,14 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
                 f"the MLflow experiment {name!r} was deleted; restore it with `mlflow experiments "
                 f"restore -x {found.experiment_id}`, or choose another --name."
             )
+        for key in (tags or {}).keys() - found.tags.keys():
+            client.set_experiment_tag(found.experiment_id, key, (tags or {})[key])
         return str(found.experiment_id)
     location = None
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name
         location = folder.as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location, tags=dict(tags or {})))
 
 
 class SingleRun:

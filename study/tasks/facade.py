@@ -221,22 +221,26 @@ class Facade:
 
     def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw precision-recall curves, AP and IoU per class, confusion matrix and examples."""
-        from study import figures, metrics
+        from study import figures, image_figures, metrics
 
         histograms, confusion = evidence["histograms"], evidence["confusion"]
         curves = [metrics.precision_recall_curve(counts) for counts in histograms]
         precisions = [metrics.average_precision(counts) for counts in histograms]
         ious = metrics.intersections_over_union(confusion)
         colors = [figures.hex_color(color) for color in mini_facade.PALETTE]
-        scores = [f"{100 * score:.1f} % of pixels right" for score in evidence["scores"]]
+        shown = evidence["scores"]  # best, median and worst images
+        words = [("best", "median", "worst")[3 * k // len(shown)] for k in range(len(shown))]
+        scores = [f"{w}: {100 * score:.1f} % right" for w, score in zip(words, shown, strict=True)]
         return {
             "precision_recall": figures.precision_recall(
                 curves, precisions, self.classes, colors, note
             ),
-            "ap_per_class": figures.class_bars(precisions, self.classes, "average precision", note),
-            "iou_per_class": figures.class_bars(ious, self.classes, "IoU", note),
+            "ap_per_class": figures.class_bars(
+                precisions, self.classes, "average precision", note, colors
+            ),
+            "iou_per_class": figures.class_bars(ious, self.classes, "IoU", note, colors),
             "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
-            "segmentations": figures.segmentations(
+            "segmentations": image_figures.segmentations(
                 evidence["images"],
                 evidence["targets"],
                 evidence["predictions"],

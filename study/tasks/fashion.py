@@ -167,7 +167,7 @@ class Fashion:
 
     def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw confusion matrix, accuracy per class, examples and filters."""
-        from study import figures
+        from study import figures, image_figures
         from study.metrics import class_accuracies
 
         confusion = evidence["confusion"]
@@ -182,8 +182,8 @@ class Fashion:
             "accuracy_per_class": figures.class_bars(
                 class_accuracies(confusion), self.classes, "accuracy", note
             ),
-            "right_and_wrong": figures.right_and_wrong(right, wrong, self.classes, note),
-            "filters": figures.filters(evidence["filters"], note),
+            "right_and_wrong": image_figures.right_and_wrong(right, wrong, self.classes, note),
+            "filters": image_figures.filters(evidence["filters"], note),
         }
 
 
