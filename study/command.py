@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from study.errors import DamagedFile, InputError, StorageError
-from study.task import TrainConfig, Value, config_fields, did_you_mean, parse_value
+from study.setting import parse_value
+from study.task import TrainConfig, Value, config_fields, did_you_mean
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -25,7 +25,7 @@ from study.closed_split import load_trained
 from study.data import DataSource, ImageSet
 from study.errors import DamagedFile, TrialError
 from study.interval import shown
-from study.model_folder import WHOLE, default_colors
+from study.model_folder import default_colors
 from study.models import Normalized
 from study.objective import Goal
 from study.record import StudyRecord
@@ -87,7 +87,7 @@ def export(
     meta = {
         "task": task.name,
         "classes": list(task.classes),
-        "colors": getattr(task, "colors", None) or default_colors(len(task.classes)),
+        "colors": task.colors or default_colors(len(task.classes)),
         "preprocessing": {
             "input": ["batch", *inputs.shape[1:]],
             "dtype": "float32",
@@ -95,7 +95,7 @@ def export(
             "channels": "RGB" if inputs.shape[1] == 3 else "grey",
             "resize": "average over the area of each new pixel",
             "normalization": "inside the model",
-            "shows": getattr(task, "shows", WHOLE),
+            "shows": task.shows,
         },
         "output": "logits; softmax over dimension 1 gives probabilities",
         "params": record.params(trial),

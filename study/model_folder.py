@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import InputError
-from study.task import load_task, task_names
+from study.task import OBJECT, WHOLE, load_task, task_names
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-
-# What the network's images show, in `meta.json`; tells how a photograph is prepared.
-WHOLE = "the whole photograph"
-OBJECT = "one object, light on black, filling the image"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,7 +117,7 @@ def predict(
     import numpy as np
 
     from study.cutout import cut_out
-    from study.model_folder import OBJECT
+    from study.task import OBJECT
     from study.windows import network_inputs, windows
 
     height, width = photo.pixels.shape[:2]

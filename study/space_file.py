@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import InputError
+from study.setting import check_value, default_of
 from study.space import Parameter, SearchSpace
 from study.task import (
     TrainConfig,
     Value,
-    check_value,
     config_fields,
-    default_of,
     did_you_mean,
 )
 from study.yaml_lines import Place, Section, read_sections

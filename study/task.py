@@ -1,4 +1,4 @@
-"""What a task is: its settings (`TrainConfig`) and the `Task` protocol that the loop relies on.
+"""What a task is: its settings (`TrainConfig`) and the `Task` that the loop relies on.
 
 A task is one file `study/tasks/<name>.py` that ends with `TASK = ...`, and one search space
 `search_spaces/<name>.yaml`. Nothing lists them: they are found by file name.
@@ -6,15 +6,19 @@ A task is one file `study/tasks/<name>.py` that ends with `TASK = ...`, and one 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from study.errors import InputError
+from study.setting import Value as Value
+from study.setting import check_value
+from study.setting import setting as setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,31 +29,10 @@ if TYPE_CHECKING:
     from study.meters import Meter
 
 NUM_FOLDS = 6  # of the training split, see `study.split`
-Value = int | float | str | bool
+# What the network's images show, in an export's `meta.json`; tells how a photograph is prepared.
+WHOLE = "the whole photograph"
+OBJECT = "one object, light on black, filling the image"
 SCHEDULES = ("constant", "cosine", "one_cycle")
-
-
-def setting(
-    default: Value,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] | None = None,
-    searchable: bool = True,
-) -> Any:
-    """Declare a field of a `TrainConfig`: default, help text with its unit, inclusive bounds.
-
-    Args:
-        default: Also the value that the task's baseline uses.
-        help: One phrase for `--help`, with the unit.
-        low: Smallest allowed value, inclusive.
-        high: Largest allowed value, inclusive.
-        choices: Allowed words of a string field.
-        searchable: False for settings that trials of one study must share.
-    """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, metadata={**metadata, "searchable": searchable})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,66 +97,6 @@ def best_row(history: Sequence[Mapping[str, float]], metric: str, mode: str) -> 
     return dict(choose(history, key=lambda row: row[metric]))
 
 
-def field_type(field: dataclasses.Field[Any]) -> type:
-    """Return the Python type of a config field, which is the type of its default."""
-    return type(field.default)
-
-
-def default_of(field: dataclasses.Field[Any]) -> Value:
-    """Return the default of a config field."""
-    assert isinstance(field.default, (int, float, str, bool))
-    return field.default
-
-
-def check_value(field: dataclasses.Field[Any], value: object) -> Value:
-    """Return `value` as the field's type.
-
-    Raises:
-        InputError: Wrong type, out of bounds, or not one of the choices.
-    """
-    kind = field_type(field)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{field.name} must be {_kind_name(kind)}, but got {value!r}.")
-    low, high = field.metadata.get("low"), field.metadata.get("high")
-    choices = field.metadata.get("choices")
-    if isinstance(value, float) and value != value:
-        raise InputError(f"{field.name} must be a number, but got nan.")
-    if isinstance(value, (int, float)) and low is not None and value < low:
-        raise InputError(f"{field.name} must be at least {low:g}, but got {value}.")
-    if isinstance(value, (int, float)) and high is not None and value > high:
-        raise InputError(f"{field.name} must be at most {high:g}, but got {value}.")
-    if choices is not None and value not in choices:
-        raise InputError(f"{field.name} must be one of {', '.join(choices)}, but got {value!r}.")
-    assert isinstance(value, (int, float, str, bool))
-    return value
-
-
-def parse_value(field: dataclasses.Field[Any], text: str) -> Value:
-    """Return the value that `text`, from a command line or an MLflow parameter, stands for.
-
-    Raises:
-        InputError: `text` is no such value.
-    """
-    kind = field_type(field)
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise InputError(f"{field.name} must be true or false, but got {text!r}.")
-        return words[text.lower()]
-    try:
-        value = kind(text)
-    except ValueError:
-        raise InputError(f"{field.name} must be {_kind_name(kind)}, but got {text!r}.") from None
-    return check_value(field, value)
-
-
-def _kind_name(kind: type) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    return names[kind]
-
-
 def config_fields(config_class: type[TrainConfig]) -> dict[str, dataclasses.Field[Any]]:
     """Return the fields of a config class by name."""
     return {field.name: field for field in dataclasses.fields(config_class)}
@@ -206,27 +129,33 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}."
 
 
-class Task(Protocol):
+class Task(abc.ABC):
     """All that the training loop, the study and the export know of a task.
 
-    It may also have `shows`, how `study.predict` prepares a photograph (`study.model_folder`:
-    the whole one if it says nothing), and `colors`, red, green and blue of each class, 0 to 255.
+    `study.classification.Classification` has most of it for tasks that name what an image shows.
     """
 
     name: str  # "facade": file name, command-line word and stem of the search space
     title: str  # one phrase for people
     classes: tuple[str, ...]
     metric: str  # "val/mean_ap": what search, scheduler, checkpoints and study.best use
-    mode: Literal["max", "min"]
+    mode: Literal["max", "min"] = "max"
     class_metric: str  # "ap": the per-class metric that tables show
-    config_class: type[TrainConfig]  # its field `model`, if any, is the family of networks
-    sample_settings: Mapping[str, Value]  # defaults that make `--dataset sample` quick
+    config_class: type[TrainConfig] = TrainConfig  # its `model`, if any, is the family of networks
+    sample_settings: Mapping[str, Value] = {}  # defaults that make `--dataset sample` quick
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation; images in [0, 1]
-    downloads: bool  # whether a missing real data set is fetched without being asked for
+    downloads: bool = False  # whether a missing real data set is fetched without being asked for
+    shows: str = WHOLE  # how `study.predict` prepares a photograph
+    colors: Sequence[tuple[int, int, int]] | None = None  # red, green, blue by class, 0 to 255
 
     def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
         """Put the real data set into the data directory: from `paths`, or by download."""
+        if paths:
+            raise InputError(
+                f"{self.name} imports nothing; put its files into {source.data_dir} yourself."
+            )
 
+    @abc.abstractmethod
     def identity(self, source: DataSource) -> dict[str, Any]:
         """Verify the data set, cache it, and return what identifies it (checksum, counts).
 
@@ -234,9 +163,11 @@ class Task(Protocol):
             InputError: Missing or damaged; the message names the file and the ways out.
         """
 
+    @abc.abstractmethod
     def load_splits(self, source: DataSource, config: Any) -> Splits:
         """Return training and validation images, sharing one memory-mapped cache."""
 
+    @abc.abstractmethod
     def load_full_size(
         self, source: DataSource, config: Any, split: Literal["val", "test"]
     ) -> ImageSet:
@@ -245,12 +176,15 @@ class Task(Protocol):
         The test split is closed: only `study.best` asks for it.
         """
 
+    @abc.abstractmethod
     def build_model(self, config: Any) -> torch.nn.Module:
         """Return a module: `(B, C, H, W)` float32, normalised -> logits `(B, K, ...)`."""
 
+    @abc.abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, config: Any) -> torch.Tensor:
         """Return the mean over images of what each loses, so that parts of a batch add up."""
 
+    @abc.abstractmethod
     def build_meter(self, device: torch.device) -> Meter:
         """Return an empty meter that counts on `device`."""
 
@@ -261,12 +195,14 @@ class Task(Protocol):
 
         `images` are the ones that `meter` has seen, in order.
         """
+        return {}
 
     def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw what a reader wants to see of one evaluation, by file stem.
 
         `note` says what was evaluated and stands below every title.
         """
+        return {}
 
 
 def task_names() -> list[str]:

@@ -29,6 +29,7 @@ from study.data import DataSource, prepare
 from study.errors import InputError, TrialError
 from study.provenance import facts
 from study.run_folder import RunFolder
+from study.setting import parse_value
 from study.tables import metric_line, per_class_table
 from study.task import (
     Task,
@@ -38,7 +39,6 @@ from study.task import (
     build_config,
     config_fields,
     load_task,
-    parse_value,
     task_names,
 )
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from study.errors import InputError
+from study.setting import parse_value
 from study.task import (
     build_config,
     class_key,
     config_fields,
     load_task,
-    parse_value,
     task_names,
 )
 from study.tasks.facade import FacadeConfig
@@ -21,7 +21,7 @@ from study.tasks.fashion import FashionConfig
 
 
 def test_tasks_are_found_by_file_name() -> None:
-    assert task_names() == ["facade", "fashion"]
+    assert {"facade", "fashion"} <= set(task_names())
 
 
 def test_unknown_task_suggests_the_nearest() -> None:

@@ -18,7 +18,7 @@ from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_facades, mini_facade
 from study.errors import InputError
 from study.split import VAL_SHARE, grouped_split
-from study.task import TrainConfig, Value, setting
+from study.task import Task, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
@@ -86,20 +86,18 @@ class FacadeConfig(TrainConfig):
             )
 
 
-class Facade:
-    """mini-facade as a `study.task.Task`."""
+class Facade(Task):
+    """mini-facade."""
 
     name = "facade"
     title = "building-facade segmentation"
     classes = mini_facade.CLASSES
     metric = "val/mean_ap"
-    mode: Literal["max", "min"] = "max"
     class_metric = "ap"
     config_class: type[TrainConfig] = FacadeConfig
     sample_settings: Mapping[str, Value] = {"image_size": 64, "epochs": 4}
     # Of the 906 training images of the starter set.
     normalization = ((0.496, 0.466, 0.425), (0.222, 0.213, 0.211))
-    downloads = False
     colors = mini_facade.PALETTE
 
     def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:

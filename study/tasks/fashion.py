@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from study.cache import Entry, array_checksum, cached
-from study.data import DataSource, ImageSet, Splits
+from study.classification import Classification
+from study.data import DataSource, ImageSet
 from study.datasets import drawn_garments, fashion_mnist
-from study.model_folder import OBJECT
-from study.split import VAL_SHARE, stratified_split
-from study.task import TrainConfig, Value, setting
+from study.task import OBJECT, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
-    from torch import Tensor
 
     from study.meters import Meter
 
@@ -49,15 +47,12 @@ class FashionConfig(TrainConfig):
     dropout: float = setting(0.0, "probability, in the head", low=0.0, high=0.9)
 
 
-class Fashion:
-    """Fashion-MNIST as a `study.task.Task`."""
+class Fashion(Classification):
+    """Fashion-MNIST."""
 
     name = "fashion"
     title = "Fashion-MNIST classification"
     classes = fashion_mnist.CLASSES
-    metric = "val/accuracy"
-    mode: Literal["max", "min"] = "max"
-    class_metric = "accuracy"
     config_class: type[TrainConfig] = FashionConfig
     sample_settings: Mapping[str, Value] = {"epochs": 4, "batch_size": 64}
     normalization = ((0.2860,), (0.3530,))  # of the 60,000 training images
@@ -93,22 +88,12 @@ class Fashion:
         key = [SAMPLE_TRAIN, SAMPLE_TEST, drawn_garments.VERSION]
         return cached(source.cache_dir, "fashion-sample", key, build)
 
-    def load_splits(self, source: DataSource, config: FashionConfig) -> Splits:
-        """Return the stratified split: images `(N, 1, 28, 28)` uint8, targets `(N,)`."""
+    def load_images(
+        self, source: DataSource, split: Literal["train", "test"]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return images `(N, 1, 28, 28)` and classes `(N,)`, uint8, memory-mapped."""
         entry = self._load(source)
-        images, targets = entry.array("train_images"), entry.array("train_targets")
-        train, val = stratified_split(targets, VAL_SHARE, config.split_seed, config.fold)
-        return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
-
-    def load_full_size(
-        self, source: DataSource, config: FashionConfig, split: Literal["val", "test"]
-    ) -> ImageSet:
-        """Return a split to be scored as the tables of this data set do."""
-        if split == "val":
-            return self.load_splits(source, config).val
-        entry = self._load(source)
-        images, targets = entry.array("test_images"), entry.array("test_targets")
-        return ImageSet(images, targets, np.arange(len(targets)))
+        return entry.array(f"{split}_images"), entry.array(f"{split}_targets")
 
     def build_model(self, config: FashionConfig) -> torch.nn.Module:
         """Return the network of the family `model`."""
@@ -123,18 +108,6 @@ class Fashion:
             dropout=config.dropout,
         )
 
-    def loss(self, logits: Tensor, targets: Tensor, config: FashionConfig) -> Tensor:
-        """Return cross-entropy."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-
-    def build_meter(self, device: torch.device) -> Meter:
-        """Return accuracy, also per class."""
-        from study.meters import ClassificationMeter
-
-        return ClassificationMeter(self.classes, device)
-
     def evidence(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
@@ -143,7 +116,7 @@ class Fashion:
 
         arrays = meter.arrays()
         shape = (len(self.classes), NUM_EXAMPLES)
-        result = {"confusion": arrays["confusion"]}
+        result = super().evidence(model, meter, images)
         indices = images.indices
         targets = images.targets[indices]
         for kind in ("right", "wrong"):
@@ -167,10 +140,8 @@ class Fashion:
 
     def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw confusion matrix, accuracy per class, examples and filters."""
-        from study import figures, image_figures
-        from study.metrics import class_accuracies
+        from study import image_figures
 
-        confusion = evidence["confusion"]
         right = (evidence["right_images"], evidence["right_confidences"])
         wrong = (
             evidence["wrong_images"],
@@ -178,10 +149,7 @@ class Fashion:
             evidence["wrong_taken_for"],
         )
         return {
-            "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
-            "accuracy_per_class": figures.class_bars(
-                class_accuracies(confusion), self.classes, "accuracy", note
-            ),
+            **super().figures(evidence, note),
             "right_and_wrong": image_figures.right_and_wrong(right, wrong, self.classes, note),
             "filters": image_figures.filters(evidence["filters"], note),
         }

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 
 from study.data import DataSource, ImageSet, Splits
 from study.meters import Meter
-from study.task import TrainConfig, Value
+from study.task import Task, TrainConfig
 
 
 class _Score:
@@ -58,22 +56,15 @@ class _Number(torch.nn.Module):
         return (self.weight * 0 + self.score).expand(len(images), 1)
 
 
-class Empty:
+class Empty(Task):
     """The task."""
 
     name = "empty"
     title = "nothing"
     classes = ("only",)
     metric = "val/score"
-    mode: Literal["max", "min"] = "max"
     class_metric = "score"
-    config_class: type[TrainConfig] = TrainConfig
-    sample_settings: Mapping[str, Value] = {}
     normalization = ((0.0,), (1.0,))
-    downloads = False
-
-    def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
-        """Do nothing."""
 
     def identity(self, source: DataSource) -> dict[str, Any]:
         """Return the identity of nothing; only the driver asks."""
@@ -114,10 +105,6 @@ class Empty:
     ) -> dict[str, np.ndarray]:
         """Return the score."""
         return meter.arrays()
-
-    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Any]:
-        """Draw nothing."""
-        return {}
 
 
 TASK = Empty()

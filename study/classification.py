@@ -1,0 +1,108 @@
+"""A task that names what an image shows: it has images, names of classes and a network.
+
+The rest is here: splits with equal shares of classes, cross-entropy, accuracy, figures.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from study.cache import array_checksum
+from study.data import DataSource, ImageSet, Splits
+from study.errors import InputError
+from study.split import VAL_SHARE, stratified_split
+from study.task import Task
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from study.meters import Meter
+
+
+class Classification(Task):
+    """One class per image, judged by accuracy."""
+
+    metric = "val/accuracy"
+    class_metric = "accuracy"
+
+    @abc.abstractmethod
+    def load_images(
+        self, source: DataSource, split: Literal["train", "test"]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return images `(N, C, H, W)` and class indices `(N,)`, both uint8, always the same.
+
+        Every trial asks for them; `study.cache.cached` keeps what takes long to read or to draw,
+        and shares its memory.
+        """
+
+    def identity(self, source: DataSource) -> dict[str, Any]:
+        """Read the data set; return checksum and counts.
+
+        Raises:
+            InputError: A file is missing.
+        """
+        try:
+            sets = [self.load_images(source, split) for split in ("train", "test")]
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{self.name}: there is no {error.filename}; put the data set there, name its "
+                "folder with --data-dir, or try out with --dataset sample."
+            ) from None
+        (train, _), (test, _) = sets
+        return {
+            "dataset": self.title if source.dataset == "real" else f"sample ({self.title})",
+            "checksum": array_checksum(array for arrays in sets for array in arrays),
+            "train": len(train),
+            "test": len(test),
+        }
+
+    def load_splits(self, source: DataSource, config: Any) -> Splits:
+        """Return a split in which every class has the same share on both sides."""
+        images, targets = self.load_images(source, "train")
+        train, val = stratified_split(targets, VAL_SHARE, config.split_seed, config.fold)
+        return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
+
+    def load_full_size(
+        self, source: DataSource, config: Any, split: Literal["val", "test"]
+    ) -> ImageSet:
+        """Return a split as it is: a class has no size."""
+        if split == "val":
+            return self.load_splits(source, config).val
+        images, targets = self.load_images(source, "test")
+        return ImageSet(images, targets, np.arange(len(targets)))
+
+    def loss(self, logits: Tensor, targets: Tensor, config: Any) -> Tensor:
+        """Return cross-entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+
+    def build_meter(self, device: torch.device) -> Meter:
+        """Return accuracy, also per class."""
+        from study.meters import ClassificationMeter
+
+        return ClassificationMeter(self.classes, device)
+
+    def evidence(
+        self, model: torch.nn.Module, meter: Meter, images: ImageSet
+    ) -> dict[str, np.ndarray]:
+        """Return confusion counts."""
+        return {"confusion": meter.arrays()["confusion"]}
+
+    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+        """Draw confusion matrix and accuracy per class."""
+        from study import figures
+        from study.metrics import class_accuracies
+
+        confusion = evidence["confusion"]
+        accuracies = class_accuracies(confusion)
+        return {
+            "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
+            "accuracy_per_class": figures.class_bars(accuracies, self.classes, "accuracy", note),
+        }
