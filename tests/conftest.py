@@ -22,6 +22,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once what failed: a run that is ended from outside prints no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid} ({report.when})\n{report.longreprtext}", flush=True)
+
+
 # What takes minutes and has a shorter sister that always runs.
 LONG = os.environ.get("STUDY_CHAOS") == "long"
 long_only = pytest.mark.skipif(not LONG, reason="takes minutes; STUDY_CHAOS=long runs it")
