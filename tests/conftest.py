@@ -119,7 +119,7 @@ def started(
             process.wait()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until something is true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -99,7 +99,10 @@ def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
         time.sleep(AWAY_SECONDS)
         epochs.append(record_epochs(tmp_path))
         assert epochs[1] > epochs[0], "training goes on"
+        held = tmp_path / "faults" / "hold"  # a server that starts slowly is not missed
+        held.touch()
         with server(tmp_path, port):
+            held.unlink()
             assert study.wait(300) == 0, (tmp_path / "output").read_text()
             check_complete(uri, StudyRecord.read(tmp_path / "studies" / "faulty"), 4)
     text = (tmp_path / "output").read_text()

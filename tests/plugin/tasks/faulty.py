@@ -1,7 +1,7 @@
 """Fashion-MNIST with trials that go wrong in ways their `fault` names, for real.
 
-In `$FAULTS` trials that begin and faults that strike once leave a mark; `$PAUSE` is in seconds
-per batch.
+In `$FAULTS` trials that begin and faults that strike once leave a mark, and while there is a file
+`hold` trials wait; `$PAUSE` is in seconds per batch.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Faulty(Fashion):
         """Return cross-entropy, unless this is where something goes wrong."""
         (Path(os.environ["FAULTS"]) / f"began-{config.seed}").touch()
         time.sleep(float(os.environ.get("PAUSE", 0)))
+        while (Path(os.environ["FAULTS"]) / "hold").exists():
+            time.sleep(0.1)
         fault = FAULTS[config.seed % len(FAULTS)] if config.cycle else config.fault
         seen = Path(os.environ["FAULTS"]) / str(config.seed)
         first = not seen.exists()
