@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from study.estimate import Estimate
 from study.plan import StudyPlan
+from study.progress import number as number_of
+from study.progress import settings_line
 from study.rungs import Outlook
 from study.tables import duration, table
-from study.task import Value
 
 NUM_SHOWN = 4  # of the configurations to come
 
@@ -31,7 +32,7 @@ def describe(study: StudyPlan) -> str:
         if parameter.when:
             values = " or ".join(map(str, parameter.when[1]))
             condition = f" when {parameter.when[0]} is {values}"
-        baseline = study.space.baseline.get(parameter.name, "-")
+        baseline = number_of(study.space.baseline.get(parameter.name, "-"))
         lines.append(f"search     {parameter.name}: {extent}{condition} (baseline {baseline})")
     lines.append(
         "settings   " + " ".join(f"{key}={value}" for key, value in study.settings.items())
@@ -56,8 +57,8 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
         return f"time       not known: no configuration that was tried runs ({found.failures[0]})"
     lines = [_reach(study, found.outlook)]
     for number, values in enumerate(found.drawn[:NUM_SHOWN], start=found.first):
-        text = " ".join(f"{name}={_short(value)}" for name, value in values.items())
-        lines.append(f"trial {number:<5}{text}{'' if number else ' (baseline)'}")
+        baseline = "" if number else " (baseline)"
+        lines.append(f"trial {number:<5}{settings_line(values)}{baseline}")
     if len(found.drawn) > NUM_SHOWN:
         lines.append("trial ...  from what those before will have given")
     lines.append(_networks(found))
@@ -107,7 +108,3 @@ def _time(found: Estimate, price: float | None) -> list[str]:
             f"${price:g} an hour"
         )
     return lines
-
-
-def _short(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -126,9 +126,13 @@ class ConvBlock(nn.Module):
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             normalization(norm, outputs),
         )
+        self.stride = stride
         self.shortcut: nn.Module | None = None
         if residual and (inputs != outputs or stride > 1):
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            # Steps are taken in `forward`. On CPUs with AVX2 and no AVX-512, oneDNN's gradient of a
+            # 1x1 convolution with a stride, of less than 8 channels that lie last, is wrong, or
+            # never there (torch 2.14).
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
         elif residual:
             self.shortcut = nn.Identity()
 
@@ -136,7 +140,7 @@ class ConvBlock(nn.Module):
         """Return `(B, outputs, H / stride, W / stride)`."""
         changed: Tensor = self.body(images)
         if self.shortcut is not None:
-            changed = changed + self.shortcut(images)
+            changed = changed + self.shortcut(images[:, :, :: self.stride, :: self.stride])
         return changed.relu()
 
 

@@ -110,6 +110,22 @@ def test_exports_take_any_number_of_images(name: str) -> None:
         assert torch.allclose(program.module()(images), model(images), atol=1e-4)
 
 
+@pytest.mark.parametrize("inputs", [1, 4, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_are_those_of_double_precision(inputs: int, stride: int) -> None:
+    block = ConvBlock(inputs, 6, stride)
+    images, weights = torch.randn(32, inputs, 28, 28), torch.randn(32, 6, 28, 28)
+    found = {}
+    for kind, layout in ((torch.float32, torch.channels_last), (torch.float64, None)):
+        block.zero_grad()
+        block.to(kind, memory_format=layout or torch.contiguous_format)
+        outputs = block(images.to(kind, memory_format=layout or torch.contiguous_format))
+        (outputs * weights.to(kind)[:, :, : outputs.shape[2], : outputs.shape[3]]).sum().backward()
+        found[kind] = [p.grad.double() for p in block.parameters() if p.grad is not None]
+    for single, double in zip(*found.values(), strict=True):
+        assert torch.allclose(single, double, atol=1e-3 * float(double.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["two_conv", "residual"])
 def test_first_layer_filters_are_drawn(name: str, sample) -> None:
     from study.batches import Batches

@@ -48,6 +48,8 @@ def test_trial_zero_is_the_baseline(file: Path) -> None:
     assert set(space.baseline) == {p.name for p in space.parameters if p.active(space.baseline)}
     task = load_task(file.stem.partition("-")[0])
     config = build_config(task.config_class, {**space.fixed, **space.baseline})
+    if "model" in space.fixed:  # another family than the baseline's
+        return
     small = {"image_size": 128, "width1": 16, "width2": 32, "width3": 64, "width4": 32}
     small = {**small, "width5": 16} if file.stem in ("facade-cpu", "facade-full") else {}
     assert config == build_config(task.config_class, small)
