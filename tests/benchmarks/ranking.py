@@ -280,7 +280,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dataset == "sample":  # to try this out
         return
     RESULTS.mkdir(exist_ok=True)
-    about = {"args": {k: str(v) for k, v in vars(args).items()}, "found": found}
+    asked = {name: str(value) for name, value in vars(args).items() if name != "out"}
+    about = {"args": asked, "found": found}
     write_text(RESULTS / "ranking.json", json.dumps(about, indent=1))
 
 
