@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import math
 import re
@@ -175,6 +176,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
     add_place_flags(parser)
     add(
+        "--system-metrics", action="store_true", help="log cores, memory, GPUs, disk and network "
+        "of this machine to the study's run; needs psutil",
+    )  # fmt: skip
+    add(
         "--dry-run", action="store_true", help="check everything, measure some steps, say what "
         "would run and how long it would take, and end",
     )  # fmt: skip
@@ -209,6 +214,8 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         raise InputError(f"--warm-start-from {name}: the study itself; name another.")
     if args.keep_weights < 1:
         raise InputError(f"--keep-weights must be at least 1, but got {args.keep_weights}.")
+    if args.system_metrics and importlib.util.find_spec("psutil") is None:
+        raise InputError("--system-metrics needs psutil; type: pip install psutil")
     price = args.price_per_hour
     if price is not None and not 0 <= price < float("inf"):
         raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")

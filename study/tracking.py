@@ -23,6 +23,7 @@ from study.task import Task
 from study.tracking_notes import NOTE, best_metric, trial_note
 from study.tracking_runs import STATUS, Run, StudyRuns
 from study.tracking_store import connect, log_history, upload_folder, upload_report
+from study.tracking_system import SystemWatch
 from study.trial_record import TrialRecord
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class StudyTracker:
         task: Draws the figures.
         settings: Settings that all trials share, with their values; become parameters.
         known: Facts about data, code and machine; become tags.
+        system_metrics: Whether to log how busy this machine is, too.
     """
 
     def __init__(
@@ -51,12 +53,16 @@ class StudyTracker:
         task: Task,
         settings: Mapping[str, Any],
         known: Mapping[str, str],
+        *,
+        system_metrics: bool = False,
     ) -> None:
         self.uri = uri
         self.record = record
         self.task = task
         self.settings = dict(settings)
         self.known = {**known, "study.id": record.manifest.get("id", "")}
+        self._system_metrics = system_metrics
+        self._watch: SystemWatch | None = None
         self._store: StudyRuns | None = None  # None as long as the store was not reached
         self.runs: dict[int, Run] = {}
         # Trials whose runs an earlier process may have made, or a call that failed.
@@ -128,6 +134,8 @@ class StudyTracker:
                 if client.get_run(parent).data.metrics.get(key) != found.value:
                     client.log_metric(parent, key, found.value, step=found.number)
                     client.set_tag(parent, "study.best_trial", str(found.number))
+            if self._watch is not None:
+                self._watch.flush()
             client.set_terminated(parent, status)
         except Exception as error:  # as in `_work`
             return _first_line(error)
@@ -160,6 +168,8 @@ class StudyTracker:
                     self._bring_up_to_date(number)
                     if time.monotonic() > self._report_due:
                         self.touch(REPORT)
+                if self._system_metrics and (self._watch is None or self._watch.ended):
+                    self._watch = SystemWatch(self.uri, self.store.parent)
                 self._sent += 1
                 if self.trouble is not None:
                     logger.warning("tracking is back; what is missing is sent now")

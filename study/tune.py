@@ -82,7 +82,8 @@ def run(
     known = facts(study.identity, study.source)
     left = study.args.num_samples - record.num_ended()
     settings = {**study.settings, "dataset": study.source.dataset}
-    tracker = StudyTracker(uri, record, study.task, settings, known)
+    watched = study.args.system_metrics
+    tracker = StudyTracker(uri, record, study.task, settings, known, system_metrics=watched)
     for trial in record.trials():  # what an earlier command could not send
         tracker.touch(trial.number)
     record.drop_losers(study.args.keep_weights)
