@@ -18,6 +18,7 @@ from study.trial_record import TrialRecord, counts
 NUM_BEST = 5  # trials in a study's table
 NOTE = "mlflow.note.content"
 VIEW = "trials"  # key of the view with all trials
+TRAINING = "workflowType=machine_learning"  # the half of MLflow's page that is not for chat models
 
 
 def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
@@ -50,7 +51,7 @@ def best_metric(record: StudyRecord) -> str:
 
 def trials_link(experiment: str) -> str:
     """Return the link to an experiment's trials with the columns that matter."""
-    query = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    query = f"viewStateShareKey={VIEW}&{TRAINING}"
     return f"[All trials, the best on top](#/experiments/{experiment}/runs?{query})"
 
 
@@ -70,10 +71,8 @@ def study_note(
     states = ", ".join(f"{n} {state}" for state, n in counts(record.trials()).items() if n)
     data = manifest.get("data", {}).get("dataset", manifest["dataset"])
     lines = [f"**{task.title}**, {data}. Objective {record.goal}. Trials: {states or 'none yet'}."]
-    page = (
-        f"[The study as one page](#/experiments/{experiment}/runs/{parent}/artifacts/{REPORT_FILE})"
-    )
-    lines.append(f"\n{trials_link(experiment)} \u00b7 {page}")
+    place = f"#/experiments/{experiment}/runs/{parent}/artifacts/{REPORT_FILE}?{TRAINING}"
+    lines.append(f"\n{trials_link(experiment)} \u00b7 [The study as one page]({place})")
     if manifest["dataset"] != "real":
         lines.insert(0, "**Sample data, drawn by the program: no result of real images.**\n")
     if ranking:
@@ -98,7 +97,8 @@ def _trial_rows(
         best = trial.best or {}
         run_id = runs.get(trial.number) or record.run_folder(trial.number).run_id
         text = f"trial {trial.number}"
-        link = f"[{text}](#/experiments/{experiment}/runs/{run_id})" if run_id else text
+        place = f"#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
+        link = f"[{text}]({place})" if run_id else text
         scores = [show(best[metric]) if metric in best else "" for metric in metrics]
         values = [number(trial.values[n]) if n in trial.values else "" for n in names]
         rows.append(_cells([link, *scores, str(trial.epoch), *values]))
