@@ -8,6 +8,7 @@ from study.objective import show_values
 from study.plan import StudyPlan
 from study.progress import standings
 from study.record import StudyRecord
+from study.report import FILE as REPORT_FILE
 from study.tables import per_class_table
 from study.trial_record import counts
 
@@ -39,6 +40,11 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
         page = f"look at {uri}"
     else:
         page = shlex.join(["mlflow", "ui", *store])
+    report = []
+    if (record.path / REPORT_FILE).exists():
+        report = [
+            f"  {args.studies_dir}/{study.name}/{REPORT_FILE}   # the same and more as a page"
+        ]
     return "\n".join(
         [
             *lines,
@@ -48,6 +54,7 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
             per_class_table(study.task, best.metrics),
             "\nnext:",
             f"  {export}   # test it once and export it",
+            *report,
             f"  {page}   # all trials, curves and figures",
         ]
     )
