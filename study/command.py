@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from study.errors import DamagedFile, InputError, StorageError
+from study.errors import DamagedFile, InputError, StartError, StorageError
 from study.setting import parse_value
 from study.task import TrainConfig, Value, config_fields, did_you_mean
 
@@ -24,7 +24,7 @@ def run_command(main: Callable[[], int]) -> int:
     """Run a command's `main` and turn what it raises into a message and an exit code.
 
     `InputError` is how all modules report a user's mistake, so it becomes one line on stderr, as
-    does a full disk or a damaged file; anything else is a fault of ours and keeps its traceback
+    does a full disk, a damaged file or a Ray that does not start; anything else is a fault of ours and keeps its traceback
     (exit code 1).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -36,7 +36,7 @@ def run_command(main: Callable[[], int]) -> int:
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # in one line
         return 2
-    except (StorageError, DamagedFile) as error:
+    except (StorageError, DamagedFile, StartError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,5 +19,9 @@ class StorageError(RuntimeError):
     """The disk is full or cannot be written: no trial's fault, so the study stops and waits."""
 
 
+class StartError(RuntimeError):
+    """Ray does not start on this machine; the message says where to look."""
+
+
 class HoldLost(StorageError):
     """Another driver may have taken the study over: this one must not write any more."""

@@ -7,7 +7,10 @@ import logging
 import os
 import sys
 
+from study.errors import StartError
 from study.resources import Resources, local_cpus, local_gpus
+
+NUM_STARTS = 3
 
 
 def set_ray_options() -> None:
@@ -22,21 +25,40 @@ def set_ray_options() -> None:
 
 
 def start_ray(resources: Resources | None) -> None:
-    """Start Ray on this machine, if it was not done before."""
+    """Start Ray on this machine, if it was not done before.
+
+    Ray gives its node 30 seconds, which a cold disk or a busy machine may exceed, so it is started
+    again then.
+
+    Raises:
+        StartError: It did not start at all.
+    """
     set_ray_options()
     import ray
 
     assert resources is not None
     if ray.is_initialized():
         return
-    ray.init(
-        address="local",  # not a cluster that happens to run on this machine
-        num_cpus=local_cpus(),
-        num_gpus=local_gpus(),
-        # Ray Train asks the dashboard which placement groups are left over.
-        include_dashboard=resources.workers > 1,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+    for _ in range(NUM_STARTS):
+        try:
+            ray.init(
+                address="local",  # not a cluster that happens to run on this machine
+                num_cpus=local_cpus(),
+                num_gpus=local_gpus(),
+                # Ray Train asks the dashboard which placement groups are left over.
+                include_dashboard=resources.workers > 1,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises no other kind here
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            print("Ray did not start within 30 s, as on a busy machine", file=sys.stderr)
+    raise StartError(
+        f"Ray did not start in {NUM_STARTS} attempts; end other programs on this machine, or look "
+        "into /tmp/ray/session_latest/logs, and type the command again."
     )
 
 
