@@ -24,8 +24,8 @@ def run_command(main: Callable[[], int]) -> int:
     """Run a command's `main` and turn what it raises into a message and an exit code.
 
     `InputError` is how all modules report a user's mistake, so it becomes one line on stderr, as
-    does a full disk, a damaged file or a Ray that does not start; anything else is a fault of ours and keeps its traceback
-    (exit code 1).
+    does a full disk, a damaged file or a Ray that does not start; anything else is a fault of ours
+    and keeps its traceback (exit code 1).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # Nothing is reported home, by Ray or by MLflow.
