@@ -120,7 +120,9 @@ def test_one_two_and_four_workers_give_the_same(sample: DataSource, tmp_path: Pa
             assert set(indices) == set(alone["served"][epoch])
         for rank in ranks:
             for name, scores in alone["scores"].items():
-                assert rank["scores"][name] == pytest.approx(scores, rel=0, abs=1e-6), name
+                # Other parts of a batch are rounded otherwise, which may take a pixel's probability
+                # into the next of the histogram's bins.
+                assert rank["scores"][name] == pytest.approx(scores, rel=0, abs=1e-5), name
             for row, expected in zip(rank["history"], alone["history"], strict=True):
                 assert row["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-4)
                 assert row["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-4)
