@@ -29,7 +29,10 @@ def record_test(
             f"tested, but the run {run_id} is not in this tracking store; name the study's with "
             "--tracking-uri and type the command again (the test is not repeated)."
         ) from None
-    new = {name: value for name, value in metrics.items() if name not in known}
+    # The loss is in `tests.json`; with it, some runs would have more than 30 metrics, on which
+    # MLflow's page drags.
+    told = {name: value for name, value in metrics.items() if name != "test/loss"}
+    new = {name: value for name, value in told.items() if name not in known}
     log_history(client, run_id, [{"epoch": 0, **new}])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 

@@ -35,8 +35,10 @@ long_only = pytest.mark.skipif(not LONG, reason="takes minutes; STUDY_CHAOS=long
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for the session, empty at its start."""
-    path = tmp_path_factory.mktemp("cache")
+    """One cache for the session, empty at its start, shared by the processes that test."""
+    place = tmp_path_factory.getbasetemp()
+    path = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cache"
+    path.mkdir(exist_ok=True)
     os.environ["STUDY_CACHE_DIR"] = str(path)
     return path
 
