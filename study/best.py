@@ -17,7 +17,7 @@ import shlex
 import sys
 from typing import Any
 
-from study.command import add_place_flags, run_command
+from study.command import add_studies_flag, add_study_name, add_tracking_flag, run_command
 from study.confirmed import find
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import find_study
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Show the best trials of a study; test and export the winner.",
     )
     add = parser.add_argument
-    add("study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)")
+    add_study_name(parser)
     add("--top", metavar="N", type=int, default=5, help="trials to show (default: %(default)s)")
     add_require_flag(parser, "instead of what the study requires: what a good trial must keep")
     add(
@@ -68,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         "of the winner",
     )  # fmt: skip
     add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
-    add_place_flags(parser)
+    add_studies_flag(parser)
+    add_tracking_flag(parser)
     add_machine_flags(parser.add_argument_group("what --confirm runs on"))
     return parser
 
@@ -131,7 +132,7 @@ def renew_report(record: StudyRecord, args: argparse.Namespace) -> None:
     from study import report, tracking_results, tracking_store
 
     record = StudyRecord.read(record.path)  # with its own floors
-    report.write(record, record.path / report.FILE)
+    report.write(record)
     tracking_results.record_report(tracking_store.resolve_uri(args.tracking_uri), record)
 
 

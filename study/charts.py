@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 from study.ledger import spans_of
-from study.objective import Objective
+from study.objective import Goal, Objective
 from study.progress import number
 from study.record import StudyRecord
 from study.trial_record import STATES, TrialRecord
@@ -27,15 +28,12 @@ def history(record: StudyRecord) -> Chart:
     trials, metric = record.trials(), record.manifest["metric"]
     choose = max if record.manifest["mode"] == "max" else min
     known = [(trial.number, trial.value) for trial in scored(record) if trial.value is not None]
-    best: list[float] = []
-    for _, value in known:
-        best.append(choose(best[-1], value) if best else value)
     lowest = min((value for _, value in known), default=0.0)
     data: list[Chart] = [
         {
             **{"type": "scatter", "mode": "lines", "name": "best so far", "hoverinfo": "skip"},
             "x": [place for place, _ in known],
-            "y": best,
+            "y": list(accumulate((value for _, value in known), choose)),
             "line": {"shape": "hv", "width": 2, "color": "--best"},
         }
     ]
@@ -120,7 +118,7 @@ def trade_off(record: StudyRecord, objectives: Sequence[Objective]) -> Chart:
     """Draw two objectives of all trials against each other, with what no other trial dominates."""
     first, second = objectives
     trials = [t for t in scored(record) if t.best and {first.metric, second.metric} <= set(t.best)]
-    on_front = {trial.number for trial in front_of(trials, objectives)}
+    on_front = {trial.number for trial in Goal(tuple(objectives)).front(trials)}
     data = []
     for name, chosen, shape in (
         ("others", [t for t in trials if t.number not in on_front], marker("stopped")),
@@ -145,14 +143,6 @@ def trade_off(record: StudyRecord, objectives: Sequence[Objective]) -> Chart:
         "hovermode": "closest",
     }
     return {"data": data, "layout": layout}
-
-
-def front_of(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
-    """Return the trials that no other one dominates in these objectives."""
-    from study.pareto import front
-
-    points = [tuple(o.score((t.best or {})[o.metric]) for o in objectives) for t in trials]
-    return [trials[place] for place in front(points)]
 
 
 def timeline(record: StudyRecord) -> Chart:

@@ -60,15 +60,25 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_place_flags(parser: argparse.ArgumentParser, *, studies: bool = True) -> None:
-    """Add `--studies-dir` and `--tracking-uri`."""
-    if studies:
-        parser.add_argument(
-            "--studies-dir",
-            metavar="DIR",
-            default="studies",
-            help="folder of studies, or s3://bucket/folder (default: %(default)s)",
-        )
+def add_study_name(parser: argparse.ArgumentParser) -> None:
+    """Add the name of a study that there is."""
+    parser.add_argument(
+        "study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)"
+    )
+
+
+def add_studies_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--studies-dir`."""
+    parser.add_argument(
+        "--studies-dir",
+        metavar="DIR",
+        default="studies",
+        help="folder of studies, or s3://bucket/folder (default: %(default)s)",
+    )
+
+
+def add_tracking_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--tracking-uri`."""
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
@@ -120,6 +130,12 @@ def parse_assignments(assignments: list[str], config_class: type[TrainConfig]) -
         except InputError as error:
             raise InputError(f"--set {text}: {error}") from None
     return values
+
+
+def check_price(price: float | None) -> None:
+    """Refuse a `--price-per-hour` that is none."""
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")
 
 
 def parse_time(flag: str, text: str) -> float:

@@ -20,7 +20,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from study import cluster
-from study.command import add_data_flags, add_place_flags, run_command
+from study.command import add_data_flags, add_studies_flag, add_tracking_flag, run_command
 from study.data import DataSource
 from study.errors import InputError
 from study.node_check import NodeReport
@@ -46,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("task", metavar="TASK", nargs="?", help="check this task's data set too")
     add_data_flags(parser)
-    add_place_flags(parser)
+    add_studies_flag(parser)
+    add_tracking_flag(parser)
     add_resource_flags(parser)
     add("--json", action="store_true", help="print JSON")
     return parser

@@ -199,7 +199,7 @@ def _report(wanted: dict[str, Any]) -> list[str]:
 
     path = as_path(wanted["report"])
     try:
-        report.write(StudyRecord.read(path), path / report.FILE)
+        report.write(StudyRecord.read(path))
     except StorageError:
         raise
     except Exception as error:  # for a page nothing else may suffer

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from study.estimate import Estimate
 from study.plan import StudyPlan
-from study.progress import number as number_of
-from study.progress import settings_line
+from study.progress import number, settings_line
 from study.rungs import Outlook
 from study.tables import duration, table
 
@@ -32,7 +31,7 @@ def describe(study: StudyPlan) -> str:
         if parameter.when:
             values = " or ".join(map(str, parameter.when[1]))
             condition = f" when {parameter.when[0]} is {values}"
-        baseline = number_of(study.space.baseline.get(parameter.name, "-"))
+        baseline = number(study.space.baseline.get(parameter.name, "-"))
         lines.append(f"search     {parameter.name}: {extent}{condition} (baseline {baseline})")
     lines.append(
         "settings   " + " ".join(f"{key}={value}" for key, value in study.settings.items())
@@ -56,9 +55,9 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
     if found.outlook is None:
         return f"time       not known: no configuration that was tried runs ({found.failures[0]})"
     lines = [_reach(study, found.outlook)]
-    for number, values in enumerate(found.drawn[:NUM_SHOWN], start=found.first):
-        baseline = "" if number else " (baseline)"
-        lines.append(f"trial {number:<5}{settings_line(values)}{baseline}")
+    for place, values in enumerate(found.drawn[:NUM_SHOWN], start=found.first):
+        baseline = "" if place else " (baseline)"
+        lines.append(f"trial {place:<5}{settings_line(values)}{baseline}")
     if len(found.drawn) > NUM_SHOWN:
         lines.append("trial ...  from what those before will have given")
     lines.append(_networks(found))

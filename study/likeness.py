@@ -19,9 +19,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 SIZE = 64  # pixels; images are reduced to this before they are compared
-CHUNK = (
-    64  # images compared at once: their spectra stay in a core's cache, 2.7 times as fast as all
-)
+# Images compared at once: their spectra stay in a core's cache, which is 2.7 times as fast as all.
+CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)

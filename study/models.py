@@ -40,7 +40,7 @@ class TwoConv(nn.Module):
         def stage(inputs: int, outputs: int) -> list[nn.Module]:
             norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
             conv = nn.Conv2d(inputs, outputs, kernel_size, padding="same")
-            return [conv, *norm, nn.ReLU(), nn.MaxPool2d(2)]
+            return [conv, *norm, nn.MaxPool2d(2), nn.ReLU()]  # equal, and ReLU has less to do
 
         drop = [nn.Dropout(dropout)] if dropout else []
         self.features = nn.Sequential(*stage(1, first), *stage(first, second))

@@ -11,7 +11,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from study.command import add_data_flags, add_place_flags, parse_assignments, parse_time
+from study.command import (
+    add_data_flags,
+    add_studies_flag,
+    add_tracking_flag,
+    check_price,
+    parse_assignments,
+    parse_time,
+)
 from study.data import DataSource, prepare
 from study.errors import InputError, StorageError
 from study.manifest import find_study, refuse_other_study
@@ -174,7 +181,8 @@ def build_parser() -> argparse.ArgumentParser:
         "is to know; if its values compare, its trials count, else its best are tried first",
     )  # fmt: skip
     add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
-    add_place_flags(parser)
+    add_studies_flag(parser)
+    add_tracking_flag(parser)
     add(
         "--system-metrics", action="store_true", help="log cores, memory, GPUs, disk and network "
         "of this machine to the study's run; needs psutil",
@@ -217,8 +225,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     if args.system_metrics and importlib.util.find_spec("psutil") is None:
         raise InputError("--system-metrics needs psutil; type: pip install psutil")
     price = args.price_per_hour
-    if price is not None and not 0 <= price < float("inf"):
-        raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")
+    check_price(price)
     if price is not None and args.address is not None:
         raise InputError("--price-per-hour: what runs on a cluster is not estimated; leave it out.")
     if price is not None and not args.dry_run:

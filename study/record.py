@@ -34,6 +34,8 @@ from study.task import Value
 from study.trial_record import Ending, TrialRecord, now
 from study.warm_start import Earlier
 
+REPORT_FILE = "report.html"  # in a study's folder, by `study.report`
+
 
 class StudyRecord:
     """Reads and writes a study's folder. Only one process may have it open for writing.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from study import charts, report_facts, space_charts
-from study.command import run_command
+from study.command import add_studies_flag, add_study_name, check_price, run_command
 from study.confirmed import find
 from study.errors import InputError
 from study.files import write_text
@@ -31,12 +31,11 @@ from study.ledger import Ledger
 from study.manifest import find_study
 from study.object_path import AnyPath, as_path
 from study.objective import Objective
-from study.record import StudyRecord
+from study.record import REPORT_FILE, StudyRecord
 from study.snapshot import Schedule, milestones
 from study.task import Task, load_task
 from study.tested import describe_test, read_tests
 
-FILE = "report.html"
 PICTURE_WIDTH, PICTURE_QUALITY = 1400, 80  # pixels; of WebP
 MOST_BYTES = 5_000_000  # of the page; pictures that would go beyond are left out
 
@@ -48,28 +47,22 @@ def main(argv: list[str] | None = None) -> int:
         description="Write a study as one HTML page, to be opened without a network.",
     )
     add = parser.add_argument
-    add("study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)")
-    add("--out", metavar="FILE", help=f"where to write it (default: STUDY/{FILE})")
+    add_study_name(parser)
+    add("--out", metavar="FILE", help=f"where to write it (default: STUDY/{REPORT_FILE})")
     add(
         "--price-per-hour",
         metavar="USD",
         type=float,
         help="US dollars for an hour of all machines that it ran on, for what trials cost",
     )
-    add(
-        "--studies-dir",
-        metavar="DIR",
-        default="studies",
-        help="folder of studies, or s3://bucket/folder (default: %(default)s)",
-    )
+    add_studies_flag(parser)
     args = parser.parse_args(argv)
     price = args.price_per_hour
-    if price is not None and not 0 <= price < float("inf"):
-        raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")
+    check_price(price)
     record = StudyRecord.read(find_study(as_path(args.studies_dir), args.study))
     for text in record.mended:
         print(text, file=sys.stderr)
-    path = Path(args.out) if args.out else record.path / FILE
+    path = Path(args.out) if args.out else record.path / REPORT_FILE
     if isinstance(path, Path) and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise InputError(f"--out {path}: name a file in a folder that exists.")
     write(record, path, price)
@@ -77,18 +70,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def write(record: StudyRecord, path: AnyPath, price: float | None = None) -> None:
+def write(record: StudyRecord, path: AnyPath | None = None, price: float | None = None) -> None:
     """Write the page of a study.
 
     Args:
         record: The study.
-        path: Of the page.
+        path: Of the page; in the folder of the study if none is given.
         price: US dollars for an hour of all machines; None if unknown.
 
     Raises:
         StorageError: It cannot be written.
     """
-    write_text(path, page(record, price), durable=False)
+    write_text(path or record.path / REPORT_FILE, page(record, price), durable=False)
 
 
 def page(record: StudyRecord, price: float | None = None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from datetime import datetime
 from io import StringIO
+from itertools import accumulate
 from statistics import median
 from typing import Any
 
@@ -139,10 +140,8 @@ def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict
     """
     choose = max if trial.mode == "max" else min
     rows = [row for t in trials if t.state != "failed" for row in t.history]
-    so_far: list[float] = []
-    for row in sorted(rows, key=lambda row: row.get("ended", 0.0)):
-        value = row[trial.metric]
-        so_far.append(choose(so_far[-1], value) if so_far else value)
+    rows.sort(key=lambda row: row.get("ended", 0.0))
+    so_far = list(accumulate((row[trial.metric] for row in rows), choose))
     found = {"trial": trial.number, "value": trial.value, "epoch": trial.epoch}
     found["missed"] = goal.missed(trial)
     return {**found, "so_far": so_far}

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study.command import run_command
+from study.command import add_studies_flag, add_study_name, run_command
 from study.errors import InputError
 from study.object_path import AnyPath, as_path
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m study.status", description="Show how a study stands, running or not."
     )
     add = parser.add_argument
-    add("study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)")
+    add_study_name(parser)
     add("--watch", action="store_true", help="again and again, until no driver runs the study")
     add(
         "--every",
@@ -43,12 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{REMOTE_WATCH_SECONDS:g})",
     )
     add("--json", action="store_true", help="print JSON, with --watch an object a line")
-    add(
-        "--studies-dir",
-        metavar="DIR",
-        default="studies",
-        help="folder of studies, or s3://bucket/folder (default: %(default)s)",
-    )
+    add_studies_flag(parser)
     args = parser.parse_args(argv)
     if args.every is not None and not 0.1 <= args.every <= 86_400:
         raise InputError(f"--every must be 0.1 to 86400 seconds, but got {args.every:g}.")

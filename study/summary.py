@@ -7,8 +7,7 @@ import shlex
 from study.objective import show_values
 from study.plan import StudyPlan
 from study.progress import standings
-from study.record import StudyRecord
-from study.report import FILE as REPORT_FILE
+from study.record import REPORT_FILE, StudyRecord
 from study.tables import per_class_table
 from study.trial_record import counts
 

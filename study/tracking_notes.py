@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from study.objective import show
 from study.progress import number
-from study.record import StudyRecord
-from study.report import FILE as REPORT_FILE
+from study.record import REPORT_FILE, StudyRecord
 from study.task import Task, class_key
 from study.trial_record import TrialRecord, counts
 

@@ -31,8 +31,7 @@ def record_test(
         ) from None
     # The loss is in `tests.json`; with it, some runs would have more than 30 metrics, on which
     # MLflow's page drags.
-    told = {name: value for name, value in metrics.items() if name != "test/loss"}
-    new = {name: value for name, value in told.items() if name not in known}
+    new = {name: value for name, value in metrics.items() if name not in {*known, "test/loss"}}
     log_history(client, run_id, [{"epoch": 0, **new}])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 

@@ -30,7 +30,7 @@ from study.cache import cache_home, cached
 from study.errors import InputError
 from study.files import is_writable, local_copy
 from study.object_path import AnyPath
-from study.report import FILE as REPORT_FILE
+from study.record import REPORT_FILE
 from study.run_folder import RunFolder
 from study.task import Task
 from study.trial_record import metrics_of

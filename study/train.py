@@ -21,7 +21,7 @@ from typing import Any
 from study.command import (
     add_config_flags,
     add_data_flags,
-    add_place_flags,
+    add_tracking_flag,
     config_values,
     run_command,
 )
@@ -71,7 +71,7 @@ def build_parser(task: Task | None) -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on from the last checkpoint in --run-dir"
     )
     parser.add_argument("--track", action="store_true", help="record the run in MLflow")
-    add_place_flags(parser, studies=False)
+    add_tracking_flag(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     if task is not None:
         add_config_flags(parser, task.config_class)
