@@ -24,9 +24,10 @@ from study.errors import InputError
 from study.manifest import refuse_other_data
 from study.object_path import AnyPath
 from study.objective import Goal
-from study.plan import StudyPlan, build_parser
+from study.plan import StudyPlan
 from study.record import StudyRecord
 from study.resources import Node, check_resource_flags, local_cpus, local_gpus
+from study.study_flags import build_parser
 from study.task import Task, load_task
 from study.tested import result_of, tags_of
 from study.trial_record import TrialRecord

@@ -219,6 +219,7 @@ def _drawn(study: StudyPlan, trials: list[TrialRecord], number: int) -> list[dic
             [*earlier.trials, *known],
             number=len(trials) + n,
             seed=study.args.seed,
+            sampler=study.args.sampler,
             goal=study.goal,
             first=[study.space.baseline, *earlier.first],
         )

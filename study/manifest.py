@@ -113,7 +113,8 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
         f"{path.name} it knows what this one found), or the old study's settings."
     )
     where = f"the study {path.name!r} in {path.parent}"
-    for key in (*IDENTITY, *OPTIONAL):
+    known, asked = ({"sampler": "tpe", **said} for said in (known, asked))
+    for key in (*IDENTITY, "sampler", *OPTIONAL):
         if known.get(key) != asked.get(key):
             before, now = (json.dumps(said.get(key, "none")) for said in (known, asked))
             if key == "space":

@@ -11,25 +11,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from study.command import (
-    add_data_flags,
-    add_studies_flag,
-    add_tracking_flag,
-    check_price,
-    parse_assignments,
-    parse_time,
-)
+from study.command import check_price, parse_assignments, parse_time
 from study.data import DataSource, prepare
 from study.errors import InputError, StorageError
 from study.manifest import find_study, refuse_other_study
 from study.object_path import AnyPath, ObjectPath, as_path
 from study.objective import Goal
-from study.objective_flags import add_goal_flags, parse_goal
+from study.objective_flags import parse_goal
 from study.record import StudyRecord
 from study.resources import (
     Node,
     Resources,
-    add_resource_flags,
     check_resource_flags,
     check_sync,
     local_cpus,
@@ -98,6 +90,7 @@ class StudyPlan:
             "space": self.space.describe(),
             "settings": self.settings,
             "seed": self.args.seed,
+            "sampler": self.args.sampler,
             "data": self.identity,
         }
         name = self.args.warm_start_from
@@ -129,75 +122,6 @@ class StudyPlan:
         return dataclasses.replace(self, resources=resources)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `study.tune`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.tune",
-        description="Search hyperparameters of a task. The same command continues a study.",
-    )
-    add = parser.add_argument
-    add("task", metavar="TASK", help="fashion, facade, ...")
-    add("--name", help="name of the study (default: TASK)")
-    add_data_flags(parser)
-    add_goal_flags(parser)
-    add_resource_flags(parser)
-    add(
-        "--search-space", metavar="FILE", help="YAML file, or the name of one that comes along, "
-        "facade-cpu for one (default: TASK)",
-    )  # fmt: skip
-    add("--epochs", metavar="N", type=int, help="epochs of a full trial (default: the task's)")
-    add(
-        "--set", metavar="FIELD=VALUE", action="append", default=[], help="a setting for all "
-        "trials, no longer searched; may be repeated",
-    )  # fmt: skip
-    add(
-        "--scheduler", choices=["asha", "none"], default="asha", help="stop poor trials early, or "
-        "train all to the end (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--grace-period", metavar="N", type=int, help="epochs before the first trial may be "
-        "stopped (default: a fifth of them)",
-    )  # fmt: skip
-    add(
-        "--reduction-factor", metavar="F", type=float, default=3.0, help="one in F goes on at each "
-        "rung (default: %(default)g)",
-    )  # fmt: skip
-    add("--time-budget", metavar="TIME", help="stop after this time: 90s, 30m, 8h (default: never)")
-    add(
-        "--trial-timeout", metavar="TIME", default="1h", help="a trial that reports no epoch for "
-        "this time hangs: its process is ended and started again (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--max-failures", metavar="N", type=int, default=2, help="start a trial whose process or "
-        "machine fails again, from its checkpoint, up to N times in the same epoch (default: "
-        "%(default)s)",
-    )  # fmt: skip
-    add(
-        "--keep-weights", metavar="N", type=int, default=5, help="keep the weights of the N best "
-        "ended trials (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--warm-start-from", metavar="NAME", help="a study of the same task that the new search "
-        "is to know; if its values compare, its trials count, else its best are tried first",
-    )  # fmt: skip
-    add("--seed", metavar="N", type=int, default=0, help="of the search; trial i gets N + i")
-    add_studies_flag(parser)
-    add_tracking_flag(parser)
-    add(
-        "--system-metrics", action="store_true", help="log cores, memory, GPUs, disk and network "
-        "of this machine to the study's run; needs psutil",
-    )  # fmt: skip
-    add(
-        "--dry-run", action="store_true", help="check everything, measure some steps, say what "
-        "would run and how long it would take, and end",
-    )  # fmt: skip
-    add(
-        "--price-per-hour", metavar="USD", type=float, help="with --dry-run: US dollars for an "
-        "hour of this machine",
-    )  # fmt: skip
-    return parser
-
-
 def make_plan(args: argparse.Namespace) -> StudyPlan:
     """Check a command line completely.
 
@@ -220,6 +144,8 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         raise InputError(f"--max-failures must be 0 or more, but got {args.max_failures}.")
     if args.warm_start_from == name:
         raise InputError(f"--warm-start-from {name}: the study itself; name another.")
+    if args.warm_start_from and args.sampler == "random":
+        raise InputError("--warm-start-from: --sampler random learns nothing; leave one out.")
     if args.keep_weights < 1:
         raise InputError(f"--keep-weights must be at least 1, but got {args.keep_weights}.")
     if args.system_metrics and importlib.util.find_spec("psutil") is None:

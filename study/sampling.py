@@ -18,6 +18,7 @@ from study.trial_record import TrialRecord
 if TYPE_CHECKING:
     import optuna
 
+SAMPLERS = ("tpe", "random")
 CONSTRAINT = "constraints"  # prefix of the system attributes of `FrozenTrial.set_constraint`
 
 
@@ -27,24 +28,25 @@ def draw(
     *,
     number: int,
     seed: int,
+    sampler: str,
     goal: Goal,
     first: Sequence[Mapping[str, Value]],
 ) -> dict[str, Value]:
-    """Return the hyperparameters of the next trial, from a tree-structured Parzen estimator.
-
-    Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization".
+    """Return the hyperparameters of the next trial.
 
     Args:
         space: What is searched.
         trials: All that the search knows, those of an earlier study too.
         number: Of the new trial.
         seed: Of the study.
+        sampler: `tpe`, a tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for
+            Hyper-Parameter Optimization"), or `random`, which learns nothing from `trials`.
         goal: What it is after.
         first: Values of the first trials, by their numbers; what they leave open is drawn.
     """
     known = [frozen(trial, space, goal, searching=True) for trial in trials]
     _, study = _in_memory(goal, known)
-    return _ask(study, space, number=number, seed=seed, first=first)
+    return _ask(study, space, number=number, seed=seed, sampler=sampler, first=first)
 
 
 class Sampling:
@@ -53,6 +55,7 @@ class Sampling:
     Args:
         space: What is searched.
         seed: Of the study.
+        sampler: As of `draw`.
         goal: What it is after.
         earlier: Trials of an earlier study, which the search knows as if they were its own.
         first: As of `draw`.
@@ -63,12 +66,14 @@ class Sampling:
         space: SearchSpace,
         *,
         seed: int,
+        sampler: str,
         goal: Goal,
         earlier: Sequence[TrialRecord],
         first: Sequence[Mapping[str, Value]],
     ) -> None:
         self.space = space
         self.seed = seed
+        self.sampler = sampler
         self.goal = goal
         self.earlier = earlier
         self.first = first
@@ -101,7 +106,14 @@ class Sampling:
                     there = self._ids[place]
                     write_on(storage, there, before, trial, self.goal, searching=True)
                     self._known[place] = trial
-        self._drawn = _ask(study, self.space, number=len(trials), seed=self.seed, first=self.first)
+        self._drawn = _ask(
+            study,
+            self.space,
+            number=len(trials),
+            seed=self.seed,
+            sampler=self.sampler,
+            first=self.first,
+        )
         self._ids.append(study.get_trials(deepcopy=False)[-1]._trial_id)
         return dict(self._drawn)
 
@@ -124,6 +136,7 @@ def _ask(
     *,
     number: int,
     seed: int,
+    sampler: str,
     first: Sequence[Mapping[str, Value]],
 ) -> dict[str, Value]:
     """Add a trial to Optuna's study and return its values."""
@@ -131,7 +144,8 @@ def _ask(
     import optuna
 
     mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    study.sampler = optuna.samplers.TPESampler(seed=mixed)
+    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    study.sampler = samplers[sampler](seed=mixed)
     if number < len(first):
         study.enqueue_trial(dict(first[number]))
     trial = study.ask()

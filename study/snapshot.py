@@ -44,7 +44,8 @@ class Schedule:
     @staticmethod
     def of(manifest: dict[str, Any]) -> Schedule | None:
         """Read it from the last command in the manifest; None if there is none to be read."""
-        from study.plan import GRACE, build_parser
+        from study.plan import GRACE
+        from study.study_flags import build_parser
 
         starts = manifest.get("starts", [])
         try:

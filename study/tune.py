@@ -24,7 +24,7 @@ from study.command import run_command
 from study.errors import InputError
 from study.files import is_writable
 from study.live import progress_for
-from study.plan import StudyPlan, build_parser, make_plan
+from study.plan import StudyPlan, make_plan
 from study.progress import Progress
 from study.provenance import facts
 from study.ray_session import set_ray_options, shut_down_ray, start_ray
@@ -32,6 +32,7 @@ from study.record import StudyRecord
 from study.resources import DRIVER
 from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
+from study.study_flags import build_parser
 from study.summary import summary
 
 if TYPE_CHECKING:
@@ -94,12 +95,13 @@ def run(
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             assert study.resources is not None
             asked = Schedule.from_args(study.args)
+            at_random = ", random search" if study.args.sampler == "random" else ""
             with progress_for(record, asked, stopping) as progress:
                 progress.say(
                     f"{study.title} {'continues' if record.trials() else 'begins'}: {left} trials "
                     f"of up to {study.epochs} epochs, {study.resources.describe()}; "
                     f"{study.identity['dataset']}\n"
-                    f"    objective {study.goal}\n"
+                    f"    objective {study.goal}{at_random}\n"
                     f"    folder {study.folder}, tracking {uri}"
                 )
                 with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes

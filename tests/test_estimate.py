@@ -12,9 +12,10 @@ from conftest import Finished, run_module
 from study.data import DataSource
 from study.dry_run import describe_estimate
 from study.estimate import Estimate, completed, estimate, extremes
-from study.plan import StudyPlan, build_parser, make_plan
+from study.plan import StudyPlan, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.rungs import Outlook
+from study.study_flags import build_parser
 from study.task import build_config, load_task
 from study.tasks.facade import FacadeConfig
 

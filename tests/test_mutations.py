@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from study import sampling
 from study.command import run_command
 from study.dry_run import describe
-from study.plan import build_parser, make_plan
+from study.plan import make_plan
+from study.study_flags import build_parser
 from study.task import build_config
 
 SPACES = {path.stem: path.read_text() for path in sorted(Path("search_spaces").glob("*.yaml"))}

@@ -133,7 +133,11 @@ def test_configurations_do_not_depend_on_restarts(tmp_path: Path) -> None:
 def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> None:
     """Trials end out of order, in all ways, some only reported; others are told in between."""
     told = warm_start(MANIFEST, SPACE, some_trials(tmp_path / "s"))
-    for name, changes in (("cold", {}), ("warm", {"warm_start": told, "mode": "max"})):
+    for name, changes in (
+        ("cold", {}),
+        ("warm", {"warm_start": told, "mode": "max"}),
+        ("random", {"sampler": "random"}),
+    ):
         record = open_record(tmp_path / name, **changes)
         earlier = Earlier.of(record.manifest)
         for number in range(40):
@@ -142,6 +146,7 @@ def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> N
                 [*earlier.trials, *record.trials()],
                 number=number,
                 seed=3,
+                sampler=changes.get("sampler", "tpe"),
                 goal=Goal.of(MANIFEST),
                 first=[SPACE.baseline, *earlier.first],
             )
@@ -152,6 +157,22 @@ def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> N
                     report(record, ending, rate, rate / 2)
                     record.end(ending, ENDINGS[ending % 5 % 3])
         assert {trial.state for trial in record.trials()} == {*ENDINGS, "running"}
+
+
+def test_random_search_learns_nothing(tmp_path: Path) -> None:
+    drawn: dict[str, list[list[object]]] = {}
+    for sampler in ("tpe", "random"):
+        for rising in (1, -1):  # what is best differs
+            record = open_record(tmp_path / f"{sampler}{rising}", sampler=sampler)
+            for number in range(20):
+                rate = float(record.ask().values["learning_rate"])
+                report(record, number, rising * rate)
+                record.end(number, "finished")
+            rows = [list(trial.values.items()) for trial in record.trials()]
+            drawn.setdefault(sampler, []).append(list(rows))
+            assert record.trial(0).values == SPACE.baseline
+    assert drawn["random"][0] == drawn["random"][1]
+    assert drawn["tpe"][0] != drawn["tpe"][1]
 
 
 def test_weights_of_losers_go_and_those_of_the_best_and_of_running_trials_stay(
@@ -374,7 +395,10 @@ def test_a_study_does_not_become_another_by_a_warm_start(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("task", "fashion"), ("dataset", "real"), ("checksum", "d"), ("epochs", 10), ("seed", 4)],
+    [
+        *(("task", "fashion"), ("dataset", "real"), ("checksum", "d"), ("epochs", 10), ("seed", 4)),
+        ("sampler", "random"),
+    ],
 )
 def test_another_study_under_the_same_name_is_refused(
     tmp_path: Path, key: str, value: object

@@ -8,10 +8,11 @@ import pytest
 
 from study.errors import InputError
 from study.objective import Goal, Objective
-from study.plan import build_parser, make_plan
+from study.plan import make_plan
 from study.sampling import draw
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
+from study.study_flags import build_parser
 from study.task import Value, build_config, load_task
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import FashionConfig
@@ -38,7 +39,8 @@ def load(name: str, **assigned: Value) -> SearchSpace:
 
 
 def drawn(space: SearchSpace, number: int) -> dict[str, Value]:
-    return draw(space, [], number=number, seed=0, goal=GOAL, first=[space.baseline])
+    first = [space.baseline]
+    return draw(space, [], number=number, seed=0, sampler="tpe", goal=GOAL, first=first)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)

@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 
 from study.estimate import estimate
-from study.plan import build_parser, make_plan
+from study.plan import make_plan
 from study.record import StudyRecord
+from study.study_flags import build_parser
 from study.tables import table
 
 NARROW = """\
