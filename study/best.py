@@ -18,7 +18,7 @@ import sys
 from typing import Any
 
 from study.command import add_studies_flag, add_study_name, add_tracking_flag, run_command
-from study.confirmed import find
+from study.confirmed import find, others_confirmed
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import find_study
 from study.object_path import as_path
@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         if code := confirm(record, ranking, args.confirm, args, command):
             return code
     confirmation = find(record, ranking)
+    if confirmation is None and (others := others_confirmed(record, ranking)):
+        print(others, file=sys.stderr)
     result = as_json(record, ranking[: args.top])
     texts = [show(task, record, ranking, args.top)]
     if confirmation is not None:

@@ -123,7 +123,8 @@ def _plan(
 ) -> ConfirmPlan:
     manifest = searched.manifest
     asked = build_parser().parse_args([task.name, "--scheduler", "none"])
-    asked.num_samples = asked.keep_weights = len(chosen) * seeds
+    asked.num_samples = len(chosen) * seeds
+    asked.keep_weights = sys.maxsize  # a later command may ask for fewer seeds
     asked.trial_timeout = parse_time("--trial-timeout", asked.trial_timeout)
     for name in (*MACHINE_FLAGS, "studies_dir", "tracking_uri", "data_dir"):
         setattr(asked, name, getattr(args, name))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from study.candidates import NUM_CONFIRMED
-from study.interval import Interval, of_mean, shown
-from study.object_path import AnyPath
+from study.interval import Interval, of_mean, shown, widened
+from study.object_path import AnyPath, children
 from study.objective import Goal
 from study.record import StudyRecord
 from study.tables import table
 from study.tested import read_tests
 from study.trial_record import TrialRecord
+
+SPLIT = ("split", "split_seed")  # settings that say, with the fold, what validation was
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Confirmed:
     Attributes:
         trial: Of the search.
         trainings: Numbers of the confirmation's trials that have a test.
+        folds: On which these validated.
         tests: Of these trainings, as in `tests.json`.
         failed: How many trainings failed.
         metric: The study's first objective, without the split.
@@ -31,6 +35,7 @@ class Confirmed:
 
     trial: TrialRecord
     trainings: tuple[int, ...]
+    folds: tuple[int, ...]
     tests: tuple[Mapping[str, Any], ...]
     failed: int
     metric: str
@@ -40,20 +45,28 @@ class Confirmed:
         """Return the metric of each training on `val` or `test`, both at the data's own size."""
         return [test["metrics"][f"{split}/{self.metric}"] for test in self.tests]
 
+    def by_fold(self, split: str) -> list[float]:
+        """Return the mean of each fold: trainings on one fold are not independent."""
+        of_fold: dict[int, list[float]] = {}
+        for fold, value in zip(self.folds, self.values(split), strict=True):
+            of_fold.setdefault(fold, []).append(value)
+        return [mean(values) for values in of_fold.values()]
+
     def mean(self, split: str) -> float:
-        """Return the mean over trainings; nan if all failed."""
-        values = self.values(split)
-        return sum(values) / len(values) if values else float("nan")
+        """Return the mean over folds; nan if all trainings failed."""
+        return mean(self.by_fold(split)) if self.tests else float("nan")
 
     def interval(self, split: str) -> Interval | None:
-        """Return the 95 % interval of the mean."""
-        return of_mean(self.values(split))
+        """Return the 95 % interval of the mean.
 
-    def best(self, mode: str) -> int:
-        """Return the training with the best validation score."""
-        choose = max if mode == "max" else min
-        values = self.values("val")
-        return self.trainings[values.index(choose(values))]
+        Each fold has validation images of its own, but all trainings have the same test images.
+        """
+        interval, name = of_mean(self.by_fold(split)), f"{split}/{self.metric}"
+        if split == "val" or interval is None:
+            return interval
+        known = [test for test in self.tests if name in test.get("intervals", {})]
+        images = [(test["metrics"][name], test["intervals"][name]) for test in known]
+        return widened(self.mean(split), interval, images)
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration's scores as a JSON object."""
@@ -101,18 +114,30 @@ class Confirmation:
         return next((one for one in self.ranking if one.trial.number == number), None)
 
     def best_training(self, one: Confirmed) -> TrialRecord:
-        """Return a configuration's training with the best validation score."""
-        return self.record.trial(one.best(self.record.manifest["mode"]))
+        """Return a configuration's training that is best compared with others of its round.
+
+        All configurations have the same fold in a round, and folds differ more than trainings do.
+        """
+        sign = 1 if self.record.manifest["mode"] == "max" else -1
+        rounds: dict[int, list[float]] = {}
+        for other in self.ranking:
+            for number, value in zip(other.trainings, other.values("val"), strict=True):
+                rounds.setdefault(number // len(self.ranking), []).append(value)
+        ahead = {
+            number: sign * (value - mean(rounds[number // len(self.ranking)]))
+            for number, value in zip(one.trainings, one.values("val"), strict=True)
+        }
+        return self.record.trial(max(ahead, key=ahead.__getitem__))
 
     def lead(self) -> tuple[float, Interval | None] | None:
         """Return how far the winner is ahead of the second, fold by fold, with the interval."""
-        pair = [one for one in self.ranking[:2] if not one.failed]
+        pair = [one for one in self.ranking[:2] if not one.failed and not one.missed]
         if len(pair) < 2:
             return None
         sign = 1 if self.record.manifest["mode"] == "max" else -1
-        first, second = (one.values("val") for one in pair)
+        first, second = (one.by_fold("val") for one in pair)
         ahead = [sign * (a - b) for a, b in zip(first, second, strict=True)]
-        return sum(ahead) / len(ahead), of_mean(ahead)
+        return mean(ahead), of_mean(ahead)
 
     def as_json(self) -> dict[str, Any]:
         """Return the confirmation as a JSON object."""
@@ -127,7 +152,11 @@ class Confirmation:
         return {
             "trial": one.trial.number,
             "won": one is self.winner,
-            "seeds": self.seeds,
+            "seeds": len(one.tests),
+            "validated_on": {
+                **{k: v for k, v in self.record.manifest["settings"].items() if k in SPLIT},
+                "folds": sorted(set(one.folds)),
+            },
             "training": self.best_training(one).number,
             **{split: one.as_json()[split] for split in ("val", "test")},
             "search": one.trial.value,
@@ -154,7 +183,7 @@ class Confirmation:
         ]
         lines = [
             f"\nconfirmed: {self.seeds} trainings each, to the end, with other seeds, on folds on "
-            "which the search did not choose",
+            f"which the search did not choose; scored at {self.winner.tests[0]['size']}",
             table(header, rows),
             f"winner: trial {self.winner.trial.number}, by mean validation; the test chose nothing",
         ]
@@ -209,14 +238,16 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
             known.append({**tests[_test_key(record, one)], "run_id": run_id})
         numbers = tuple(one.number for one in good)
         metric = record.manifest["metric"].split("/", 1)[1]
-        failed, missed = len(own) - len(good), _missed(searched.goal, good)
-        found.append(Confirmed(trial, numbers, tuple(known), failed, metric, missed))
+        folds = tuple(int(one.values["fold"]) for one in good)
+        failed, missed = len(own) - len(good), _missed(searched.goal, good, known)
+        found.append(Confirmed(trial, numbers, folds, tuple(known), failed, metric, missed))
     if not any(one.tests for one in found):
         return None
     sign = -1 if record.manifest["mode"] == "max" else 1
 
-    def order(one: Confirmed) -> tuple[int, float, float]:
-        return one.failed, one.missed, sign * one.mean("val") if one.tests else 0.0
+    def order(one: Confirmed) -> tuple[bool, float, int, float]:
+        value = sign * one.mean("val") if one.tests else 0.0
+        return not one.tests, one.missed, one.failed, value
 
     return Confirmation(record, seeds, tuple(sorted(found, key=order)))
 
@@ -226,11 +257,31 @@ def _test_key(record: StudyRecord, trial: TrialRecord) -> str:
     return str(path).removeprefix(f"{record.path.parent.parent}/")
 
 
-def _missed(goal: Goal, trainings: Sequence[TrialRecord]) -> float:
-    """Return by how much the means over trainings, each at its best epoch, miss the floors."""
-    rows = [training.best for training in trainings if training.best]
+def _missed(
+    goal: Goal, trainings: Sequence[TrialRecord], tests: Sequence[Mapping[str, Any]]
+) -> float:
+    """Return by how much the means over trainings miss the floors: scores as tested, and costs."""
+    rows = [
+        {**(training.best or {}), **test["metrics"]}
+        for training, test in zip(trainings, tests, strict=True)
+    ]
     total = 0.0
     for floor in goal.floors if rows else ():
         values = [row[floor.metric] for row in rows if floor.metric in row]
-        total += max(0.0, floor.miss(sum(values) / len(values) if values else None))
+        total += max(0.0, floor.miss(mean(values) if values else None))
     return total
+
+
+def others_confirmed(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> str:
+    """Return a sentence if other trials were confirmed than are now the best; else nothing."""
+    if not (searched.path / "confirm").exists():
+        return ""
+    best = folder_of(searched, candidates_of(searched.goal, ranking)).name
+    earlier = sorted(folder.name for folder in children(searched.path / "confirm"))
+    if not earlier or best in earlier:
+        return ""
+    said = " and ".join(name.replace("-", ", ") for name in earlier)
+    return (
+        f"confirmed were trials {said}; the best are now {best.replace('-', ', ')}, which are not: "
+        f"python -m study.best {searched.path.name} --confirm SEEDS"
+    )

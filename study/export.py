@@ -175,11 +175,9 @@ def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
         "seeds (`study.best --confirm`)."
     )
     if confirmed:
-        val = (
-            f"validation on the fold of this training, the best of {confirmed['seeds']}, same size"
-        )
+        val = f"validation on the fold of this training, one of {confirmed['seeds']}, same size"
         rows = {
-            f"{name}, mean of {confirmed['seeds']} trainings [95 % of the mean]": shown(
+            f"{name}, mean of {confirmed['seeds']} trainings [95 %]": shown(
                 confirmed[split]["mean"], confirmed[split]["interval"]
             )
             for name, split in (("validation", "val"), ("test", "test"))
@@ -203,7 +201,7 @@ def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
 Trial {meta["trial"]} of the study `{meta["study"]}`, data set: {meta["data"]["dataset"]}
 (checksum `{meta["data"]["checksum"][:12]}`).
 
-| | {metric} [95 % interval over images] |
+| | {metric} [95 %, bootstrap] |
 |---|---|
 | test, evaluated once, {meta["evaluated_at"]} | **{scores["test"]}** |
 | {val} | {scores["val"]} |

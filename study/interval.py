@@ -57,6 +57,25 @@ def of_mean(values: Sequence[float]) -> Interval | None:
     return mean - half, mean + half
 
 
+def widened(
+    value: float, trainings: Interval, images: Sequence[tuple[float, Interval]]
+) -> Interval:
+    """Return the interval of a mean over trainings that were all scored on the same images.
+
+    What trainings and what images add is independent, so the squares of the half-widths add up.
+
+    Args:
+        value: The mean.
+        trainings: Its interval over trainings alone.
+        images: Of each training, the score and its bootstrap interval; none if it is unknown.
+    """
+    if not images:
+        return trainings
+    below = math.hypot(value - trainings[0], float(np.mean([v - low for v, (low, _) in images])))
+    above = math.hypot(trainings[1] - value, float(np.mean([high - v for v, (_, high) in images])))
+    return value - below, value + above
+
+
 def shown(value: float, interval: Sequence[float] | None) -> str:
     """Return a value with its interval, for people."""
     return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")

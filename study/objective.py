@@ -48,7 +48,7 @@ class Floor:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.sign}{self.bound:g}"
+        return f"{self.metric}{self.sign}{self.bound!r}".removesuffix(".0")
 
     def miss(self, value: float | None) -> float:
         """Return by how much a value misses, as part of the bound; 0 or less if it does not."""

@@ -42,7 +42,8 @@ class Parameter:
         assert self.low is not None and self.high is not None
         clipped = min(max(value, self.low), self.high)
         if self.step:
-            clipped = self.low + round((clipped - self.low) / self.step) * self.step
+            stepped = self.low + round((clipped - self.low) / self.step) * self.step
+            clipped = min(stepped, self.high)  # 0.3 + 6 * 0.1 is a little more than 0.9
         return clipped
 
     def active(self, values: Mapping[str, Value]) -> bool:

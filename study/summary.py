@@ -33,7 +33,7 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
         "--tracking-uri": args.tracking_uri,
     }
     given = [word for flag, value in flags.items() if value for word in (flag, value)]
-    export = shlex.join(["python", "-m", "study.best", study.name, *given, "--export"])
+    show = shlex.join(["python", "-m", "study.best", study.name, *given])
     store = ["--backend-store-uri", args.tracking_uri] if args.tracking_uri else []
     if not uri.startswith("sqlite"):
         page = f"look at {uri}"
@@ -52,7 +52,8 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
             f"at epoch {best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
             per_class_table(study.task, best.metrics),
             "\nnext:",
-            f"  {export}   # test it once and export it",
+            f"  {show} --confirm 3   # the best again, with other seeds: a score to believe",
+            f"  {show} --export   # test it once and export it",
             *report,
             f"  {page}   # all trials, curves and figures",
         ]

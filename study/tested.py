@@ -76,7 +76,7 @@ def describe_test(metric: str, test: Mapping[str, Any]) -> str:
     names = [f"{split}/{metric}" for split in ("test", "val")]
     value, val = (test["metrics"][name] for name in names)
     texts = [shown(test["metrics"][name], test.get("intervals", {}).get(name)) for name in names]
-    brackets = " (in brackets: 95 % over images)" if names[0] in test.get("intervals", {}) else ""
+    brackets = " (in brackets: 95 %, bootstrap)" if names[0] in test.get("intervals", {}) else ""
     return (
         f"test (evaluated once, {test['size']}): {metric} {texts[0]}; validation at the same size "
         f"{texts[1]}, gap {value - val:+.4f}{brackets}"

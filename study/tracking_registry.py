@@ -26,7 +26,8 @@ from study.tracking_store import connect
 
 ALIAS = "champion"
 # What must agree for the confirmed scores of two versions to be compared.
-COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at")
+FOLDS = "confirmed.validated_on"
+COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at", FOLDS)
 
 
 def register(uri: str, name: str, export: Path, example: np.ndarray, mode: str) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def _tags(meta: Mapping[str, Any]) -> dict[str, str]:
         tags |= {
             "confirmed.metric": confirmed["metric"],
             "confirmed.evaluated_at": meta["evaluated_at"],
+            FOLDS: json.dumps(confirmed["validated_on"], sort_keys=True),
             "confirmed.mean": confirmed["val"]["mean"],
             "confirmed.seeds": confirmed["seeds"],
             "confirmed.test_mean": confirmed["test"]["mean"],
@@ -198,7 +200,8 @@ def _crown(client: MlflowClient, name: str, version: ModelVersion, mode: str) ->
     if differs or "confirmed.mean" not in champion.tags:
         return (
             f"{there} stays champion: {here} cannot be compared with it "
-            f"({', '.join(differs) or 'confirmed.mean'} differs)."
+            f"({', '.join(differs) or 'confirmed.mean'} differs"
+            f"{'; confirm both with as many seeds' if differs == [FOLDS] else ''})."
         )
     old = float(champion.tags["confirmed.mean"])
     if (new > old) if mode == "max" else (new < old):

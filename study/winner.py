@@ -1,7 +1,7 @@
 """The winner of a study, tested once and handed over: exported, registered, or both.
 
-Of a confirmation that is the best training of the configuration that won it, with the mean and
-interval of all of them.
+Of a confirmation that is a training of the configuration that won it, the best compared with others
+on its fold, with the mean and interval of all of them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -163,5 +164,8 @@ def _register(
     if not args.json:
         print(f"\nmodel {name}: {done['why']}")
         if done["champion"] == done["version"]:
-            print(f"  mlflow models serve -m models:/{name}@champion --env-manager local")
+            print(
+                f"  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve "
+                f"-m models:/{name}@champion --env-manager local"
+            )
     return done

@@ -55,6 +55,7 @@ def test_a_folder_of_pairs_is_cached_and_grouped_by_content(facade_dir: Path) ->
     for building in range(3):  # three crops each
         assert len(set(groups[3 * building : 3 * building + 3].tolist())) == 1
     assert len(set(groups.tolist())) == 3
+    assert set(entry.array("test_groups").tolist()) == {0}  # three crops of one building
 
 
 def test_resizing_averages_photographs_and_keeps_labels(facade_dir: Path) -> None:

@@ -15,7 +15,7 @@ from study.batches import Batches
 from study.errors import InputError
 from study.evaluation import evaluate
 from study.loop import fit
-from study.objective import Floor, Goal, Objective, worst_class
+from study.objective import Floor, Goal, Objective, read_floor, worst_class
 from study.objective_flags import known_metrics, parse_goal
 from study.record import StudyRecord
 from study.sampling import frozen
@@ -242,3 +242,9 @@ def test_an_earlier_study_with_two_objectives_tells_both(tmp_path: Path) -> None
     assert told["trials"][0]["history"] == (row,)
     warm = open_record(tmp_path / "warm", **TWO, warm_start=told)
     assert [warm.ask().number for _ in range(12)] == list(range(12))
+
+
+@pytest.mark.parametrize("bound", [0.8, 1048576.0, 1000001.0, 1e-9, -0.1, 1e20])
+def test_a_floor_is_read_as_it_was_written(bound: float) -> None:
+    floor = Floor("num_params", "<=", bound)
+    assert read_floor(str(floor)) == floor

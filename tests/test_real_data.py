@@ -67,6 +67,16 @@ def test_images_alone_find_nearly_all_partners(facades: Entry) -> None:
     assert sum(a != b for a, b in others) <= 10
 
 
+def test_test_images_of_one_building_count_once(real: DataSource, facades: Entry) -> None:
+    groups = facades.array("test_groups")
+    assert len(groups) == 114 and len(set(groups.tolist())) <= 76
+    images = FACADE.load_full_size(real, FacadeConfig(image_size=256), "test")
+    assert np.array_equal(images.shown, groups)
+    for group in set(groups.tolist()):  # the files are in three runs of the same buildings
+        steps = np.diff(np.flatnonzero(groups == group))
+        assert ((steps >= 34) & (steps <= 84)).all()
+
+
 def test_a_random_split_cuts_buildings_apart(real: DataSource) -> None:
     splits = FACADE.load_splits(real, FacadeConfig(split="image"))
     val = set(splits.val.indices % 302)

@@ -34,7 +34,9 @@ def registered(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> 
     return home
 
 
-def register(home: Path, copy: Path, mean: float, **other: str) -> dict:
+def register(
+    home: Path, copy: Path, mean: float, folds: tuple[int, ...] = (1, 2), **other: str
+) -> dict:
     """Register the export with other weights and a confirmed score."""
     if not copy.exists():
         shutil.copytree(home / "out", copy)
@@ -44,7 +46,7 @@ def register(home: Path, copy: Path, mean: float, **other: str) -> dict:
     scores = {"mean": mean, "interval": [mean - 0.1, mean + 0.1]}
     meta["confirmed"] = {
         **{"metric": "val/accuracy", "trial": 0, "seeds": 2, "search": 0.9},
-        **{"val": scores, "test": scores},
+        **{"val": scores, "test": scores, "validated_on": {"folds": folds}},
     }
     meta |= other
     (copy / "meta.json").write_text(json.dumps(meta))
@@ -69,10 +71,12 @@ def test_only_a_better_confirmed_score_moves_the_champion(registered: Path, tmp_
     assert better["version"] == better["champion"] == "4"
     other = register(registered, tmp_path / "e", 0.99, evaluated_at="14x14 pixels")
     assert other["champion"] == "4" and "cannot be compared" in other["why"]
+    more = register(registered, tmp_path / "f", 0.99, folds=(1, 2, 3))
+    assert more["champion"] == "4" and "confirm both with as many seeds" in more["why"]
     again = register(registered, tmp_path / "d", 0.81)
     assert again["version"] == "4" and "the champion already" in again["why"]
     client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
-    assert len(client.search_model_versions("name = 'garments'")) == 5
+    assert len(client.search_model_versions("name = 'garments'")) == 6
 
 
 def test_a_version_says_what_it_is(registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,13 @@ def test_a_step_of_a_float_need_not_add_up_exactly(tmp_path: Path) -> None:
         assert space.baseline["weight_decay"] == value
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.3, 0.9), (0.1, 0.7)])
+def test_steps_do_not_lead_beyond_the_range(tmp_path: Path, low: float, high: float) -> None:
+    text = f"search:\n  crop: {{type: float, low: {low}, high: {high}, step: 0.1}}\n"
+    space = load(tmp_path, text, base={"crop": 1.0})
+    assert space.baseline["crop"] == high  # Optuna refuses 0.9000000000000001 in a study
+
+
 def test_order_follows_conditions(tmp_path: Path) -> None:
     space = load(
         tmp_path,

@@ -119,8 +119,8 @@ class Facade(Task):
                 drawn += [images, targets]
                 np.save(draft / f"{split}_images.npy", images)
                 np.save(draft / f"{split}_targets.npy", targets)
+                np.save(draft / f"{split}_groups.npy", groups)
                 if split == "train":
-                    np.save(draft / "train_groups.npy", groups)
                     np.save(draft / "train_shares.npy", mini_facade.class_shares(targets))
             return {
                 "dataset": "sample facades (drawn by the program)",
@@ -131,7 +131,7 @@ class Facade(Task):
                 "grouped_by": "construction",
             }
 
-        key = [SAMPLE_TRAIN, SAMPLE_TEST, SAMPLE_SIZE, drawn_facades.VERSION]
+        key = [mini_facade.LAYOUT, SAMPLE_TRAIN, SAMPLE_TEST, SAMPLE_SIZE, drawn_facades.VERSION]
         return cached(source.cache_dir, "facade-sample", key, build)
 
     def load_splits(self, source: DataSource, config: FacadeConfig) -> Splits:
@@ -159,9 +159,8 @@ class Facade(Task):
             return ImageSet(val.images, entry.array("train_targets"), val.indices, val.groups)
         scaled = mini_facade.resized(entry, source, config.image_size)
         images, targets = scaled.array("test_images"), entry.array("test_targets")
-        indices = np.arange(len(targets))
-        groups = indices // drawn_facades.CROPS if source.dataset == "sample" else None
-        return ImageSet(images, targets, indices, groups)
+        groups = entry.array("test_groups")
+        return ImageSet(images, targets, np.arange(len(targets)), groups)
 
     def build_model(self, config: FacadeConfig) -> torch.nn.Module:
         """Return the network of the family `model`."""
