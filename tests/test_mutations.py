@@ -61,13 +61,23 @@ def spaces(draw: st.DrawFn) -> tuple[str, str]:
 
 
 VALUES = st.sampled_from(
-    ["", "0", "-1", "1", "2", "3.5", "nan", "inf", "1e9", "x", "1h", "90s", "none", "asha", "../x"]
+    [
+        *("", "0", "-1", "1", "2", "3.5", "nan", "inf", "1e9", "x", "1h", "90s", "../x"),
+        *("none", "asha", "random"),
+    ]
 ) | st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp"]), max_size=5)
 FLAGS = st.sampled_from(
     [
         *("--num-samples", "--epochs", "--max-concurrent", "--workers-per-trial", "--seed"),
         *("--cpus-per-worker", "--gpus-per-worker", "--time-budget", "--trial-timeout", "--name"),
-        *("--max-failures", "--keep-weights", "--scheduler", "--grace-period", "--dataset"),
+        *(
+            "--max-failures",
+            "--keep-weights",
+            "--scheduler",
+            "--sampler",
+            "--grace-period",
+            "--dataset",
+        ),
         *("--reduction-factor", "--warm-start-from", "--nonsense"),
     ]
 )
@@ -116,9 +126,10 @@ def test_each_is_run_or_refused_in_one_line(
     assert lines == [""] and out.getvalue().startswith("study ")
     plan = make_plan(build_parser().parse_args(words))
     for number in range(3):  # what would run can be drawn and is a valid configuration
-        first = [plan.space.baseline]
         values = sampling.draw(
-            plan.space, [], number=number, seed=plan.args.seed, goal=plan.goal, first=first
+            *(plan.space, []),
+            **{"number": number, "seed": plan.args.seed, "sampler": plan.args.sampler},
+            **{"goal": plan.goal, "first": [plan.space.baseline]},
         )
         build_config(plan.task.config_class, {**plan.settings, **values, "seed": number})
     assert os.listdir(tmp_path) == ["space.yaml"]
