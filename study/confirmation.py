@@ -62,7 +62,7 @@ class ConfirmPlan(StudyPlan):
     def manifest(self) -> dict[str, Any]:
         """Return what the confirmation's `study.json` says."""
         known = self.searched.manifest
-        kept = ("study", "task", "dataset", "checksum", "epochs", "seed", "data")
+        kept = ("study", "task", "dataset", "checksum", "epochs", "seed", "sampler", "data")
         return {
             **{key: known[key] for key in kept if key in known},
             **self.goal.describe(),

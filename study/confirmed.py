@@ -118,13 +118,13 @@ class Confirmation:
 
         All configurations have the same fold in a round, and folds differ more than trainings do.
         """
-        sign = 1 if self.record.manifest["mode"] == "max" else -1
+        score, num = self.record.goal.objectives[0].score, len(self.ranking)
         rounds: dict[int, list[float]] = {}
         for other in self.ranking:
             for number, value in zip(other.trainings, other.values("val"), strict=True):
-                rounds.setdefault(number // len(self.ranking), []).append(value)
+                rounds.setdefault(number // num, []).append(value)
         ahead = {
-            number: sign * (value - mean(rounds[number // len(self.ranking)]))
+            number: score(value - mean(rounds[number // num]))
             for number, value in zip(one.trainings, one.values("val"), strict=True)
         }
         return self.record.trial(max(ahead, key=ahead.__getitem__))
@@ -134,9 +134,9 @@ class Confirmation:
         pair = [one for one in self.ranking[:2] if not one.failed and not one.missed]
         if len(pair) < 2:
             return None
-        sign = 1 if self.record.manifest["mode"] == "max" else -1
+        score = self.record.goal.objectives[0].score
         first, second = (one.by_fold("val") for one in pair)
-        ahead = [sign * (a - b) for a, b in zip(first, second, strict=True)]
+        ahead = [score(a - b) for a, b in zip(first, second, strict=True)]
         return mean(ahead), of_mean(ahead)
 
     def as_json(self) -> dict[str, Any]:
@@ -243,11 +243,11 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
         found.append(Confirmed(trial, numbers, folds, tuple(known), failed, metric, missed))
     if not any(one.tests for one in found):
         return None
-    sign = -1 if record.manifest["mode"] == "max" else 1
+    score = record.goal.objectives[0].score
 
     def order(one: Confirmed) -> tuple[bool, float, int, float]:
-        value = sign * one.mean("val") if one.tests else 0.0
-        return not one.tests, one.missed, one.failed, value
+        value = score(one.mean("val")) if one.tests else 0.0
+        return not one.tests, one.missed, one.failed, -value
 
     return Confirmation(record, seeds, tuple(sorted(found, key=order)))
 

@@ -18,7 +18,7 @@ from study.task import did_you_mean
 logger = logging.getLogger(__name__)
 
 # What must be the same for trials to belong to one study.
-IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "space")
+IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "sampler", "space")
 
 
 def read_manifest(path: AnyPath) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
             ) from None
         logger.warning("%s What it said is taken from optuna.db.", error)
         manifest = recalled
+    manifest.setdefault("sampler", "tpe")  # once the only one
     missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
     if missing:
         raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")
@@ -113,8 +114,7 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
         f"{path.name} it knows what this one found), or the old study's settings."
     )
     where = f"the study {path.name!r} in {path.parent}"
-    known, asked = ({"sampler": "tpe", **said} for said in (known, asked))
-    for key in (*IDENTITY, "sampler", *OPTIONAL):
+    for key in (*IDENTITY, *OPTIONAL):
         if known.get(key) != asked.get(key):
             before, now = (json.dumps(said.get(key, "none")) for said in (known, asked))
             if key == "space":

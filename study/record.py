@@ -194,7 +194,7 @@ class StudyRecord:
             self._sampling = Sampling(
                 self.space,
                 seed=self.manifest["seed"],
-                sampler=self.manifest.get("sampler", "tpe"),
+                sampler=self.manifest["sampler"],
                 goal=self.goal,
                 earlier=earlier.trials,
                 first=[self.space.baseline, *earlier.first],

@@ -70,15 +70,8 @@ FLAGS = st.sampled_from(
     [
         *("--num-samples", "--epochs", "--max-concurrent", "--workers-per-trial", "--seed"),
         *("--cpus-per-worker", "--gpus-per-worker", "--time-budget", "--trial-timeout", "--name"),
-        *(
-            "--max-failures",
-            "--keep-weights",
-            "--scheduler",
-            "--sampler",
-            "--grace-period",
-            "--dataset",
-        ),
-        *("--reduction-factor", "--warm-start-from", "--nonsense"),
+        *("--max-failures", "--keep-weights", "--scheduler", "--grace-period", "--dataset"),
+        *("--reduction-factor", "--warm-start-from", "--sampler", "--nonsense"),
     ]
 )
 SETTINGS = st.tuples(
@@ -127,9 +120,13 @@ def test_each_is_run_or_refused_in_one_line(
     plan = make_plan(build_parser().parse_args(words))
     for number in range(3):  # what would run can be drawn and is a valid configuration
         values = sampling.draw(
-            *(plan.space, []),
-            **{"number": number, "seed": plan.args.seed, "sampler": plan.args.sampler},
-            **{"goal": plan.goal, "first": [plan.space.baseline]},
+            plan.space,
+            [],
+            number=number,
+            seed=plan.args.seed,
+            sampler=plan.args.sampler,
+            goal=plan.goal,
+            first=[plan.space.baseline],
         )
         build_config(plan.task.config_class, {**plan.settings, **values, "seed": number})
     assert os.listdir(tmp_path) == ["space.yaml"]

@@ -33,6 +33,7 @@ SPACE = SearchSpace(
 )
 MANIFEST: dict[str, Any] = {
     **{"study": "s", "task": "facade", "dataset": "sample", "checksum": "c", "seed": 3},
+    "sampler": "tpe",
     **{"metric": "val/mean_ap", "mode": "max", "epochs": 9, "settings": {"image_size": 64}},
     "space": SPACE.describe(),
 }

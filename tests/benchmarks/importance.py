@@ -42,6 +42,7 @@ def made_up(folder: Path, num_trials: int, seed: int) -> StudyRecord:
     """Return a study that TPE searched."""
     manifest = {
         **{"study": "s", "task": "facade", "dataset": "sample", "checksum": "c", "seed": seed},
+        "sampler": "tpe",
         **{"metric": "val/mean_ap", "mode": "max", "epochs": 9, "settings": {"image_size": 64}},
         "space": SPACE.describe(),
     }
