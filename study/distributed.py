@@ -39,9 +39,20 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Return the context of a forward pass: bfloat16 where the GPU computes in it."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether the GPU or CPU multiplies bfloat16 itself, so that it gains time.
+
+    Of CPUs those with AVX-512 BF16 or AMX; older torch cannot tell and says no.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Return the context of a forward pass in a `precision` of `study.task.PRECISIONS`."""
+    enabled = precision == "bfloat16" or (precision == "auto" and computes_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 

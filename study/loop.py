@@ -231,9 +231,9 @@ def _train_epoch(
             for inputs, wanted in zip(images.chunk(parts), targets.chunk(parts), strict=True):
                 left -= len(inputs)
                 with distributed.accumulating(model, more=left > 0):
-                    with distributed.autocast(sums.device):
+                    with distributed.autocast(sums.device, config.precision):
                         logits = model(inputs)
-                        loss = task.loss(logits, wanted, config)
+                    loss = task.loss(logits.float(), wanted, config)
                     share = len(inputs) * workers / whole
                     (loss * share).backward()  # type: ignore[no-untyped-call]
                 num_right += (predicted(logits.detach()) == wanted).sum()

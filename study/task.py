@@ -33,6 +33,7 @@ NUM_FOLDS = 6  # of the training split, see `study.split`
 WHOLE = "the whole photograph"
 OBJECT = "one object, light on black, filling the image"
 SCHEDULES = ("constant", "cosine", "one_cycle")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,10 @@ class TrainConfig:
     compile: bool = setting(
         False, "torch.compile the network; its time counts in the first epoch", searchable=False
     )
+    precision: str = setting(
+        "auto", "of products in training; auto: bfloat16 where GPU or CPU computes in it",
+        choices=PRECISIONS, searchable=False,
+    )  # fmt: skip
     sync_batch_norm: bool = setting(
         False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
     )
