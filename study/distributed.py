@@ -45,7 +45,7 @@ def computes_bfloat16(device: torch.device) -> bool:
     Of CPUs those with AVX-512 BF16 or AMX; older torch cannot tell and says no.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

@@ -120,7 +120,7 @@ def test_augmentation_is_of_training_images_alone(sample: DataSource) -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_network_learns_the_same(sample: DataSource) -> None:
-    config = FashionConfig(epochs=1, **SMALL)
+    config = FashionConfig(epochs=1, precision="float32", **SMALL)
     plain, compiled = (
         next(fit(TASK, dataclasses.replace(config, compile=c), sample, limit_batches=4))
         for c in (False, True)
@@ -128,6 +128,28 @@ def test_a_compiled_network_learns_the_same(sample: DataSource) -> None:
     assert compiled.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=1e-4)
     assert compiled.metrics["val/loss"] == pytest.approx(plain.metrics["val/loss"], rel=1e-4)
     assert compiled.state["network"].keys() == plain.state["network"].keys()
+
+
+def test_bfloat16_learns_nearly_the_same_and_scores_are_of_float32(sample: DataSource) -> None:
+    config = FashionConfig(epochs=2, batch_norm=True, **SMALL)
+    runs = {
+        precision: list(fit(TASK, dataclasses.replace(config, precision=precision), sample))[-1]
+        for precision in ("auto", "float32", "bfloat16")
+    }
+    exact, rounded = runs["float32"], runs["bfloat16"]
+    assert exact.metrics["train/loss"] != rounded.metrics["train/loss"]
+    assert rounded.metrics["train/loss"] == pytest.approx(exact.metrics["train/loss"], rel=0.02)
+    auto = "bfloat16" if distributed.computes_bfloat16(torch.device("cpu")) else "float32"
+    assert timeless(runs["auto"].metrics) == timeless(runs[auto].metrics)
+
+    network = TASK.build_model(config).to(memory_format=torch.channels_last)
+    network.load_state_dict(rounded.state["network"])
+    assert {weights.dtype for weights in network.parameters()} == {torch.float32}
+    images = TASK.load_splits(sample, config).val
+    val = Batches(images, torch.device("cpu"), TASK.normalization)
+    float32 = dataclasses.replace(config, precision="float32")
+    scores = evaluate(TASK, float32, network, val, images)[0]
+    assert scores["loss"] == rounded.metrics["val/loss"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(sample: DataSource) -> None:

@@ -30,7 +30,7 @@ from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import TASK, FashionConfig
 
 # No dropout, no batch normalisation: but for rounding the number of workers makes no difference.
-CONFIG = FashionConfig(epochs=3, width1=4, width2=4, hidden=16, batch_size=64)
+CONFIG = FashionConfig(epochs=3, width1=4, width2=4, hidden=16, batch_size=64, precision="float32")
 
 
 def _rank(
@@ -187,6 +187,7 @@ def test_two_workers_stop_together_and_take_the_step_of_one(
 COMMAND = (
     *("tune", "faulty", "--dataset", "sample", "--search-space", "space.yaml"),
     *("--workers-per-trial", 2, "--cpus-per-worker", 1, "--set", "hidden=16"),
+    *("--set", "precision=float32"),
 )
 
 

@@ -154,7 +154,7 @@ def train(
 
     def logits(images: Tensor) -> Tensor:
         """Return logits `(B, groups, K, ...)`."""
-        with distributed.autocast(device):
+        with distributed.autocast(device, config.precision):
             out = model(images.repeat(1, groups, 1, 1))
         return out.float().unflatten(1, (groups, num_classes))
 

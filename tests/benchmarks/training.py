@@ -57,7 +57,7 @@ def bare(name: str, config: TrainConfig, num_batches: int, device: torch.device)
         order = torch.randperm(len(images), device=device).split(config.batch_size)
         for chosen in order:
             optimizer.zero_grad(set_to_none=True)
-            with distributed.autocast(device):
+            with distributed.autocast(device, config.precision):
                 loss = cross_entropy(network(images[chosen]), targets[chosen])
             loss.backward()
             optimizer.step()
@@ -148,10 +148,11 @@ def compare_validation(report: Report, settings: dict[str, Any], args: Any) -> N
     batches = Batches(val, device, task.normalization)
     network = task.build_model(config).to(device, memory_format=torch.channels_last).eval()
     ready = list(itertools.islice(batches.evaluation(config.batch_size), args.batches // 4))
+    precision = config.precision if device.type == "cuda" else "float32"
     times: dict[str, list[float]] = {"forward": [], "ours": []}
     for repeat in range(args.repeats + 1):
         started = time.perf_counter()
-        with torch.inference_mode(), distributed.autocast(device):
+        with torch.inference_mode(), distributed.autocast(device, precision):
             for images, _ in ready:
                 network(images)
         if device.type == "cuda":
