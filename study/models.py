@@ -20,7 +20,8 @@ class TwoConv(nn.Module):
         kernel_size: Odd; sizes are kept by padding.
         num_classes: K.
         image_size: Height and width in pixels.
-        batch_norm: Whether each convolution is followed by batch normalisation.
+        batch_norm: Whether batch normalisation follows each pooling, where it has a quarter of the
+            pixels to see.
         dropout: Probability, before both layers of the head.
     """
 
@@ -40,7 +41,7 @@ class TwoConv(nn.Module):
         def stage(inputs: int, outputs: int) -> list[nn.Module]:
             norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
             conv = nn.Conv2d(inputs, outputs, kernel_size, padding="same")
-            return [conv, *norm, nn.MaxPool2d(2), nn.ReLU()]  # equal, and ReLU has less to do
+            return [conv, nn.MaxPool2d(2), *norm, nn.ReLU()]  # ReLU commutes with pooling
 
         drop = [nn.Dropout(dropout)] if dropout else []
         self.features = nn.Sequential(*stage(1, first), *stage(first, second))
