@@ -26,7 +26,8 @@ class Augmentation:
 
     Attributes:
         flip: Probability of mirroring left and right.
-        shift: Largest shift in both directions, as a part of the size.
+        shift: Largest shift in both directions, as a part of the size; by whole pixels unless images
+            are cropped, which takes new ones from between the old.
         crop: Smallest side of a crop that is enlarged to the full size, as a part of it.
         erase: Probability of erasing a rectangle (Zhong et al. 2020, "Random Erasing Data
             Augmentation"); targets keep what was there.
@@ -82,8 +83,11 @@ class Augmentation:
         free = (1 - side) + 2 * self.shift
         maps = torch.zeros(len(images), 2, 3, device=images.device)
         maps[:, 0, 0], maps[:, 1, 1] = side * mirror, side
-        maps[:, 0, 2] = free * _uniform(images, -1.0, 1.0)
-        maps[:, 1, 2] = free * _uniform(images, -1.0, 1.0)
+        for row, size in enumerate((images.shape[3], images.shape[2])):
+            offset = free * _uniform(images, -1.0, 1.0)
+            if self.crop == 1:  # whole pixels, so that a shift blurs nothing
+                offset = (offset * size / 2).round() * 2 / size
+            maps[:, row, 2] = offset
         grid = affine_grid(maps, list(images.shape), align_corners=False)
         images = grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
         if targets.ndim == 3:

@@ -48,7 +48,7 @@ def test_masks_move_with_their_images(given: dict[str, float]) -> None:
     assert set(masks.unique().tolist()) <= set(targets.unique().tolist())
 
 
-def test_a_shift_of_whole_pixels_is_exact() -> None:
+def test_a_shift_is_of_whole_pixels_and_exact() -> None:
     images, _ = batch(400)
     image = torch.arange(256.0).view(1, 1, 16, 16).expand(400, 3, 16, 16)
     changed, _ = augmentation(shift=0.25)(image, torch.zeros(400, dtype=torch.int64), BLACK)
@@ -57,6 +57,9 @@ def test_a_shift_of_whole_pixels_is_exact() -> None:
     assert float(steps.mean().abs()) < 8 and float(steps.std()) > 20, "in all directions"
     inner = changed[:, 0, 6:10, 6:10] - image[:, 0, 6:10, 6:10]
     assert float((inner - inner[:, :1, :1]).abs().max()) < 1e-3, "the whole image moves alike"
+    mirrored, _ = augmentation(shift=0.1, flip=0.5)(image, torch.zeros(400).long(), BLACK)
+    for moved in (changed, mirrored):
+        assert float((moved - moved.round()).abs().max()) < 1e-3, "nothing is blurred"
 
 
 def test_brightness_scales_what_is_above_black() -> None:
