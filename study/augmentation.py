@@ -26,8 +26,8 @@ class Augmentation:
 
     Attributes:
         flip: Probability of mirroring left and right.
-        shift: Largest shift in both directions, as a part of the size; by whole pixels unless images
-            are cropped, which takes new ones from between the old.
+        shift: Largest shift in both directions, as a part of the size; by whole pixels, unless
+            images are cropped, which interpolates anyway.
         crop: Smallest side of a crop that is enlarged to the full size, as a part of it.
         erase: Probability of erasing a rectangle (Zhong et al. 2020, "Random Erasing Data
             Augmentation"); targets keep what was there.
