@@ -17,6 +17,11 @@ stopped trial:
 
 Two trials run at a time, in turns of one epoch. The first trial is the space's middle, as a study's
 first is the baseline. Choices of widths that are not in the file take the nearest that are.
+
+Then the other way round, for short studies: how far the best of 8, 12 or 20 trials is from the best
+of all configurations, if TPE begins after 2, 4 or 10 random trials, or never, under ASHA.
+
+    python tests/benchmarks/searchers.py --short    # that alone, five minutes
 """
 
 from __future__ import annotations
@@ -40,6 +45,7 @@ from study.rungs import Rungs
 NUM_TRIALS = 24  # of the random search whose best is the target
 MOST_TRIALS = 240  # a strategy that needs more counts with these
 CONCURRENT = 2
+SHORT = (8, 12, 20)  # trials of short studies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,20 +56,23 @@ class Strategy:
         sampler: `tpe` or `random`.
         rule: Grace period and reduction factor of ASHA; None for no stopping.
         told: What Optuna is told of a stopped trial.
-        explore: Every so many-th trial is random; 0 for none beyond TPE's first ten.
+        explore: Every so many-th trial is random; 0 for none beyond TPE's first.
+        startup: Random trials before TPE; ten are Optuna's and the study's.
     """
 
     sampler: str
     rule: tuple[int, float] | None = None
     told: str = "pruned"
     explore: int = 0
+    startup: int = 10
 
     def __str__(self) -> str:
         stopping = "no stopping"
         if self.rule:
             stopping = f"ASHA grace {self.rule[0]} factor {self.rule[1]:g}, told {self.told}"
         explore = f", one in {self.explore} random" if self.explore else ""
-        return f"{self.sampler}{explore}, {stopping}"
+        startup = "" if self.sampler == "random" else f" after {self.startup}"
+        return f"{self.sampler}{startup}{explore}, {stopping}"
 
 
 RULES = [(1, 3.0), (1, 4.0), (2, 2.0), (2, 3.0), (2, 4.0)]
@@ -76,7 +85,10 @@ STRATEGIES = [
     *(Strategy(sampler="tpe", rule=rule) for rule in RULES),
     *(Strategy(sampler="tpe", rule=(4, 3.0), told=told) for told in ("last", "best")),
     Strategy(sampler="tpe", rule=(4, 3.0), explore=4),
+    Strategy(sampler="tpe", rule=(4, 3.0), startup=4),
 ]
+STARTUPS = [Strategy(sampler="tpe", rule=(4, 3.0), startup=startup) for startup in (2, 4, 10)]
+STARTUPS.append(Strategy(sampler="random", rule=(4, 3.0)))
 
 
 class Landscape:
@@ -120,10 +132,14 @@ class Running:
     epoch: int = 0
 
 
-def replay(landscape: Landscape, strategy: Strategy, seed: int, target: float) -> tuple[int, int]:
-    """Return how many epochs and trials a strategy took to see the target."""
+def replay(
+    landscape: Landscape, strategy: Strategy, seed: int, target: float, most: int = MOST_TRIALS
+) -> tuple[int, float]:
+    """Return how many epochs a strategy took to see the target or end all trials, and its best."""
     if strategy.sampler == "tpe":
-        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=strategy.startup
+        )
     else:
         sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -132,10 +148,9 @@ def replay(landscape: Landscape, strategy: Strategy, seed: int, target: float) -
     rungs = Rungs(strategy.rule[0], EPOCHS, strategy.rule[1]) if strategy.rule else None
     running: list[Running] = []
     spent = begun = 0
-    while True:
-        while len(running) < CONCURRENT:
-            if begun == MOST_TRIALS:
-                return spent, begun
+    best_seen = 0.0
+    while begun < most or running:
+        while len(running) < CONCURRENT and begun < most:
             if strategy.explore and begun % strategy.explore == strategy.explore - 1:
                 study.sampler = optuna.samplers.RandomSampler(seed=seed * MOST_TRIALS + begun)
             else:
@@ -151,9 +166,10 @@ def replay(landscape: Landscape, strategy: Strategy, seed: int, target: float) -
             value = float(one.curve[one.epoch])
             one.epoch += 1
             spent += 1
-            if value >= target:
-                return spent, begun
             failed = value != value
+            best_seen = best_seen if failed else max(best_seen, value)
+            if value >= target:
+                return spent, best_seen
             if not failed:
                 one.trial.report(value, one.epoch)
             stops = rungs is not None and not failed
@@ -169,6 +185,7 @@ def replay(landscape: Landscape, strategy: Strategy, seed: int, target: float) -
                 study.tell(one.trial, best if strategy.told == "best" else value)
             if failed or stops or one.epoch == EPOCHS:
                 running.remove(one)
+    return spent, best_seen
 
 
 def thrown_away(landscape: Landscape, rule: tuple[int, float], seed: int) -> tuple[float, float]:
@@ -198,18 +215,35 @@ def thrown_away(landscape: Landscape, rule: tuple[int, float], seed: int) -> tup
     return float(lengths[winner] < EPOCHS), max(full) - max(seen)
 
 
-def run(job: tuple[str, Strategy, float, int]) -> tuple[int, int]:
+def run(job: tuple[str, Strategy, float, int, int]) -> tuple[int, float]:
     """Run one replay in a process of its own."""
-    task, strategy, target, seed = job
+    task, strategy, target, most, seed = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return replay(Landscape(task), strategy, seed, target)
+    return replay(Landscape(task), strategy, seed, target, most)
+
+
+def compare_short(
+    report: Report, task: str, num_seeds: int, pool: multiprocessing.pool.Pool
+) -> None:
+    """Add what short studies miss of the best configuration, against random trials."""
+    top = max(float(np.nanmax(curve)) for curve in Landscape(task).curves.values())
+    for most in SHORT:
+        missed = {}
+        for strategy in STARTUPS:
+            if strategy.sampler == "tpe" and strategy.startup >= most:
+                continue
+            jobs = [(task, strategy, float("inf"), most, seed) for seed in range(num_seeds)]
+            missed[strategy] = [top - best for _, best in pool.map(run, jobs, chunksize=4)]
+        for strategy, each in missed.items():
+            what = f"{task}, {most} trials, {strategy}; best below the best of all by, mean"
+            report.add(what, mean(each), mean(missed[STARTUPS[-1]]))
 
 
 def compare(report: Report, task: str, num_seeds: int, pool: multiprocessing.pool.Pool) -> None:
     """Add a row for every strategy on one task's curves."""
     landscape = Landscape(task)
     target = median(landscape.random_best(seed) for seed in range(1001))
-    jobs = [(task, s, target, seed) for s in STRATEGIES for seed in range(num_seeds)]
+    jobs = [(task, s, target, MOST_TRIALS, seed) for s in STRATEGIES for seed in range(num_seeds)]
     results = pool.map(run, jobs, chunksize=4)
     epochs = {
         strategy: [float(results[k * num_seeds + seed][0]) for seed in range(num_seeds)]
@@ -248,13 +282,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser: argparse.ArgumentParser = out_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--short", action="store_true", help="short studies alone")
     args = parser.parse_args(argv)
-    report = Report("searchers", args.out)
+    report = Report("searchers_short" if args.short else "searchers", args.out)
     report.note("seeds", args.seeds)
     began = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         for task in GRIDS:
-            compare(report, task, args.seeds, pool)
+            compare_short(report, task, args.seeds, pool)
+            if not args.short:
+                compare(report, task, args.seeds, pool)
     report.note("seconds", time.monotonic() - began)
     report.write()
 
