@@ -33,6 +33,7 @@ from study.task import Task, TrainConfig
 
 Item = TypeVar("Item")
 KEPT_MEMORY = 1 << 30  # bytes that torch freed and the process keeps, on CPUs
+MOST_MMAP = 32 << 20  # bytes, the largest threshold that older glibc takes
 SUMS = ("loss", "images", "right", "predictions", "batches")  # of a training pass
 FINITE_CHECK_BATCHES = 50  # on the CPU; asking a GPU for the loss would stall it
 
@@ -222,7 +223,7 @@ def _keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(trim_threshold, KEPT_MEMORY)
-        libc.mallopt(mmap_threshold, KEPT_MEMORY)
+        libc.mallopt(mmap_threshold, KEPT_MEMORY) or libc.mallopt(mmap_threshold, MOST_MMAP)
 
 
 def _train_epoch(

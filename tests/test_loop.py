@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import platform
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,29 @@ def test_bfloat16_learns_nearly_the_same_and_scores_are_of_float32(sample: DataS
     float32 = dataclasses.replace(config, precision="float32")
     scores = evaluate(TASK, float32, network, val, images)[0]
     assert scores["loss"] == rounded.metrics["val/loss"]
+
+
+FAULTS = """
+import resource, torch
+from study.loop import _keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16 << 20)  # 64 MiB, which glibc gives back at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+_keep_freed_memory()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_what_torch_frees_is_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < given_back / 5
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(sample: DataSource) -> None:
