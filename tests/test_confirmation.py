@@ -85,8 +85,10 @@ def test_every_configuration_has_every_seed_on_another_fold(confirmed: Path) -> 
 
 def student(values: list[float]) -> tuple[float, float]:
     """Return the 95 % interval of the mean; of equal values, where SciPy says nan, no width."""
+    if len(set(values)) == 1:
+        return values[0], values[0]
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    return (low, high) if len(set(values)) > 1 else (values[0], values[0])
+    return low, high
 
 
 def test_the_winner_is_the_best_mean_validation(confirmed: Path) -> None:
