@@ -56,6 +56,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
+def scoring_autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Return the same for scores: float32 on a CPU, as in the exported network; it costs little."""
+    return autocast(device, precision if device.type == "cuda" else "float32")
+
+
 def seed(*numbers: int) -> int:
     """Mix numbers to a seed for torch, so that neighbouring epochs and ranks are unrelated."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -56,8 +56,6 @@ def evaluate(
         TrialError: The loss is not finite.
     """
     network.eval()
-    # On a CPU, where that costs little, scores are those of the float32 network that is exported.
-    precision = config.precision if batches.device.type == "cuda" else "float32"
     meter = task.build_meter(batches.device)
     if keep_images:
         meter.keep_images()
@@ -69,7 +67,7 @@ def evaluate(
     served = itertools.islice(batches.evaluation(batch_size), limit_batches)
     with torch.inference_mode():
         for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
-            with distributed.autocast(batches.device, precision):
+            with distributed.scoring_autocast(batches.device, config.precision):
                 logits = network(inputs)
             logits = _sized_like(logits, targets)
             loss = task.loss(logits.float(), targets, config)

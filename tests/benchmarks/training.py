@@ -148,11 +148,10 @@ def compare_validation(report: Report, settings: dict[str, Any], args: Any) -> N
     batches = Batches(val, device, task.normalization)
     network = task.build_model(config).to(device, memory_format=torch.channels_last).eval()
     ready = list(itertools.islice(batches.evaluation(config.batch_size), args.batches // 4))
-    precision = config.precision if device.type == "cuda" else "float32"
     times: dict[str, list[float]] = {"forward": [], "ours": []}
     for repeat in range(args.repeats + 1):
         started = time.perf_counter()
-        with torch.inference_mode(), distributed.autocast(device, precision):
+        with torch.inference_mode(), distributed.scoring_autocast(device, config.precision):
             for images, _ in ready:
                 network(images)
         if device.type == "cuda":
