@@ -155,12 +155,17 @@ class ResidualNet(nn.Module):
         blocks: Residual blocks of each stage.
         dropout: Probability, before the last layer.
         num_classes: K.
+        stem_pool: Whether 2x2 max pooling follows the first convolution: every stage has a quarter
+            of the pixels, so twice the width takes about the same time.
     """
 
-    def __init__(self, width: int, blocks: int, dropout: float, num_classes: int) -> None:
+    def __init__(
+        self, width: int, blocks: int, dropout: float, num_classes: int, stem_pool: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
             nn.Conv2d(1, width, 3, padding=1, bias=False),
+            *([nn.MaxPool2d(2)] if stem_pool else []),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]

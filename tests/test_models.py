@@ -46,6 +46,10 @@ def test_residual_net(width: int, blocks: int) -> None:
     assert count(network) == expected + 10 * (4 * width + 1)
     assert network.features(torch.randn(2, 1, 28, 28)).shape == (2, 4 * width, 7, 7)
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    pooled = ResidualNet(width, blocks, 0.1, 10, stem_pool=True)
+    assert count(pooled) == count(network)
+    assert pooled.features(torch.randn(2, 1, 28, 28)).shape == (2, 4 * width, 4, 4)
+    assert pooled(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(("residual", "norm"), [(False, "batch"), (True, "group")])

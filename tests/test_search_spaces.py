@@ -21,7 +21,7 @@ GOAL = Goal((Objective("val/accuracy", "max"),))
 FILES = sorted(find_space("fashion").parent.glob("*.yaml"))
 FAMILIES = {
     "two_conv": {"width1", "width2", "hidden", "kernel_size", "batch_norm"},
-    "residual": {"width", "blocks"},
+    "residual": {"width", "blocks", "stem_pool"},
     "hourglass": {*(f"width{n}" for n in range(1, 6)), "last_relu"},
     "unet": {"depth", "width", "growth", "block", "norm", "dropout"},
 }

@@ -44,6 +44,7 @@ class FashionConfig(TrainConfig):
     batch_norm: bool = setting(False, "two_conv: batch normalisation after both convolutions")
     width: int = setting(16, "residual: channels of the first stage, of three", low=1, high=256)
     blocks: int = setting(1, "residual: blocks of each stage", low=1, high=18)
+    stem_pool: bool = setting(False, "residual: 2x2 max pooling before the first stage")
     dropout: float = setting(0.0, "probability, in the head", low=0.0, high=0.9)
 
 
@@ -101,7 +102,9 @@ class Fashion(Classification):
 
         num_classes = len(self.classes)
         if config.model == "residual":
-            return ResidualNet(config.width, config.blocks, config.dropout, num_classes)
+            return ResidualNet(
+                config.width, config.blocks, config.dropout, num_classes, config.stem_pool
+            )
         return TwoConv(
             *((config.width1, config.width2), config.hidden, config.kernel_size, num_classes),
             batch_norm=config.batch_norm,
