@@ -146,21 +146,29 @@ class ConvBlock(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """A small residual net: a convolution, three stages of residual blocks, and a mean over places.
+    """A small residual net: a convolution, three stages of residual blocks, and one linear layer.
 
-    `(B, 1, H, W)` -> logits `(B, K)`. Later stages have half the size and twice the channels.
+    `(B, 1, H, W)` -> logits `(B, K)`. Later stages have half the size and twice the channels. The
+    last layer sees every place, not their mean: garments are aligned.
 
     Args:
         width: Channels of the first stage.
         blocks: Residual blocks of each stage.
         dropout: Probability, before the last layer.
         num_classes: K.
+        image_size: Height and width in pixels.
         stem_pool: Whether 2x2 max pooling follows the first convolution: every stage has a quarter
             of the pixels, so twice the width takes about the same time.
     """
 
     def __init__(
-        self, width: int, blocks: int, dropout: float, num_classes: int, stem_pool: bool = False
+        self,
+        width: int,
+        blocks: int,
+        dropout: float,
+        num_classes: int,
+        image_size: int = 28,
+        stem_pool: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
@@ -169,19 +177,20 @@ class ResidualNet(nn.Module):
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]
-        inputs = width
+        inputs, side = width, image_size // 2 if stem_pool else image_size
         for stage in range(3):
+            side = -(-side // 2) if stage else side
             for block in range(blocks):
                 outputs = width * 2**stage
                 layers.append(ConvBlock(inputs, outputs, 2 if stage and not block else 1))
                 inputs = outputs
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(inputs, num_classes)
+        self.head = nn.Linear(inputs * side**2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `(B, K)`."""
-        logits: Tensor = self.head(self.dropout(self.features(images).mean((2, 3))))
+        logits: Tensor = self.head(self.dropout(self.features(images).flatten(1)))
         return logits
 
 

@@ -102,9 +102,8 @@ class Fashion(Classification):
 
         num_classes = len(self.classes)
         if config.model == "residual":
-            return ResidualNet(
-                config.width, config.blocks, config.dropout, num_classes, config.stem_pool
-            )
+            sizes = (config.width, config.blocks, config.dropout, num_classes)
+            return ResidualNet(*sizes, stem_pool=config.stem_pool)
         return TwoConv(
             *((config.width1, config.width2), config.hidden, config.kernel_size, num_classes),
             batch_norm=config.batch_norm,
