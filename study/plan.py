@@ -8,7 +8,7 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from study.command import check_price, parse_assignments, parse_time
@@ -38,20 +38,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # (tests/benchmarks/searchers.py): after one epoch of 20 the later winner is stopped in one to two
 # studies of three, and the search settles where learning starts fast.
 GRACE = 0.2
-# The same where the learning rate falls (tests/benchmarks/grace.py): while it is high, what a trial
-# will be is hidden by how far it swings.
-GRACE_OF_FALLING_RATES = 0.5
-
-
-def default_grace(settings: Mapping[str, Value], epochs: int) -> int:
-    """Return the epochs before the first trial may be stopped.
-
-    Args:
-        settings: All that is not searched; without `schedule`, several are.
-        epochs: Of a trial that is not stopped.
-    """
-    constant = settings.get("schedule") == "constant"
-    return math.ceil((GRACE if constant else GRACE_OF_FALLING_RATES) * epochs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,7 +182,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         if field not in searched
     }
     if args.grace_period is None:
-        args.grace_period = default_grace(settings, config.epochs)
+        args.grace_period = math.ceil(GRACE * config.epochs)
     _check_batches(space, config.batch_size, args.workers_per_trial)
     source = DataSource.find(args.dataset, args.data_dir)
     study = StudyPlan(

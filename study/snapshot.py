@@ -44,7 +44,7 @@ class Schedule:
     @staticmethod
     def of(manifest: dict[str, Any]) -> Schedule | None:
         """Read it from the last command in the manifest; None if there is none to be read."""
-        from study.plan import default_grace
+        from study.plan import GRACE
         from study.study_flags import build_parser
 
         starts = manifest.get("starts", [])
@@ -55,7 +55,7 @@ class Schedule:
         except (LookupError, TypeError, ValueError, SystemExit):
             return None
         if args.grace_period is None:
-            args.grace_period = default_grace(manifest["settings"], manifest["epochs"])
+            args.grace_period = math.ceil(GRACE * manifest["epochs"])
         return Schedule.from_args(args)
 
     @staticmethod

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--grace-period", metavar="N", type=int, help="epochs before the first trial may be "
-        "stopped (default: a fifth of them, half where the learning rate falls)",
+        "stopped (default: a fifth of them)",
     )  # fmt: skip
     add(
         "--reduction-factor", metavar="F", type=float, default=3.0, help="one in F goes on at each "

@@ -97,23 +97,6 @@ def test_a_size_that_a_network_of_the_space_cannot_take_is_refused() -> None:
     make_plan(build_parser().parse_args([*words, *("--set", "image_size=100", "--set", "depth=2")]))
 
 
-@pytest.mark.parametrize(
-    ("words", "grace"),
-    [
-        ((), 4),
-        (("--set", "schedule=one_cycle"), 10),
-        (("--search-space", "fashion-full"), 10),  # searches schedules
-        (("--search-space", "fashion-full", "--set", "schedule=constant"), 4),
-        (("--search-space", "fashion-full", "--grace-period", "2"), 2),
-    ],
-)
-def test_early_stopping_waits_for_a_falling_learning_rate(
-    words: tuple[str, ...], grace: int
-) -> None:
-    flags = ["fashion", "--dataset", "sample", "--epochs", "20", *words]
-    assert make_plan(build_parser().parse_args(flags)).args.grace_period == grace
-
-
 def test_settings_have_one_name() -> None:
     # A search space of one task reads like that of the other.
     both = FashionConfig.__dataclass_fields__.keys() & FacadeConfig.__dataclass_fields__.keys()
