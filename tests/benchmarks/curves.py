@@ -144,7 +144,7 @@ def train(
     device, groups, num_classes = distributed.device(), len(pairs), len(task.classes)
     config = build_config(task.config_class, SETTINGS[task.name])
     splits = task.load_splits(DataSource.find(), config)
-    train_set, val_set = _part(splits.train, NUM_TRAIN), _part(splits.val, NUM_VAL)
+    train_set, val_set = part_of(splits.train, NUM_TRAIN), part_of(splits.val, NUM_VAL)
     batches, val = (Batches(part, device, task.normalization) for part in (train_set, val_set))
     torch.manual_seed(seed)
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
@@ -181,7 +181,8 @@ def train(
         ]
 
 
-def _part(images: ImageSet, num: int) -> ImageSet:
+def part_of(images: ImageSet, num: int) -> ImageSet:
+    """Return so many images of a set at most, always the same."""
     chosen = np.random.default_rng(0).permutation(len(images))[:num]
     return ImageSet(images.images, images.targets, images.indices[np.sort(chosen)])
 

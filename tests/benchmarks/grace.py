@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from curves import NUM_TRAIN, NUM_VAL, _part
+from curves import NUM_TRAIN, NUM_VAL, part_of
 from report import Report, out_parser
 
 from study.data import DataSource, Splits
@@ -68,7 +68,7 @@ def small(task: Task) -> Task:
 
     def load_splits(source: DataSource, config: Any) -> Splits:
         splits = whole(source, config)
-        return Splits(_part(splits.train, NUM_TRAIN), _part(splits.val, NUM_VAL))
+        return Splits(part_of(splits.train, NUM_TRAIN), part_of(splits.val, NUM_VAL))
 
     task = copy.copy(task)
     task.load_splits = load_splits  # type: ignore[method-assign]
@@ -88,13 +88,11 @@ def curve(job: tuple[str, str, dict[str, Any]]) -> list[float]:
 def search(curves: Sequence[Sequence[float]], grace: int | None, budget: int) -> float:
     """Return the best value that a random search sees in so many epochs."""
     rungs = None if grace is None else Rungs(grace, EPOCHS, FACTOR)
-    waiting = iter(enumerate(curves))
+    waiting = iter(range(len(curves)))
     running: list[list[int]] = []
     best, spent = 0.0, 0
     while True:
-        running += [
-            [number, 0] for number, _ in itertools.islice(waiting, CONCURRENT - len(running))
-        ]
+        running += [[number, 0] for number in itertools.islice(waiting, CONCURRENT - len(running))]
         if not running:
             return best
         for one in list(running):

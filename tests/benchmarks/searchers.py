@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import time
@@ -215,11 +216,17 @@ def thrown_away(landscape: Landscape, rule: tuple[int, float], seed: int) -> tup
     return float(lengths[winner] < EPOCHS), max(full) - max(seen)
 
 
+@functools.cache
+def landscape_of(task: str) -> Landscape:
+    """Return the landscape of a task, read once in each process."""
+    return Landscape(task)
+
+
 def run(job: tuple[str, Strategy, float, int, int]) -> tuple[int, float]:
     """Run one replay in a process of its own."""
     task, strategy, target, most, seed = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return replay(Landscape(task), strategy, seed, target, most)
+    return replay(landscape_of(task), strategy, seed, target, most)
 
 
 def compare_short(
