@@ -123,6 +123,12 @@ class Landscape:
         return max(float(np.nanmax(self.curves[tuple(place)])) for place in found)
 
 
+@functools.cache
+def landscape_of(task: str) -> Landscape:
+    """Return the landscape of a task, read once in each process."""
+    return Landscape(task)
+
+
 @dataclasses.dataclass
 class Running:
     """A trial of a replay."""
@@ -216,12 +222,6 @@ def thrown_away(landscape: Landscape, rule: tuple[int, float], seed: int) -> tup
     return float(lengths[winner] < EPOCHS), max(full) - max(seen)
 
 
-@functools.cache
-def landscape_of(task: str) -> Landscape:
-    """Return the landscape of a task, read once in each process."""
-    return Landscape(task)
-
-
 def run(job: tuple[str, Strategy, float, int, int]) -> tuple[int, float]:
     """Run one replay in a process of its own."""
     task, strategy, target, most, seed = job
@@ -233,7 +233,7 @@ def compare_short(
     report: Report, task: str, num_seeds: int, pool: multiprocessing.pool.Pool
 ) -> None:
     """Add what short studies miss of the best configuration, against random trials."""
-    top = max(float(np.nanmax(curve)) for curve in Landscape(task).curves.values())
+    top = max(float(np.nanmax(curve)) for curve in landscape_of(task).curves.values())
     for most in SHORT:
         missed = {}
         for strategy in STARTUPS:
@@ -248,7 +248,7 @@ def compare_short(
 
 def compare(report: Report, task: str, num_seeds: int, pool: multiprocessing.pool.Pool) -> None:
     """Add a row for every strategy on one task's curves."""
-    landscape = Landscape(task)
+    landscape = landscape_of(task)
     target = median(landscape.random_best(seed) for seed in range(1001))
     jobs = [(task, s, target, MOST_TRIALS, seed) for s in STRATEGIES for seed in range(num_seeds)]
     results = pool.map(run, jobs, chunksize=4)
