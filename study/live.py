@@ -18,16 +18,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, Self, TextIO
 
-from study.progress import Progress
+from study.progress import SHARE, Progress
 from study.record import StudyRecord
-from study.rungs import Outlook
-from study.snapshot import Schedule, lines, snapshot, time_left
+from study.snapshot import Schedule, lines, snapshot
 from study.stopping import Stopping
 from study.trial_record import TrialRecord
 
 DRAW_SECONDS = 1.0
-OUTLOOK_SECONDS = 20.0  # between two simulations of the time that is left
-SHARE = 50  # so many times as long as drawing takes, it pauses
 
 
 def moves_cursor(stream: TextIO) -> bool:
@@ -44,7 +41,7 @@ def progress_for(record: StudyRecord, asked: Schedule, stopping: Stopping) -> Pr
     """Return the live table where it can be shown, plain lines elsewhere."""
     if moves_cursor(sys.stderr):
         return LiveProgress(record, asked, stopping)
-    return Progress(record, asked.num_samples)
+    return Progress(record, asked)
 
 
 class Block:
@@ -108,14 +105,10 @@ class LiveProgress(Progress):
     """
 
     def __init__(self, record: StudyRecord, asked: Schedule, stopping: Stopping) -> None:
-        super().__init__(record, asked.num_samples)
-        self._asked = asked
+        super().__init__(record, asked)
         self._stopping = stopping
         self._block = Block(sys.stderr)
         self._closed = threading.Event()
-        self._outlook: Outlook | None = None
-        self._known = (0, 0)  # ended trials and epochs at the last simulation
-        self._looked = self._rest = 0.0  # when it was, and how long there is none after it
         self._last: list[str] = []  # the table as last drawn
         self._thread = threading.Thread(target=self._keep_drawing, name="live", daemon=True)
         self._before: tuple[Any, ...] = ()
@@ -160,31 +153,15 @@ class LiveProgress(Progress):
     def _keep_drawing(self) -> None:
         pause = DRAW_SECONDS
         while not self._closed.wait(pause):
-            self._look_ahead()
+            outlook = self.look_ahead()
             looked = time.monotonic()
-            state = snapshot(self.record, self._asked, self._outlook)
+            state = snapshot(self.record, self.asked, outlook)
             if state["left"]:
-                passed = looked - self._looked
-                for key in ("seconds", "low", "high"):
-                    state["left"][key] = max(0.0, state["left"][key] - passed)
                 trained = state["epochs_done"] - self._known[1]
                 state["left"]["epochs"] = max(0.0, state["left"]["epochs"] - trained)
             self._last = ["", *lines(state, self._block.size()[0])]
             self._block.draw(self._last)
             pause = max(DRAW_SECONDS, SHARE * (time.monotonic() - looked))
-
-    def _look_ahead(self) -> None:
-        """Simulate the time that is left, when a trial has ended or after a while."""
-        since = time.monotonic() - self._looked
-        if since < self._rest:
-            return
-        trials = self.record.trials()
-        known = (self.record.num_ended(), sum(trial.epochs for trial in trials))
-        if known[0] != self._known[0] or since > OUTLOOK_SECONDS or self._outlook is None:
-            began = time.monotonic()
-            self._outlook = time_left(self.record, self._asked)
-            self._known, self._looked = known, time.monotonic()
-            self._rest = SHARE * (self._looked - began)
 
 
 class _Above:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Mapping
@@ -9,11 +10,15 @@ from typing import Self
 
 from study.objective import Goal, show, show_values
 from study.record import StudyRecord
+from study.rungs import Outlook
+from study.snapshot import Schedule, time_left
 from study.tables import duration, table
 from study.task import Value
 from study.trial_record import TrialRecord, counts
 
 SUMMARY_SECONDS = 60.0  # between two summaries while nothing ends
+OUTLOOK_SECONDS = 20.0  # between two simulations of the time that is left
+SHARE = 50  # so many times as long as a simulation or a drawing takes, there is none after it
 
 
 class Progress:
@@ -21,16 +26,18 @@ class Progress:
 
     Args:
         record: The study.
-        num_samples: Number of trials at which the study is done.
+        asked: What it was started with.
     """
 
-    def __init__(self, record: StudyRecord, num_samples: int) -> None:
+    def __init__(self, record: StudyRecord, asked: Schedule) -> None:
         self.record = record
-        self.num_samples = num_samples
+        self.asked = asked
         self.epochs: dict[int, int] = {}  # running trial -> its last epoch
         self.begun = time.monotonic()
         self.said = self.begun
-        self.ended_before = record.num_ended()
+        self._outlook: Outlook | None = None
+        self._known = (0, 0)  # ended trials and epochs at the last simulation
+        self._looked = self._rest = 0.0  # when it was, and how long there is none after it
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +85,7 @@ class Progress:
         count = counts(trials)
         ended = len(trials) - count["running"]
         best = self.record.ranking()[:1]
-        parts = [f"{ended}/{self.num_samples} trials"]
+        parts = [f"{ended}/{self.asked.num_samples} trials"]
         parts += [f"{count[state]} {state}" for state in ("stopped", "failed") if count[state]]
         if self.epochs:
             total = self.record.manifest["epochs"]
@@ -90,12 +97,30 @@ class Progress:
             parts.append(f"best {values} (trial {best[0].number}{missed})")
         if self.record.goal.double:
             parts.append(f"{len(self.record.front())} on the front")
+        if (outlook := self.look_ahead()) is not None:
+            parts.append(f"about {duration(outlook.seconds)} left")
         elapsed = time.monotonic() - self.begun
-        done = ended - self.ended_before
-        if done and ended < self.num_samples:
-            left = elapsed / done * (self.num_samples - ended)
-            parts.append(f"about {duration(left)} left")
         return f"    [{duration(elapsed)}] " + ", ".join(parts)
+
+    def look_ahead(self) -> Outlook | None:
+        """Return the time that is left, simulated when a trial has ended or after a while."""
+        since = time.monotonic() - self._looked
+        if since >= self._rest:
+            trials = self.record.trials()
+            known = (self.record.num_ended(), sum(trial.epochs for trial in trials))
+            if known[0] != self._known[0] or since > OUTLOOK_SECONDS or self._outlook is None:
+                began = time.monotonic()
+                self._outlook = time_left(self.record, self.asked)
+                self._known, self._looked = known, time.monotonic()
+                self._rest = SHARE * (self._looked - began)
+        if self._outlook is None or self.record.num_ended() >= self.asked.num_samples:
+            return None
+        passed = time.monotonic() - self._looked
+        times = {
+            name: max(0.0, getattr(self._outlook, name) - passed)
+            for name in ("seconds", "low", "high")
+        }
+        return dataclasses.replace(self._outlook, **times)
 
 
 def settings_line(values: Mapping[str, Value]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from test_record import MANIFEST
 
 from study.command import run_command
 from study.object_path import as_path
+from study.progress import Progress
 from study.record import StudyRecord
 from study.rungs import Outlook
 from study.snapshot import Schedule, lines, snapshot, time_left
@@ -95,6 +97,15 @@ def test_the_time_left_is_that_of_the_trials_to_come(record: StudyRecord) -> Non
     assert more is not None and more.seconds > 5 * left["seconds"]
     assert time_left(record, Schedule(num_samples=3, rule=None)) is None
     assert time_left(record, None) is None
+
+
+def test_a_plain_summary_has_the_same_time_left(record: StudyRecord) -> None:
+    progress = Progress(record, Schedule(num_samples=4, rule=None))
+    assert "3/4 trials" in progress.summary()  # trial 3 has seven epochs of 3 s left
+    assert re.search("about (20|21) s left", progress.summary()), progress.summary()
+    record.end(3, "stopped")
+    progress.ended(record.trial(3))
+    assert "left" not in progress.summary()
 
 
 @pytest.mark.parametrize("width", [60, 120])
