@@ -58,20 +58,42 @@ def real(cache_dir: Path) -> DataSource:
     return source
 
 
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="session")
-def bucket() -> Iterator[str]:
-    """The URI of a bucket, found by this process and those it starts."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of a bucket, found by this process and those it starts.
+
+    The server is a process of its own: `mock_aws` empties all that moto has in its process.
+    """
+    pytest.importorskip("moto.server")
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,  # it ends with this process, however that ends
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
+    with log, server, pytest.MonkeyPatch.context() as patch:
+        assert server.stdout is not None
+        port = server.stdout.readline().strip()
+        assert port, Path(log.name).read_text()
+        values = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
         for name, value in values.items():
             patch.setenv(name, value)
         import boto3
@@ -79,7 +101,7 @@ def bucket() -> Iterator[str]:
         place = {"LocationConstraint": "eu-central-1"}
         boto3.client("s3").create_bucket(Bucket="team", CreateBucketConfiguration=place)
         yield "s3://team"
-    server.stop()
+        server.terminate()
 
 
 def run_module(
