@@ -88,7 +88,6 @@ def test_a_real_step_is_measured(sample: DataSource, name: str) -> None:
     cost = measure(task, config, sample, multiply_adds=10**5, threads=1)
     assert cost.images == config.batch_size
     assert min(cost.training, cost.validation, cost.begin, cost.save) > 0
-    assert cost.validation < cost.training
     huge = measure(task, config, sample, multiply_adds=10**10, threads=1)
     assert huge.images == 2, "few images where a step would take long"
 
