@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Finished, run_module
 
 from study.data import DataSource
@@ -16,7 +18,7 @@ from study.plan import StudyPlan, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.rungs import Outlook
 from study.study_flags import build_parser
-from study.task import build_config, load_task
+from study.task import Task, TrainConfig, build_config, load_task
 from study.tasks.facade import FacadeConfig
 
 
@@ -90,6 +92,30 @@ def test_a_real_step_is_measured(sample: DataSource, name: str) -> None:
     assert min(cost.training, cost.validation, cost.begin, cost.save) > 0
     huge = measure(task, config, sample, multiply_adds=10**10, threads=1)
     assert huge.images == 2, "few images where a step would take long"
+
+
+@pytest.mark.parametrize("name", ["fashion", "facade"])
+def test_training_and_validation_are_told_apart(
+    sample: DataSource, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, clock = load_task(name), [0.0]
+    config = build_config(task.config_class, {**task.sample_settings, "width1": 4, "width2": 4})
+    build = type(task).build_model
+
+    def tick(network: torch.nn.Module, inputs: Any, output: Any) -> None:
+        clock[0] += 3.0 if network.training else 1.0
+
+    def ticking(self: Task, config: TrainConfig) -> torch.nn.Module:
+        network = build(self, config)
+        network.register_forward_hook(tick)
+        return network
+
+    monkeypatch.setattr(type(task), "build_model", ticking)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    cost = measure(task, config, sample, multiply_adds=10**5, threads=1)
+    assert cost.images == config.batch_size
+    assert cost.training == pytest.approx(3 / cost.images)
+    assert cost.validation == pytest.approx(1 / cost.images)
 
 
 def test_costs_of_others_come_from_their_sizes() -> None:
