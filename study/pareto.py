@@ -1,14 +1,16 @@
 """Which of several points are the best ones when there is more than one objective.
 
-A point is a tuple of scores, each the better the larger. It dominates another one if it is at least
-as good in all of them and better in one; the Pareto front is what nothing dominates.
+A point is a pair of scores, each the better the larger. It dominates another one if it is at least
+as good in both of them and better in one; the Pareto front is what nothing dominates.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
+from operator import itemgetter
 
-Point = Sequence[float]
+Point = Sequence[float]  # one score, or two
 
 
 def dominates(one: Point, other: Point) -> bool:
@@ -22,31 +24,69 @@ def front(points: Sequence[Point]) -> list[int]:
 
     Of points that are equal, all are there.
     """
-    # From the best by the first score downwards only points of the front so far can dominate.
+    # From the best by the first score downwards only the best second score so far can dominate,
+    # and the last point of the front has it.
     order = sorted(range(len(points)), key=lambda place: tuple(points[place]), reverse=True)
     kept: list[int] = []
     for place in order:
-        if not any(dominates(points[known], points[place]) for known in kept):
+        if not kept or not dominates(points[kept[-1]], points[place]):
             kept.append(place)
     return sorted(kept)
 
 
-def ranks(points: Sequence[Point]) -> list[int]:
-    """Return for every point on which front it is: 0 the Pareto front, 1 that of the rest, ...
+class Fronts:
+    """Points in layers: the Pareto front, that of the rest, and so on, kept as points come.
 
     Non-dominated sorting as in Deb et al. 2002, "A Fast and Elitist Multiobjective Genetic
-    Algorithm: NSGA-II".
+    Algorithm: NSGA-II", one point at a time as in Li et al. 2017, "Efficient Nondomination Level
+    Update Method for Steady-State Evolutionary Multiobjective Optimization". Along a front the
+    second score rises as the first one falls, so that two bisections find what a point dominates.
     """
-    result = [0] * len(points)
-    left = list(range(len(points)))
-    rank = 0
-    while left:
-        best = {left[place] for place in front([points[place] for place in left])}
-        for place in best:
-            result[place] = rank
-        left = [place for place in left if place not in best]
-        rank += 1
-    return result
+
+    def __init__(self) -> None:
+        # Each by falling first score, scores negated, and equal points in the order they came.
+        self._layers: list[list[tuple[float, float]]] = []
+
+    def add(self, point: Point) -> tuple[int, int]:
+        """Add a point; return its rank, 0 on the Pareto front, and how many are before it.
+
+        Before it are those of lower rank, and on its own front those that have a better first
+        score, or are equal and came earlier.
+        """
+        new = (-point[0], -point[-1])
+        # Whatever is dominated by a front is dominated by all fronts before it.
+        rank = bisect.bisect_left(self._layers, True, key=lambda layer: not _dominated(new, layer))
+        pushed = [new]  # to this front; what they dominate there goes to the next
+        for layer in self._layers[rank:]:
+            pushed = _push(layer, pushed)
+            if not pushed:
+                break
+        if pushed:
+            self._layers.append(pushed)
+        before = sum(map(len, self._layers[:rank]))
+        return rank, before + bisect.bisect_right(self._layers[rank], new) - 1
+
+
+def _dominated(point: tuple[float, float], layer: list[tuple[float, float]]) -> bool:
+    """Return whether a point is dominated by one of a front."""
+    place = bisect.bisect_right(layer, point[0], key=itemgetter(0))
+    if not place:
+        return False
+    nearest = layer[place - 1]  # of those with a first score as good, the best by the second
+    return nearest[1] <= point[1] and nearest != point
+
+
+def _push(
+    layer: list[tuple[float, float]], points: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Add points to a front that does not dominate them; return what they push out of it."""
+    pushed = []
+    for point in points:
+        start = bisect.bisect_right(layer, point)  # behind its equals
+        end = bisect.bisect_right(layer, -point[1], start, key=lambda known: -known[1])
+        pushed += layer[start:end]
+        layer[start:end] = [point]
+    return pushed
 
 
 class FrontRungs:
@@ -64,18 +104,17 @@ class FrontRungs:
     """
 
     def __init__(self, milestones: Sequence[float], reduction_factor: float) -> None:
-        self._rungs: list[tuple[float, dict[int, Point]]] = [
-            (milestone, {}) for milestone in sorted(milestones, reverse=True)
+        self._rungs: list[tuple[float, set[int], Fronts]] = [
+            (milestone, set(), Fronts()) for milestone in sorted(milestones, reverse=True)
         ]
         self._factor = reduction_factor
 
     def goes_on(self, number: int, epoch: int, point: Point) -> bool:
         """Return whether a trial goes on after an epoch; to be asked after every epoch."""
-        for milestone, seen in self._rungs:
+        for milestone, seen, fronts in self._rungs:
             if epoch < milestone or number in seen:
                 continue
-            seen[number] = point
-            rank = dict(zip(seen, ranks(list(seen.values())), strict=True))
-            order = sorted(seen, key=lambda known: (rank[known], [-s for s in seen[known]]))
-            return rank[number] == 0 or order.index(number) < len(seen) / self._factor
+            seen.add(number)
+            rank, before = fronts.add(point)
+            return rank == 0 or before < len(seen) / self._factor
         return True
