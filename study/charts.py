@@ -20,6 +20,7 @@ from study.trial_record import STATES, TrialRecord
 
 Chart = dict[str, Any]
 
+MOST_EACH = 10  # whole numbers on an axis that are all marked
 WORDS = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "runs"}
 
 
@@ -52,7 +53,8 @@ def history(record: StudyRecord) -> Chart:
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )
-    return {"data": data, "layout": {"xaxis": axis_of("trial"), "yaxis": axis_of(metric)}}
+    numbers = counting_axis("trial", len(trials))
+    return {"data": data, "layout": {"xaxis": numbers, "yaxis": axis_of(metric)}}
 
 
 def curves(record: StudyRecord, rungs: Sequence[int]) -> Chart:
@@ -75,7 +77,7 @@ def curves(record: StudyRecord, rungs: Sequence[int]) -> Chart:
         title = f"{name}: trial {place}"
         data.append(_lines(title, [t for t in trials if t.number == place], line, 1.0))
     layout = {
-        "xaxis": axis_of("epoch"),
+        "xaxis": counting_axis("epoch", record.manifest["epochs"]),
         "yaxis": axis_of(record.manifest["metric"]),
         "shapes": [
             {
@@ -176,7 +178,7 @@ def timeline(record: StudyRecord) -> Chart:
                     "hovertemplate": "%{customdata}<br>from %{base|%H:%M:%S}<extra></extra>",
                 }
             )
-    axis = {**axis_of("slot"), "dtick": 1 if len(free) < 12 else None, "autorange": "reversed"}
+    axis = {**counting_axis("slot", len(free)), "autorange": "reversed"}
     layout = {"xaxis": {"type": "date"}, "yaxis": axis, "barmode": "overlay", "bargap": 0.15}
     layout["height"] = 120 + 34 * min(len(free), 20)
     return {"data": data, "layout": layout}
@@ -200,6 +202,11 @@ def marker(state: str) -> Chart:
 def axis_of(title: str) -> Chart:
     """Return an axis."""
     return {"title": {"text": title}}
+
+
+def counting_axis(title: str, span: float) -> Chart:
+    """Return an axis of whole numbers; where few are shown, plotly would mark halves of them."""
+    return {**axis_of(title), "tickformat": "d", **({"dtick": 1} if span <= MOST_EACH else {})}
 
 
 def about(record: StudyRecord, trial: TrialRecord) -> str:

@@ -107,8 +107,8 @@ def importance(task: Task, record: StudyRecord) -> Importance:
     compared = [*ended, *diverged]
     if len(ended) < 2 or len(compared) < FEWEST:
         raise InputError(
-            f"--importance needs {FEWEST} ended trials, but study {record.path.name} has "
-            f"{len(compared)}."
+            f"The importance of hyperparameters takes {FEWEST} ended trials, but study "
+            f"{record.path.name} has {len(compared)}."
         )
     epoch = min(trial.epochs for trial in ended)
     rows = [best_row(trial.history[:epoch], trial.metric, trial.mode) for trial in ended]

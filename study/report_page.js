@@ -23,10 +23,11 @@ function draw(width) {
     const given = chart.layout;
     const small = place.clientWidth < 500;
     const part = place.closest(".grid") !== null;
-    const axis = { gridcolor: color("--grid"), zeroline: false, linecolor: color("--grid") };
+    const line = color("--grid");
+    const axis = { gridcolor: line, zeroline: false, linecolor: line, automargin: true };
     const layout = {
       autosize: true,
-      margin: part ? { l: 50, r: 10, t: 10, b: 45 } : { l: 70, r: 20, t: 40, b: 50 },
+      margin: part ? { l: 50, r: 10, t: 10, b: 45 } : { l: 70, r: 30, t: 40, b: 50 },
       paper_bgcolor: color("--paper"),
       plot_bgcolor: color("--paper"),
       font: { color: color("--ink"), size: small || part ? 11 : 13, family: "system-ui, sans-serif" },
@@ -52,6 +53,19 @@ function unpacked(id) {
   return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
+// Keeps the page from counting as loaded, so that nobody prints or pictures it without its charts:
+// it waits for the open document of a frame. Returns what lets go.
+function holdLoading() {
+  const frame = document.createElement("iframe");
+  frame.hidden = true;
+  document.body.append(frame);
+  frame.contentDocument.open();
+  return () => {
+    frame.contentDocument.close();
+    frame.remove();
+  };
+}
+
 async function begin() {
   charts = JSON.parse(await unpacked("charts"));
   const script = document.createElement("script");
@@ -70,7 +84,10 @@ async function begin() {
   document.documentElement.dataset.drawn = "yes";
 }
 
-begin().catch((error) => {
-  for (const place of document.querySelectorAll(".chart")) place.textContent = "No chart: " + error;
-  throw error;
-});
+const release = holdLoading();
+begin()
+  .catch((error) => {
+    for (const place of document.querySelectorAll(".chart")) place.textContent = "No chart: " + error;
+    throw error;
+  })
+  .finally(release);

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
-from study.charts import Chart, axis_of, marker, scored
+from study.charts import Chart, axis_of, counting_axis, marker, scored
 from study.importance import Importance
 from study.progress import number
 from study.record import StudyRecord
@@ -24,8 +25,7 @@ def parallel(record: StudyRecord) -> Chart:
     values = [trial.value for trial in trials if trial.value is not None]
     last = len(parameters)
     data = []
-    for shade in range(NUM_SHADES):
-        chosen = order[len(order) * shade // NUM_SHADES : len(order) * (shade + 1) // NUM_SHADES]
+    for name, shade, chosen in _shaded(order):
         x: list[int | None] = []
         y: list[float | None] = []
         texts: list[str] = []
@@ -39,17 +39,15 @@ def parallel(record: StudyRecord) -> Chart:
             shown = [f"{p.name} {number(trial.values.get(p.name, '-'))}" for p in parameters]
             shown += [f"{record.manifest['metric']} {trial.value:.4f}", ""]
             texts += [f"trial {trial.number}: {text}" for text in shown]
-        name = {0: "poorest fifth", NUM_SHADES - 1: "best fifth"}.get(shade, f"fifth {shade + 1}")
-        if chosen:
-            data.append(
-                {
-                    **{"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y},
-                    **{"text": texts, "hovertemplate": "%{text}<extra></extra>"},
-                    "line": {"color": f"--shade{shade}", "width": 0.6 if len(trials) > 200 else 2},
-                    "marker": {"size": 4, "color": f"--shade{shade}"},
-                    "opacity": 1.0 if shade == NUM_SHADES - 1 else 0.6,
-                }
-            )
+        data.append(
+            {
+                **{"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y},
+                **{"text": texts, "hovertemplate": "%{text}<extra></extra>"},
+                "line": {"color": f"--shade{shade}", "width": 0.6 if len(trials) > 200 else 2},
+                "marker": {"size": 4, "color": f"--shade{shade}"},
+                "opacity": 1.0 if shade == NUM_SHADES - 1 else 0.6,
+            }
+        )
     names = [p.name for p in parameters] + [record.manifest["metric"].split("/", 1)[1]]
     ends = [_ends(p) for p in parameters]
     ends.append((f"{min(values, default=0):.4f}", f"{max(values, default=1):.4f}"))
@@ -70,6 +68,22 @@ def parallel(record: StudyRecord) -> Chart:
             "hovermode": "closest",
         },
     }
+
+
+def _shaded(order: Sequence[TrialRecord]) -> list[tuple[str, int, Sequence[TrialRecord]]]:
+    """Divide trials, poorest first, into fifths; fewer than five trials stand alone.
+
+    Returns:
+        Of each part its name, its shade and its trials.
+    """
+    num = min(NUM_SHADES, len(order))
+    if num < NUM_SHADES:
+        names = [f"trial {trial.number}" for trial in order]
+    else:
+        names = ["poorest fifth", *(f"fifth {n}" for n in range(2, num)), "best fifth"]
+    bounds = [len(order) * part // num for part in range(num + 1)] if num else []
+    parts = [order[first:last] for first, last in pairwise(bounds)]
+    return list(zip(names, range(NUM_SHADES - num, NUM_SHADES), parts, strict=True))
 
 
 def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
@@ -102,6 +116,8 @@ def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
             elif parameter.log:
                 axis |= {"type": "log", "exponentformat": "power"}
                 axis["dtick"] = 1 if high - low >= 1.5 else "D2"
+            elif parameter.kind == "int":
+                axis |= counting_axis(parameter.name, high - low)
         layout = {"xaxis": axis, "yaxis": axis_of(""), "showlegend": False}
         found.append((parameter.name, {"data": data, "layout": layout}))
     return found
@@ -138,8 +154,8 @@ def importances(task: Task, found: Importance) -> Chart:
             }
         ],
         "layout": {
-            "xaxis": {"side": "top", "tickangle": -35, "automargin": True},
-            "yaxis": {"automargin": True, "tickmode": "linear"},
+            "xaxis": {"side": "top", "tickangle": -35},
+            "yaxis": {"tickmode": "linear"},
             "height": 110 + 24 * len(names),
         },
     }

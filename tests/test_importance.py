@@ -82,7 +82,7 @@ def test_too_few_trials_are_a_mistake(tmp_path: Path, capsys, monkeypatch) -> No
     closed(made_up(tmp_path / "studies" / "s", 4))
     monkeypatch.chdir(tmp_path)
     assert run_command(lambda: main(["s", "--importance"])) == 2
-    assert "--importance needs 5 ended trials, but study s has 4" in capsys.readouterr().err
+    assert "takes 5 ended trials, but study s has 4" in capsys.readouterr().err
 
 
 def test_the_command_line(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import gzip
+import html
 import json
 import re
 import shutil
@@ -24,7 +25,7 @@ from study.record import StudyRecord
 from study.report import page
 from study.snapshot import Schedule
 from study.space import Parameter, SearchSpace
-from study.task import load_task
+from study.task import config_fields, load_task
 from study.trial_record import TrialRecord
 
 BEGUN = 1_790_000_000
@@ -109,23 +110,100 @@ def test_the_page_of_a_real_study(finished: Finished) -> None:
     assert points == len(record.trials())
 
 
+def browse(file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Open a page in a browser without a network, until it has loaded."""
+    known = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    closed = ["--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking"]
+    return subprocess.run(
+        ["chromium", *known, *closed, *flags, file.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_a_browser_draws_it_without_a_network(finished: Finished) -> None:
     record = StudyRecord.read(finished.home / "studies" / "fashion")
     file = finished.home / "drawn.html"
     report.write(record, file)
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    closed = "--host-resolver-rules=MAP * ~NOTFOUND"
-    done = subprocess.run(
-        ["chromium", *flags, closed, "--virtual-time-budget=20000", "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = browse(file, "--dump-dom")
+    # What a browser calls loaded has its charts: a picture or a print of it is not blank.
     assert 'data-drawn="yes"' in done.stdout
+    assert "<iframe" not in done.stdout and 'loading="lazy"' not in done.stdout
     drawn = charts_of(file.read_text())
     assert done.stdout.count('class="chart js-plotly-plot"') == len(drawn) > 5
     assert "CONSOLE" not in done.stderr, done.stderr
+
+
+MEASURE = """
+<script>
+onload = () => {
+  const pages = [...document.querySelectorAll("iframe")].map((frame) => {
+    const inside = frame.contentDocument;
+    const charts = [...inside.querySelectorAll(".js-plotly-plot")];
+    const cut = charts.flatMap((chart) => {
+      const whole = chart.getBoundingClientRect();
+      return [...chart.querySelectorAll("text")].filter((text) => {
+        const box = text.getBoundingClientRect();
+        const beside = box.left < whole.left - 1 || box.right > whole.right + 1;
+        return beside || box.bottom > whole.bottom + 1;
+      }).map((text) => chart.id + ": " + text.textContent);
+    });
+    const wide = inside.documentElement.scrollWidth > frame.clientWidth;
+    return {page: frame.id, cut, wide, charts: charts.length};
+  });
+  document.body.dataset.seen = JSON.stringify(pages);
+};
+</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_nothing_is_cut_off(tmp_path: Path) -> None:
+    fields = config_fields(load_task("facade").config_class)
+    names = ["learning_rate", *sorted(fields.keys() - {"learning_rate"}, key=len)[-11:]]
+    space = SearchSpace(
+        tuple(Parameter(name=name, kind="float", low=0.0, high=1.0) for name in names), {}, {}
+    )
+    frames, expected = "", []
+    for num in (1, 4, 50):
+        trials = [trial(n, "finished", [0.1, 0.2, 0.3 + n / 100]) for n in range(num)]
+        for one in trials:
+            one.values.clear()
+            one.values.update({k: (1 + one.number * n) % 10 / 10 for n, k in enumerate(names)})
+        record = study(tmp_path / f"s{num}", trials, space=space.describe())
+        file = tmp_path / f"{num}.html"
+        report.write(record, file)
+        for width in (390, 1440):
+            name = f"{num} trials, {width} pixels"
+            frames += f'<iframe id="{name}" src="{file.name}" width={width} height=900></iframe>'
+            charts = len(charts_of(file.read_text()))
+            expected.append({"page": name, "cut": [], "wide": False, "charts": charts})
+    measure = tmp_path / "measure.html"
+    measure.write_text(frames + MEASURE)
+    done = browse(
+        measure, "--allow-file-access-from-files", "--window-size=1500,1000", "--dump-dom"
+    )
+    found = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert found is not None, done.stderr
+    assert json.loads(html.unescape(found[1])) == expected
+
+
+@pytest.mark.parametrize("num", [1, 4, 50])
+def test_few_trials_are_marked_one_by_one(tmp_path: Path, num: int) -> None:
+    trials = [trial(n, "finished", [0.1, 0.2 + n / 100]) for n in range(num)]
+    drawn = charts_of(page(study(tmp_path / "s", trials, epochs=2)))
+    for chart in ("history", "curves"):  # no half trials, no half epochs
+        axis = drawn[chart]["layout"]["xaxis"]
+        assert axis["tickformat"] == "d" and ("dtick" in axis) is (num <= 10 or chart == "curves")
+    lines = [trace["name"] for trace in drawn["parallel"]["data"]]
+    fifths = ["poorest fifth", "fifth 2", "fifth 3", "fifth 4", "best fifth"]
+    assert lines == (fifths if num == 50 else [f"trial {n}" for n in range(num)])
+
+
+def test_importance_says_what_it_lacks(tmp_path: Path) -> None:
+    text = page(study(tmp_path / "s", [trial(n, "finished", [0.1]) for n in range(4)]))
+    assert "takes 5 ended trials, but study s has 4" in text and "--importance" not in text
 
 
 def test_what_a_study_spent(tmp_path: Path, trials: list[TrialRecord]) -> None:
