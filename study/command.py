@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from study.errors import DamagedFile, InputError, StartError, StorageError
+from study.plotting import ignore_user_settings
 from study.setting import parse_value
 from study.task import TrainConfig, Value, config_fields, did_you_mean
 
@@ -31,6 +32,7 @@ def run_command(main: Callable[[], int]) -> int:
     # Nothing is reported home, by Ray or by MLflow.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    ignore_user_settings()
     try:
         return main()
     except InputError as error:

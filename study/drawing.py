@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import StorageError
 from study.object_path import AnyPath, as_path
+from study.plotting import ignore_user_settings
 from study.run_folder import RunFolder
 from study.task import Task, load_task
 
@@ -166,6 +167,7 @@ def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
 def main() -> None:
     """Answer requests until there are no more."""
     os.nice(NICENESS)
+    ignore_user_settings()
     answers = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no answer
     with os.fdopen(answers, "w") as out:

@@ -150,7 +150,7 @@ def _draw(
     note = f"{data}, trial {trial.number}, test split, {test['size']}"
     try:
         evidence = read_arrays(folder.path / "test.npz")
-        save_figures(task.figures(evidence, note), target / "test")
+        save_figures(lambda: task.figures(evidence, note), target / "test")
     except DamagedFile as error:  # the test is not repeated for its figures
         print(f"{error} There are no figures of the test split.", file=sys.stderr)
     (target / "validation").mkdir(parents=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,19 +182,28 @@ class RunFolder:
         """Draw learning curves, with a metric's, and the figures of the best epoch."""
         from study.figures import learning_curves
 
-        figures: dict[str, Any] = {}
-        try:
-            figures = dict(task.figures(read_arrays(self.path / "evidence.npz"), note))
-        except DamagedFile as error:
-            self.damage.append(f"{error} There are no figures of the best epoch.")
-        figures["learning_curves"] = learning_curves(history, metric, note, mode)
-        save_figures(figures, self.path / "figures")
+        def drawn() -> dict[str, Any]:
+            figures: dict[str, Any] = {}
+            try:
+                figures = dict(task.figures(read_arrays(self.path / "evidence.npz"), note))
+            except DamagedFile as error:
+                self.damage.append(f"{error} There are no figures of the best epoch.")
+            return {**figures, "learning_curves": learning_curves(history, metric, note, mode)}
+
+        save_figures(drawn, self.path / "figures")
 
 
-def save_figures(figures: Mapping[str, Any], folder: AnyPath) -> None:
-    """Write figures as PNG files named by their keys."""
+def save_figures(draw: Callable[[], Mapping[str, Any]], folder: AnyPath) -> None:
+    """Draw figures and write them as PNG files named by their keys.
+
+    They are drawn here because matplotlib looks at its settings while it draws and again while it
+    writes, and the user's are not ours.
+    """
+    from study.plotting import default_settings
+
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        with replacing(folder / f"{name}.png") as file:
-            # A third more quickly than with zlib's usual level, in files a tenth larger.
-            figure.savefig(file, format="png", pil_kwargs={"compress_level": 2})
+    with default_settings():
+        for name, figure in draw().items():
+            with replacing(folder / f"{name}.png") as file:
+                # A third more quickly than with zlib's usual level, in files a tenth larger.
+                figure.savefig(file, format="png", pil_kwargs={"compress_level": 2})
