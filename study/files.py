@@ -101,7 +101,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 def is_writable(folder: Path) -> bool:
     """Return whether a file can be made in a folder, or in the one that is to hold it."""
-    while not folder.exists():
+    while not os.path.exists(folder):  # `Path.exists` raises where a folder cannot be entered
         folder = folder.parent
     try:
         tempfile.TemporaryFile(dir=folder).close()

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study import sqlite_uri
 from study.object_path import AnyPath, ObjectPath
 from study.objective import Goal
 from study.recall import LOCK_SECONDS, MANIFEST, check_pages
@@ -165,7 +166,7 @@ class OptunaFile:
         if self._study is None:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             self._storage = optuna.storages.RDBStorage(
-                f"sqlite:///{self.path}",
+                sqlite_uri.uri_of(self.path),
                 engine_kwargs={"creator": functools.partial(_connect, self.path)},
             )
             study = optuna.create_study(

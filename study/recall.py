@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study import sqlite_uri
 from study.object_path import AnyPath
 from study.trial_record import TrialRecord
 
@@ -57,7 +58,7 @@ def _read_copy(path: AnyPath, copy: Path, read: Callable[[optuna.Study], Any]) -
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         check_pages(copy)
-        return read(optuna.load_study(study_name=None, storage=f"sqlite:///{copy}"))
+        return read(optuna.load_study(study_name=None, storage=sqlite_uri.uri_of(copy)))
     except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
         logger.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
         return None

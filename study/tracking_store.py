@@ -5,17 +5,15 @@ Only the modules named `tracking` know MLflow.
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import logging
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
+from study import sqlite_uri
 from study.cache import cache_home, cached
 from study.errors import InputError
-from study.files import is_writable, local_copy
+from study.files import local_copy
 from study.object_path import AnyPath
 from study.record import REPORT_FILE
 from study.run_folder import RunFolder
 from study.task import Task
+from study.tracking_access import check_access, refusal
 from study.trial_record import metrics_of
 
 
@@ -43,8 +43,8 @@ def resolve_uri(flag: str | None) -> str:
         flag: `--tracking-uri`; else `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` here.
     """
     uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    if uri.startswith("sqlite:///"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).expanduser().absolute()}"
+    if uri.startswith("sqlite:"):
+        return sqlite_uri.absolute(uri)
     if "://" not in uri and not uri.startswith("databricks"):
         raise InputError(
             f"the tracking URI {uri!r} is none; use sqlite:///PATH or the http:// address of an "
@@ -58,14 +58,12 @@ def is_usable_file(uri: str) -> bool:
 
     It takes no time, while MLflow takes seconds to answer.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.parent.is_dir() or not is_writable(path.parent):
+    if not uri.startswith("sqlite:"):
         return False
     try:
-        with closing(sqlite3.connect(path.as_uri() + "?mode=rw", uri=True)) as store:
-            store.execute("PRAGMA schema_version")
-    except sqlite3.Error:
-        return not path.exists()
+        check_access(uri)
+    except InputError:
+        return False
     return True
 
 
@@ -82,26 +80,44 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    try:
-        with _creation_lock(uri):
-            _create(uri)
-            client = MlflowClient(uri)
-            client.search_experiments(max_results=1)
-    except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
-        cause = re.search(r"\[Errno \d+\] [\w ]+", str(error))  # out of many layers of HTTP
-        reason = cause[0] if cause else str(error).strip().splitlines()[0]
-        raise InputError(f"the tracking store {uri} does not answer ({reason}).") from None
+    with _creation_lock(uri):
+        check_access(uri)
+        path = sqlite_uri.path_of(uri)
+        try:
+            with _no_folder_of_encoded_name(uri):
+                if path is not None:
+                    _create(path)
+                client = MlflowClient(uri)
+                client.search_experiments(max_results=1)
+        except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+            raise refusal(uri, error) from None
     return client
 
 
-def _create(uri: str) -> None:
+@contextmanager
+def _no_folder_of_encoded_name(uri: str) -> Iterator[None]:
+    """Take away the folder that MLflow makes of a path with `%3F` in it, not knowing it means `?`.
+
+    Whatever it makes before opening the right file is empty.
+    """
+    encoded = Path(uri.removeprefix(sqlite_uri.PREFIX))
+    made = [folder for folder in encoded.parents if not os.path.lexists(folder)]
+    try:
+        yield
+    finally:
+        if uri.startswith(sqlite_uri.PREFIX) and encoded != sqlite_uri.path_of(uri):
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _create(path: Path) -> None:
     """Make a SQLite store, if there is none, out of one that MLflow made before.
 
     MLflow goes through all versions of its tables for each new store, which takes four seconds
     beside the start of Ray. Where this does not work, it does so here too.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists() or not path.parent.is_dir():
+    if path.exists():
         return
     with suppress(OSError, InputError):
         made = cached(cache_home(), "mlflow-store", [mlflow.__version__], _make_empty)
@@ -115,7 +131,7 @@ def _create(uri: str) -> None:
 
 def _make_empty(folder: Path) -> dict[str, Any]:
     file = folder / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments(max_results=1)
+    MlflowClient(sqlite_uri.uri_of(file)).search_experiments(max_results=1)
     with closing(sqlite3.connect(file)) as store:
         # The default experiment's artifacts would lie here; MLflow makes another where it is used.
         store.execute("DELETE FROM experiments")
@@ -140,10 +156,7 @@ def check(uri: str) -> None:
         kept = (client.get_run(run_id).data.metrics, text) == ({"probe": 0.5}, "probe")
         client.delete_run(run_id)
     except Exception as error:  # as in `connect`
-        raise InputError(
-            f"the tracking store {uri} cannot be written and read back "
-            f"({str(error).strip().splitlines()[0]})."
-        ) from None
+        raise refusal(uri, error) from None
     if not kept:
         raise InputError(f"the tracking store {uri} does not give back what was written.")
 
@@ -154,7 +167,7 @@ def _creation_lock(uri: str) -> FileLock:
     It lies with the temporary files, so that nothing strange appears beside the store.
     """
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"study-{getpass.getuser()}-{name}.lock")
+    return FileLock(Path(tempfile.gettempdir()) / f"study-{os.getuid()}-{name}.lock")
 
 
 def experiment_id(
@@ -175,9 +188,8 @@ def experiment_id(
             client.set_experiment_tag(found.experiment_id, key, (tags or {})[key])
         return str(found.experiment_id)
     location = None
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent / "mlruns" / name
-        location = folder.as_uri()
+    if (path := sqlite_uri.path_of(uri)) is not None:
+        location = (path.parent / "mlruns" / name).as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags=dict(tags or {})))
 
 
