@@ -59,6 +59,11 @@ class ConfirmPlan(StudyPlan):
         """What it is called in messages."""
         return f"confirmation of {', '.join(str(t.number) for t in self.chosen)} of {self.name}"
 
+    @property
+    def begun_before(self) -> bool:
+        """Whether MLflow may know the study that it confirms."""
+        return True
+
     def manifest(self) -> dict[str, Any]:
         """Return what the confirmation's `study.json` says."""
         known = self.searched.manifest

@@ -78,6 +78,11 @@ class StudyPlan:
         """What it is called in messages."""
         return f"study {self.name}"
 
+    @property
+    def begun_before(self) -> bool:
+        """Whether MLflow may know the study."""
+        return self.folder.exists()
+
     def manifest(self) -> dict[str, Any]:
         """Return what `study.json` says of the study, before it has run."""
         manifest = {

@@ -13,16 +13,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Metric, RunTag
-
 from study.drawing import REPORT, Drawing, figure_note
 from study.errors import InputError
 from study.record import StudyRecord
-from study.run_folder import RunFolder
 from study.task import Task
-from study.tracking_notes import NOTE, best_metric, trial_note
-from study.tracking_runs import STATUS, Run, StudyRuns
-from study.tracking_store import connect, log_history, upload_folder, upload_report
+from study.tracking_notes import best_metric
+from study.tracking_runs import Run, StudyRuns
+from study.tracking_store import connect, upload_report
 from study.tracking_system import SystemWatch
 from study.trial_record import TrialRecord
 
@@ -60,10 +57,12 @@ class StudyTracker:
         self.record = record
         self.task = task
         self.settings = dict(settings)
-        self.known = {**known, "study.id": record.manifest.get("id", "")}
+        self.known = dict(known)
         self._system_metrics = system_metrics
         self._watch: SystemWatch | None = None
         self._store: StudyRuns | None = None  # None as long as the store was not reached
+        self._restored: set[int] = set()  # trials whose runs were deleted
+        self._look_again = False  # after a failure: somebody may have deleted runs
         self.runs: dict[int, Run] = {}
         # Trials whose runs an earlier process may have made, or a call that failed.
         self._perhaps_there = {trial.number for trial in record.trials()}
@@ -124,6 +123,9 @@ class StudyTracker:
             return f"{', '.join(names)}: {'; '.join(sorted(set(self._unsent.values())))}"
         try:
             client, parent = self.store.client, self.store.parent
+            if self._restored:
+                numbers = ", ".join(str(number) for number in sorted(self._restored))
+                logger.warning("runs that were deleted in MLflow are restored: trials %s", numbers)
             for run in self.runs.values():
                 if not run.ended:  # cut off; the next command goes on with it
                     client.set_tag(run.run_id, "study.resumable", "true")
@@ -144,11 +146,13 @@ class StudyTracker:
     @property
     def store(self) -> StudyRuns:
         """The study's runs in MLflow; reaches for the store if it was not reached yet."""
-        if self._store is None:
+        if self._store is None or self._look_again:
             client = connect(self.uri)
             self._store = StudyRuns(
                 *(client, self.uri, self.record, self.task, self.settings, self.known)
             )
+            self._store.resume()
+            self._look_again = False
         return self._store
 
     def _work(self) -> None:
@@ -178,6 +182,7 @@ class StudyTracker:
                 # What a call that failed has written is not known: look again.
                 self.runs.pop(number, None)
                 self._perhaps_there.add(number)
+                self._look_again = True
                 self._drawing.forget(number)
                 self._report_of = None if number == REPORT else self._report_of
                 if self.trouble is None:
@@ -198,17 +203,29 @@ class StudyTracker:
                         self._changed.wait(RETRY_SECONDS)
 
     def _bring_up_to_date(self, number: int) -> None:
-        client = self.store.client
+        store = self.store
         trial = self.record.trial(number)
         run = self.runs.get(number)
         if run is None:
-            run = self.store.find_or_create(trial, perhaps_there=number in self._perhaps_there)
+            run = store.find_or_create(trial, perhaps_there=number in self._perhaps_there)
             self.runs[number] = run
-        folder = self.record.run_folder(number)
-        log_history(client, run.run_id, trial.history[run.epoch :])
-        run.epoch = trial.epochs
-        if trial.state != "running" and not run.ended:
-            self._end(trial, run, folder)
+            self._restored |= store.restored
+        store.log(trial, run)
+        if trial.state != "running" and not run.ended and self._drawn(trial):
+            store.end(trial, run)
+
+    def _drawn(self, trial: TrialRecord) -> bool:
+        """Return whether a trial's figures are there; else it is touched again when they are."""
+        if trial.epoch is None:
+            return True
+        folder, note = (
+            self.record.run_folder(trial.number),
+            figure_note(self.task, self.record, trial),
+        )
+        damage = self._drawing.damage(trial, self.task.name, folder, note)
+        for text in damage or []:
+            logger.warning(text)
+        return damage is not None
 
     def _bring_report(self) -> None:
         """Have the study's page written, and put it on the study's run."""
@@ -231,32 +248,6 @@ class StudyTracker:
             upload_report(self.store.client, self.store.parent, self.record.path)
         if self._closing:  # a trial may have ended meanwhile
             self.touch(REPORT)
-
-    def _end(self, trial: TrialRecord, run: Run, folder: RunFolder) -> None:
-        client = self.store.client
-        tags = {NOTE: trial_note(self.record, trial)}
-        if trial.reason is not None:
-            tags["study.reason"] = trial.reason
-        if trial.failures:
-            texts = [f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
-            tags["study.retries"] = "; ".join(texts)
-        if trial.epoch is not None:
-            tags["study.best_epoch"] = str(trial.epoch)
-            note = figure_note(self.task, self.record, trial)
-            damage = self._drawing.damage(trial, self.task.name, folder, note)
-            if damage is None:
-                return  # the trial is touched again when its figures are drawn
-            for text in damage:
-                logger.warning(text)
-        metrics = []
-        if trial.value is not None and trial.epoch is not None and self.store.searches:
-            at = int(1000 * trial.history[-1].get("ended", 0))
-            metrics = [Metric(best_metric(self.record), trial.value, at, trial.epoch)]
-        given = [RunTag(name, tags[name][:5000]) for name in tags]
-        client.log_batch(run.run_id, metrics=metrics, tags=given)
-        upload_folder(client, run.run_id, folder)
-        client.set_terminated(run.run_id, STATUS[trial.state])
-        run.ended = True
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,48 @@ from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
 from study.record import StudyRecord
+from study.task import Task
+from study.tracking_place import knows
+from study.tracking_runs import StudyRuns
 from study.tracking_store import connect, experiment_id, log_history, upload_report
+from study.trial_record import TrialRecord
+
+logger = logging.getLogger(__name__)
+
+
+def run_of(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str:
+    """Return the id of a trial's run in MLflow, which is made sure to be there.
+
+    A run that was deleted is restored; one that is gone for good is made anew from the record, with
+    parameters, metrics and artifacts. So is that of the study, which it lies below.
+
+    Args:
+        uri: Absolute tracking URI.
+        record: The study of the trial, or the confirmation.
+        task: The study's.
+        trial: The trial; its folder remembers the id.
+
+    Raises:
+        InputError: The store does not answer, or it is another one than the study's.
+    """
+    client = connect(uri)
+    if record.run_folder(trial.number).run_id is not None and not knows(client, record):
+        raise InputError(
+            f"the tracking store {uri} has no run of study {record.manifest['study']}; name the "
+            "study's with --tracking-uri. If its runs were deleted for good, the command that ran "
+            "the study makes them anew."
+        )
+    runs, ended = StudyRuns.of(client, uri, record, task), trial.state != "running"
+    run = runs.find_or_create(trial, perhaps_there=True, goes_on=ended)
+    if trial.number in runs.restored:
+        logger.warning("the run of trial %d in MLflow was deleted; it is restored", trial.number)
+    if ended and not run.ended:
+        runs.log(trial, run)
+        runs.end(trial, run)
+    if runs.made:  # this command does not run the study
+        left = any(one.state == "running" for one in record.trials())
+        client.set_terminated(runs.parent, "KILLED" if left else "FINISHED")
+    return run.run_id
 
 
 def record_test(

@@ -6,18 +6,24 @@ A confirmation is a study of its own, with other roles, below the run of the stu
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.entities import Param, RunTag
+from mlflow import entities
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from study.candidates import candidate_of
+from study.provenance import code_and_machine
 from study.record import StudyRecord
 from study.task import Task
-from study.tracking_notes import NOTE, experiment_tags, study_note
-from study.tracking_store import experiment_id, log_settings
+from study.tracking_notes import NOTE, best_metric, experiment_tags, study_note, trial_note
+from study.tracking_place import belongs, find_experiment, find_run, restored
+from study.tracking_store import log_history, log_settings, upload_folder
 from study.trial_record import TrialRecord
+
+logger = logging.getLogger(__name__)
 
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "running": "RUNNING"}
 
@@ -60,46 +66,97 @@ class StudyRuns:
         self.record = record
         self.task = task
         self.settings = dict(settings)
-        self.known = dict(known)
+        self.known = {**known, "study.id": record.manifest.get("id", "")}
         self.confirms: Mapping[str, Any] | None = record.manifest.get("confirms")
-        tags = experiment_tags(task, record)
-        self.experiment = experiment_id(client, uri, record.manifest["study"], tags)
+        self.experiment = find_experiment(client, uri, record, experiment_tags(task, record))
         self.reported = 0  # ended trials that its description there knows of
+        self.restored: set[int] = set()  # trials whose runs were deleted
+        self.made = False  # whether the study's run is new
         self.parent = self._find_or_create_parent()
+
+    @staticmethod
+    def of(client: MlflowClient, uri: str, record: StudyRecord, task: Task) -> StudyRuns:
+        """Return a study's runs as its record has them, for a command that does not run it."""
+        manifest = record.manifest
+        known = {
+            "data.dataset": manifest["dataset"],
+            "data.name": str(manifest.get("data", {}).get("dataset", manifest["task"])),
+            "data.checksum": manifest["checksum"],
+            **code_and_machine(),
+        }
+        settings = {**manifest["settings"], "dataset": manifest["dataset"]}
+        return StudyRuns(client, uri, record, task, settings, known)
 
     @property
     def searches(self) -> bool:
         """Whether this is a search, and no confirmation of one."""
         return self.confirms is None
 
-    def find_or_create(self, trial: TrialRecord, *, perhaps_there: bool) -> Run:
+    def find_or_create(
+        self, trial: TrialRecord, *, perhaps_there: bool, goes_on: bool = True
+    ) -> Run:
         """Return a trial's run.
 
         Args:
             trial: The trial.
             perhaps_there: Whether an earlier process, or a call that failed, may have made it.
+            goes_on: Whether the caller will bring it up to date and end it.
         """
-        client, run_id = self.client, None
+        client = self.client
         role = "trial" if self.searches else "confirm-trial"
+        found = None
         if perhaps_there:
             condition = f"tags.`study.role` = '{role}' and tags.`study.trial` = '{trial.number}'"
-            run_id = self._find(condition)
-        if run_id is None:
-            run_id = self._create(trial, role)
-            run = Run(run_id)
+            found = self._find(condition)
+        if found is None:
+            run = Run(self._create(trial, role))
         else:
+            run_id, tags = str(found.info.run_id), found.data.tags
+            if restored(client, found):
+                self.restored.add(trial.number)
+            for key, value in self._place().items():
+                if tags.get(key) != value:
+                    client.set_tag(run_id, key, value)
             history = client.get_metric_history(run_id, trial.metric)
             run = Run(run_id, max((metric.step for metric in history), default=0))
-            known = client.get_run(run_id)
-            resumable = known.data.tags.get("study.resumable") == "true"
-            run.ended = known.info.status == STATUS[trial.state] != "RUNNING" and not resumable
-            if "seed" not in known.data.params:  # killed after creating the run
+            resumable = tags.get("study.resumable") == "true"
+            run.ended = found.info.status == STATUS[trial.state] != "RUNNING" and not resumable
+            if "seed" not in found.data.params:  # killed after creating the run
                 self._log_settings(run_id, trial)
-            if not run.ended:
+            if not run.ended and goes_on:
                 client.update_run(run_id, status="RUNNING")
                 client.set_tag(run_id, "study.resumable", "false")
-        self.record.run_folder(trial.number).run_id = run_id
+        self.record.run_folder(trial.number).run_id = run.run_id
         return run
+
+    def log(self, trial: TrialRecord, run: Run) -> None:
+        """Log the epochs that a trial's run does not have yet."""
+        log_history(self.client, run.run_id, trial.history[run.epoch :])
+        run.epoch = trial.epochs
+
+    def end(self, trial: TrialRecord, run: Run) -> None:
+        """Write to a trial's run how the trial ended, upload its folder, and end the run."""
+        tags = {NOTE: trial_note(self.record, trial)}
+        if trial.reason is not None:
+            tags["study.reason"] = trial.reason
+        if trial.failures:
+            texts = [f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
+            tags["study.retries"] = "; ".join(texts)
+        if trial.epoch is not None:
+            tags["study.best_epoch"] = str(trial.epoch)
+        metrics = []
+        if trial.value is not None and trial.epoch is not None and self.searches:
+            at = int(1000 * trial.history[-1].get("ended", 0))
+            metrics = [Metric(best_metric(self.record), trial.value, at, trial.epoch)]
+        given = [RunTag(name, tags[name][:5000]) for name in tags]
+        self.client.log_batch(run.run_id, metrics=metrics, tags=given)
+        upload_folder(self.client, run.run_id, self.record.run_folder(trial.number))
+        self.client.set_terminated(run.run_id, STATUS[trial.state])
+        run.ended = True
+
+    def resume(self) -> None:
+        """Have the study's run shown as one that runs."""
+        self.client.update_run(self.parent, status="RUNNING")
 
     def describe(self, num_ended: int, runs: Mapping[int, Run]) -> None:
         """Write how the study stands to its run.
@@ -116,21 +173,26 @@ class StudyRuns:
 
     def _find_or_create_parent(self) -> str:
         name, role = self.record.manifest["study"], "study" if self.searches else "confirm"
+        called = f"study {name}" if self.searches else f"{name}, confirmation"
+        if self.record.manifest["dataset"] == "sample":
+            called += " [sample data]"
         found = self._find(f"tags.`study.role` = '{role}'")
         if found is not None:
-            self.reported = int(self.client.get_run(found).data.tags.get("study.reported", 0))
-            self.client.update_run(found, status="RUNNING")
-            return found
+            run_id, tags = str(found.info.run_id), found.data.tags
+            if restored(self.client, found):
+                logger.warning("the run of study %s in MLflow was deleted; it is restored", name)
+            if tags.get("study.name") != name:
+                self.client.set_tag(run_id, "study.name", name)
+                self.client.update_run(run_id, name=called)
+            self.reported = int(tags.get("study.reported", 0))
+            return run_id
         tags = {"study.role": role, "study.name": name, "study.task": self.task.name}
         if self.confirms:  # below the run of the study that it confirms
-            above = self._find("tags.`study.role` = 'study'", self.confirms["study_id"])
-            tags |= {"mlflow.parentRunId": above} if above else {}
-            name = f"{name}, confirmation"
-        else:
-            name = f"study {name}"
-        if self.record.manifest["dataset"] == "sample":
-            name += " [sample data]"
-        run = self.client.create_run(self.experiment, run_name=name, tags={**tags, **self.known})
+            searched = belongs({"study": name, "id": self.confirms["study_id"]})
+            above = self._find("tags.`study.role` = 'study'", searched)
+            tags |= {"mlflow.parentRunId": str(above.info.run_id)} if above else {}
+        run = self.client.create_run(self.experiment, run_name=called, tags={**tags, **self.known})
+        self.made = True
         params = {**self.settings, "metric": self.record.manifest["metric"]}
         params["objective"] = str(self.record.goal)
         self.client.log_batch(
@@ -138,14 +200,17 @@ class StudyRuns:
         )
         return str(run.info.run_id)
 
+    def _place(self) -> dict[str, str]:
+        """Return the tags that say to which study a trial's run belongs."""
+        return {"study.name": self.record.manifest["study"], "mlflow.parentRunId": self.parent}
+
     def _create(self, trial: TrialRecord, role: str) -> str:
         manifest = self.record.manifest
         tags = {
             "study.role": role,
-            "study.name": manifest["study"],
             "study.trial": str(trial.number),
             "study.task": self.task.name,
-            "mlflow.parentRunId": self.parent,
+            **self._place(),
             **self.known,
         }
         name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
@@ -163,10 +228,6 @@ class StudyRuns:
         params = {**self.settings, **self.record.params(trial)}
         log_settings(self.client, run_id, params, self.known)
 
-    def _find(self, condition: str, study_id: str | None = None) -> str | None:
-        name = self.record.manifest["study"]
-        condition = f"{condition} and tags.`study.name` = '{name}'"
-        if study_id := study_id or self.record.manifest.get("id"):
-            condition += f" and tags.`study.id` = '{study_id}'"
-        found = self.client.search_runs([self.experiment], condition, max_results=1)
-        return str(found[0].info.run_id) if found else None
+    def _find(self, condition: str, whose: str | None = None) -> entities.Run | None:
+        whose = whose or belongs(self.record.manifest)
+        return find_run(self.client, [self.experiment], f"{condition} and {whose}")

@@ -185,7 +185,9 @@ def reach_tracking(study: StudyPlan) -> str:
 
     uri = tracking_store.resolve_uri(study.args.tracking_uri)
     try:
-        tracking_store.experiment_id(tracking_store.connect(uri), uri, study.name)
+        client = tracking_store.connect(uri)
+        if not study.begun_before:  # else its runs may lie in one of another name
+            tracking_store.experiment_id(client, uri, study.name)
     except (InputError, MlflowException) as error:
         if not study.folder.exists():
             raise InputError(str(error)) from None
