@@ -24,6 +24,20 @@ def set_ray_options() -> None:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
 
 
+def stay_on_loopback() -> None:
+    """Have the Ray that is started here, and all its processes, listen on 127.0.0.1 alone.
+
+    Ray does so on its own on macOS and Windows; it replaces an address of ours by the machine's
+    outer one, which a firewall, a VPN or a proxy may also keep it from reaching.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Workers of one trial find each other by it, not by what the machine's name resolves to.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read when Ray was imported, perhaps before
+
+
 def start_ray(resources: Resources | None) -> None:
     """Start Ray on this machine, if it was not done before.
 
@@ -34,6 +48,7 @@ def start_ray(resources: Resources | None) -> None:
         StartError: It did not start at all.
     """
     set_ray_options()
+    stay_on_loopback()
     import ray
 
     assert resources is not None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
+from conftest import plugin, started, wait_for
 
 from study import ray_session
 from study.errors import StartError
 from study.resources import Resources
 
+LOOPBACK = "127.0.0.1"
 RESOURCES = Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0, concurrent=2)
 
 
@@ -45,3 +49,27 @@ def test_what_else_goes_wrong_is_not_tried_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray, "init", Slow(1, "the version is another one"))
     with pytest.raises(Exception, match="the version is another one"):
         ray_session.start_ray(RESOURCES)
+
+
+def test_a_local_study_listens_on_loopback_alone(tmp_path: Path) -> None:
+    """All that the study's processes listen on, while the workers of a trial train together."""
+    env = plugin(tmp_path)
+    (tmp_path / "faults" / "hold").touch()
+    command = (
+        *("tune", "faulty", "--dataset", "sample", "--search-space", "space.yaml"),
+        *("--num-samples", 1, "--epochs", 1, "--set", "hidden=16", "--workers-per-trial", 2),
+    )
+    with started(*command, cwd=tmp_path, env=env) as study:
+        wait_for(lambda: (tmp_path / "faults" / "began-0").exists() or study.poll() is not None)
+        ours = [psutil.Process(study.pid), *psutil.Process(study.pid).children(recursive=True)]
+        listening = {}
+        for process in ours:
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    listening[process.name(), connection.laddr.port] = connection.laddr.ip
+        (tmp_path / "faults" / "hold").unlink()
+        assert study.wait(300) == 0, (tmp_path / "output").read_text()
+    names = {name for name, _ in listening}
+    assert {"raylet", "gcs_server"} <= names
+    open_ones = {key[0] for key, ip in listening.items() if ip.removeprefix("::ffff:") != LOOPBACK}
+    assert open_ones <= {"ray::RayTrainWorker"}, listening  # torch's store, which cannot be told
