@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from study.errors import InputError
 
 Value = int | float | str | bool
+
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "y"), True),
+    **dict.fromkeys(("false", "no", "off", "n"), False),
+}
+# As people and Python write numbers; YAML 1.1 takes some of these for words, times or octal.
+WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
+OTHER_BASE = re.compile(r"[-+]?0([oO][0-7]+|[xX][0-9a-fA-F]+|[bB][01]+)")
+DECIMAL = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NOT_FINITE = re.compile(r"([-+]?)\.?(inf|infinity|nan)", re.IGNORECASE)
+LARGEST = 2**63 - 1  # of a whole number: Optuna's and MLflow's databases hold no more
+
+
+class Plain(str):
+    """Text without quotes, from a file or a command line; what it means, its setting says."""
 
 
 def setting(
@@ -46,16 +64,20 @@ def default_of(field: dataclasses.Field[Any]) -> Value:
 
 
 def check_value(field: dataclasses.Field[Any], value: object) -> Value:
-    """Return `value` as the field's type.
+    """Return `value` as the field's type; `Plain` text is read as what the field is.
 
     Raises:
         InputError: Wrong type, out of bounds, or not one of the choices.
     """
     kind = field_type(field)
+    written = value
+    if isinstance(value, Plain):
+        value = read_plain(value, kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= LARGEST else math.copysign(math.inf, value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{field.name} must be {_kind_name(kind)}, but got {value!r}.")
+        hint = how_to_write(written, kind)
+        raise InputError(f"{field.name} must be {_kind_name(kind)}, but got {value!r}{hint}.")
     low, high = field.metadata.get("low"), field.metadata.get("high")
     choices = field.metadata.get("choices")
     if isinstance(value, float) and value != value:
@@ -64,8 +86,16 @@ def check_value(field: dataclasses.Field[Any], value: object) -> Value:
         raise InputError(f"{field.name} must be at least {low:g}, but got {value}.")
     if isinstance(value, (int, float)) and high is not None and value > high:
         raise InputError(f"{field.name} must be at most {high:g}, but got {value}.")
+    if isinstance(value, float) and math.isinf(value):
+        raise InputError(f"{field.name} must be a finite number, but got {value}.")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise InputError(f"{field.name} must be below 2^63, but got a larger number.")
     if choices is not None and value not in choices:
-        raise InputError(f"{field.name} must be one of {', '.join(choices)}, but got {value!r}.")
+        near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise InputError(
+            f"{field.name} must be one of {', '.join(choices)}, but got {value!r}{hint}"
+        )
     assert isinstance(value, (int, float, str, bool))
     return value
 
@@ -76,17 +106,59 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Value:
     Raises:
         InputError: `text` is no such value.
     """
-    kind = field_type(field)
-    if kind is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise InputError(f"{field.name} must be true or false, but got {text!r}.")
-        return words[text.lower()]
+    if field_type(field) is bool and text in ("0", "1"):
+        return text == "1"
+    return check_value(field, Plain(text.strip()))
+
+
+def read_number(text: str) -> int | float | None:
+    """Return the number that a text is, or None: `64`, `1_000`, `0o17`, `1e-3`, `1.0e2`, `.inf`.
+
+    `017` is none: it may mean 17 or, in octal, 15.
+    """
     try:
-        value = kind(text)
-    except ValueError:
-        raise InputError(f"{field.name} must be {_kind_name(kind)}, but got {text!r}.") from None
-    return check_value(field, value)
+        if OTHER_BASE.fullmatch(text):
+            return int(text, 0)
+        if WHOLE.fullmatch(text):
+            return int(text)
+        if DECIMAL.fullmatch(text) and not re.match(r"[-+]?0[0-9]", text):
+            return float(text)
+    except ValueError:  # thousands of digits
+        return None
+    match = NOT_FINITE.fullmatch(text)
+    return float(match[1] + match[2]) if match else None
+
+
+def read_boolean(text: str) -> bool | None:
+    """Return what a text says, or None: true, yes, on and y, or false, no, off and n."""
+    return BOOLEANS.get(text.lower())
+
+
+def read_plain(text: Plain, kind: type) -> object:
+    """Return plain text as a value of a type, or as what comes nearest to one."""
+    if kind is bool:
+        said = read_boolean(text)
+        return str(text) if said is None else said
+    if kind is str:
+        return str(text)
+    number = read_number(text)
+    if kind is int and isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
+        return int(number)
+    return str(text) if number is None else number
+
+
+def how_to_write(written: object, kind: type) -> str:
+    """Return how to write what was likely meant, as the end of a message."""
+    if kind not in (int, float) or not isinstance(written, str):
+        return ""
+    if not isinstance(written, Plain):
+        return "; write it without quotes" if read_number(written) is not None else ""
+    stripped = re.sub(r"^([-+]?)0+(?=[0-9])", r"\1", written)
+    decimal = re.sub(r"^([-+]?[0-9]+),(?![0-9]{3}$)", r"\1.", written)  # 1,000 may be a thousand
+    for tried in (stripped, decimal, written.replace("\u2212", "-")):
+        if tried != written and read_number(tried) is not None:
+            return f"; write {tried}"
+    return ""
 
 
 def _kind_name(kind: type) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -109,18 +110,18 @@ def find_space(name: str) -> Path:
         InputError: There is no such file; the nearest name is suggested.
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise InputError(f"there is no search space {path}.")
+    if os.path.isfile(name):  # also of a name that can be none
         return path
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise InputError(f"there is no search space {path}.")
     for folder in (
         resources.files("study") / "search_spaces",
         Path(__file__).parent.parent / "search_spaces",  # a checkout that is not installed
     ):
         shipped = Path(str(folder))
         if shipped.is_dir():
-            if (shipped / f"{name}.yaml").is_file():
-                return shipped / f"{name}.yaml"
             known = [file.stem for file in shipped.glob("*.yaml")]
+            if name in known:
+                return shipped / f"{name}.yaml"
             raise InputError(f"there is no search space {name!r}{did_you_mean(name, known)}")
     raise InputError("the search spaces that come with the package are missing; reinstall it.")

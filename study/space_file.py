@@ -11,18 +11,29 @@
       width5: 16
 
 `low` and `high` are inclusive. A parameter with `when` is only searched in trials where the other
-parameter has that value, or one of a list of values.
+parameter has that value, or one of a list of values. Every value, wherever it stands, is read as
+what its setting is: `no` is a word for a setting of words and false for one of true and false.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from study.errors import InputError
-from study.setting import check_value, default_of
+from study.setting import (
+    LARGEST,
+    Plain,
+    check_value,
+    default_of,
+    field_type,
+    how_to_write,
+    read_boolean,
+    read_plain,
+)
 from study.space import Parameter, SearchSpace
 from study.task import (
     TrainConfig,
@@ -66,11 +77,12 @@ def load_space(
                 raise place.error(f"there is no setting {name!r}{did_you_mean(name, fields)}")
         return section
 
-    def checked(place: Place, name: str, value: object) -> Value:
+    def checked(place: Place, name: str, value: object, where: str = "") -> Value:
+        """Return a value, as every one of the file is checked: fixed, searched, `when`."""
         try:
             return check_value(fields[name], value)
         except InputError as error:
-            raise place.error(str(error)) from None
+            raise place.error(f"{where}{error}") from None
 
     fixed = {
         name: checked(place, name, value)
@@ -83,7 +95,7 @@ def load_space(
             raise place.error(f"{name} is both fixed and searched; remove one.")
         if not fields[name].metadata["searchable"]:
             raise place.error(f"{name} is the same for all trials; set it under `fixed`.")
-        parameters[name] = _parameter(name, entry, place, checked, type(fields[name].default))
+        parameters[name] = _parameter(name, entry, place, checked, fields)
         places[name] = place
     for name, (place, _) in known(sections["baseline"]).items():
         if name not in parameters:
@@ -110,21 +122,25 @@ def load_space(
     return SearchSpace(tuple(ordered), settled, baseline)
 
 
-def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: type) -> Parameter:
+def _parameter(
+    name: str, entry: Any, place: Place, checked: Any, fields: Mapping[str, Any]
+) -> Parameter:
     """Check one entry under `search`."""
     if not isinstance(entry, dict):
         raise place.error(
             f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
             "a value for all trials goes under `fixed`."
         )
-    kind: Any = entry.get("type")
-    if kind not in tuple(KEYS):
-        raise place.error(f"{name}: type must be one of {', '.join(KEYS)}, but got {kind!r}.")
+    kind: Any = next((known for known in KEYS if known == entry.get("type")), None)
+    if kind is None:
+        raise place.error(
+            f"{name}: type must be one of {', '.join(KEYS)}, but got {entry.get('type')!r}."
+        )
     for key in entry:
         if key not in KEYS[kind]:
             hint = did_you_mean(str(key), KEYS[kind])
             raise place.error(f"{name}: a {kind} parameter has no {key!r}{hint}")
-    when = _condition(name, entry.get("when"), place)
+    when = _condition(name, entry, place, checked, fields)
     if kind == "categorical":
         choices = entry.get("choices")
         if not isinstance(choices, list) or not choices:
@@ -133,13 +149,15 @@ def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: ty
         if len(set(values)) < len(values):
             raise place.error(f"{name}: choices has a value twice.")
         return Parameter(name=name, kind=kind, choices=values, when=when)
+    field_kind = field_type(fields[name])
     if field_kind.__name__ != kind:
         fitting = " or ".join(sorted({field_kind.__name__, "categorical"} & KEYS.keys()))
         raise place.error(f"{name} cannot be searched as {kind}; use type: {fitting}.")
     low, high = (_number(name, bound, entry, place, kind) for bound in ("low", "high"))
-    log = entry.get("log", False)
-    if not isinstance(log, bool):
-        raise place.error(f"{name}: log must be true or false, but got {log!r}.")
+    said = entry.get("log", Plain("false"))
+    log = read_boolean(said) if isinstance(said, Plain) else None
+    if log is None:
+        raise place.error(f"{name}: log must be true or false, but got {said!r}.")
     if low >= high:
         raise place.error(f"{name}: low must be below high, but got low={low}, high={high}.")
     if log and low <= 0:
@@ -152,7 +170,7 @@ def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: ty
         if log:
             raise place.error(f"{name}: log and step exclude each other; remove one.")
         steps = (high - low) / step if step > 0 else 0.0
-        if steps < 1 or abs(steps - round(steps)) > 1e-9 * steps:
+        if not 1 <= steps < float("inf") or abs(steps - round(steps)) > 1e-9 * steps:
             raise place.error(
                 f"{name}: high must be low plus a multiple of step, but got low={low}, "
                 f"high={high}, step={step}."
@@ -161,21 +179,40 @@ def _parameter(name: str, entry: Any, place: Place, checked: Any, field_kind: ty
 
 
 def _number(name: str, key: str, entry: dict[str, Any], place: Place, kind: str) -> Any:
-    value: Any = entry.get(key)
-    fitting = isinstance(value, int) or (kind == "float" and isinstance(value, float))
-    if isinstance(value, bool) or not fitting or value != value or abs(value) == float("inf"):
-        wanted = "a whole number" if kind == "int" else "a number"
-        raise place.error(f"{name}: {key} must be {wanted}, but got {value!r}.")
-    return float(value) if kind == "float" else value
+    written: Any = entry.get(key)
+    wanted = int if kind == "int" else float
+    value = read_plain(written, wanted) if isinstance(written, Plain) else written
+    if wanted is float and isinstance(value, int):
+        value = float(value) if abs(value) <= LARGEST else math.inf
+    if not isinstance(value, wanted) or not math.isfinite(value):
+        words = "a whole number" if kind == "int" else "a number"
+        hint = how_to_write(written, wanted)
+        raise place.error(f"{name}: {key} must be {words}, but got {written!r}{hint}.")
+    return value
 
 
-def _condition(name: str, when: Any, place: Place) -> tuple[str, tuple[Value, ...]] | None:
-    if when is None:
+def _condition(
+    name: str, entry: dict[str, Any], place: Place, checked: Any, fields: Collection[str]
+) -> tuple[str, tuple[Value, ...]] | None:
+    """Return the other parameter and its values, each a value that its setting can have."""
+    if "when" not in entry:
         return None
+    when = entry["when"]
     if not isinstance(when, dict) or len(when) != 1:
         raise place.error(f"{name}: when must be like {{other_parameter: value}}.")
     ((other, values),) = when.items()
-    return str(other), tuple(values) if isinstance(values, list) else (values,)
+    if other not in fields:
+        raise place.error(
+            f"{name}: when: there is no setting {other!r}{did_you_mean(other, fields)}"
+        )
+    values = values if isinstance(values, list) else [values]
+    if not values or None in values or any(isinstance(value, (dict, list)) for value in values):
+        raise place.error(
+            f"{name}: when: {other} needs a value, or a list of values, as in "
+            f"{{{other}: value}} or {{{other}: [value, value]}}."
+        )
+    never = f"{name}: when: {other} is never %r in this space; "
+    return other, tuple(checked(place, other, value, never % value) for value in values)
 
 
 def _order(
@@ -194,10 +231,6 @@ def _order(
         before = len(waiting)
         for name, parameter in list(waiting.items()):
             other, values = parameter.when or (None, ())
-            if other is not None and other not in fields:
-                raise places[name].error(
-                    f"{name}: when: there is no setting {other!r}{did_you_mean(other, fields)}"
-                )
             if other in waiting and other != name:
                 continue
             del waiting[name]
@@ -220,7 +253,7 @@ def _order(
                 raise places[name].error(f"{name}: when: it cannot depend on itself.")
         if len(waiting) == before:
             names = ", ".join(waiting)
-            raise next(iter(places.values())).error(f"when: {names} depend on one another.")
+            raise places[next(iter(waiting))].error(f"when: {names} depend on one another.")
     if not ordered:
         raise InputError(f"{path} searches nothing; leave a parameter under `search`.")
     return list(ordered.values())

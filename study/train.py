@@ -120,9 +120,15 @@ def _source_and_config(
 
 
 def _read_params(path: Path) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, _ in pairs:
+            if sum(name == other for other, _ in pairs) > 1:
+                raise ValueError(f"{name!r} stands there twice")
+        return dict(pairs)
+
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--params {path} cannot be read as JSON ({error}).") from None
     if not isinstance(values, dict):
         raise InputError(f"--params {path} must hold a JSON object, {{'setting': value, ...}}.")

@@ -162,6 +162,8 @@ def test_a_breakpoint_in_the_loop_stops_in_this_process(
         (["fashion", "--width1", "x"], "--width1: width1 must be a whole number, but got 'x'"),
         (["fashion", "--limit-batches", "0"], "--limit-batches must be at least 1"),
         (["fashion", "--params", "none.json"], "--params none.json cannot be read"),
+        (["fashion", "--params", "twice.json"], "'width1' stands there twice"),
+        (["fashion", "--params", "deep.json"], "--params deep.json cannot be read"),
         (["fashion", "--resume"], "there is no last.pt"),
         (["fashion", "--threads", "0"], "--threads must be at least 1"),
         (["fashion", "--like", "0123"], "there is no run '0123'"),
@@ -172,6 +174,8 @@ def test_mistakes(tmp_path: Path, capsys, monkeypatch, flags: list[str], message
     from study.command import run_command
 
     monkeypatch.chdir(tmp_path)
+    Path("twice.json").write_text('{"width1": 3, "width1": 5}')
+    Path("deep.json").write_text("[" * 100_000)
     sample = [] if flags[0] == "facade" else ["--dataset", "sample"]
     assert run_command(lambda: main([*flags, *sample])) == 2
     error = capsys.readouterr().err
