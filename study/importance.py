@@ -102,8 +102,9 @@ def importance(task: Task, record: StudyRecord) -> Importance:
     Raises:
         InputError: The study has too few trials.
     """
-    ended = [t for t in record.trials() if t.state in ("finished", "stopped") and t.epochs]
-    diverged = [trial for trial in record.trials() if trial.diverged]
+    informative = [trial for trial in record.trials() if trial.informs]
+    diverged = [trial for trial in informative if trial.diverged]
+    ended = [trial for trial in informative if not trial.diverged]
     compared = [*ended, *diverged]
     if len(ended) < 2 or len(compared) < FEWEST:
         raise InputError(

@@ -86,6 +86,14 @@ class TrialRecord:
         return self.state == "failed" and "loss is not finite" in (self.reason or "")
 
     @property
+    def informs(self) -> bool:
+        """Whether a search learns from it: it ended with a value, or failed for its own settings.
+
+        What failed otherwise says nothing of its settings, what runs nothing yet.
+        """
+        return self.state in ("finished", "stopped") or self.diverged
+
+    @property
     def seconds(self) -> float:
         """Time spent, over all epochs."""
         return sum(row.get("epoch_seconds", 0.0) for row in self.history)

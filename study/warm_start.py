@@ -1,8 +1,9 @@
 """What an earlier study tells a new one (`--warm-start-from NAME`).
 
-If both measure the same thing (data set, epochs and shared settings), the new search knows the
-earlier trials as if they were its own. Otherwise values do not compare, and the best
-configurations of the earlier study are simply the first that the new one tries after its baseline.
+If both measure the same thing (data set, epochs, shared settings, how metrics are computed), the
+new search knows the earlier trials as if they were its own, those that diverged too. Otherwise
+values do not compare, and the best configurations of the earlier study are simply the first that
+the new one tries after its baseline.
 It is kept in the new study's manifest, so the earlier study may go on, or go away.
 """
 
@@ -12,6 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from study.errors import InputError
+from study.manifest import changed_metrics
 from study.objective import Goal
 from study.setting import default_of
 from study.space import SearchSpace
@@ -68,23 +70,26 @@ def warm_start(
                 f"--warm-start-from {name}: its {key} is {before}, not "
                 f"{now}; what it found says nothing here. Leave the flag out."
             )
-    told = [
-        (trial, values)
-        for trial in earlier.ranking()
-        if trial.state != "running" and (values := _in_space(earlier, trial, space))
+    goal = Goal.of(manifest)
+    inside = {
+        trial.number: values
+        for trial in earlier.trials()
+        if trial.informs and (values := _in_space(earlier, trial, space))
+    }
+    compares = all(earlier.manifest[key] == manifest[key] for key in SAME)
+    compares = compares and not changed_metrics(earlier.manifest, goal.metrics)
+    alike = [
+        _brief(trial, values, goal)
+        for trial, values in ((earlier.trial(number), values) for number, values in inside.items())
+        if compares and manifest["settings"].items() <= _params(earlier, trial).items()
     ]
-    if not told:
+    ranked = [trial.number for trial in earlier.ranking() if trial.number in inside]
+    first = [] if alike else [inside[number] for number in ranked[:NUM_FIRST]]
+    if not alike and not first:
         raise InputError(
             f"--warm-start-from {name}: none of its ended trials lies in this search space. "
             "Leave the flag out, or widen the space."
         )
-    alike = [
-        _brief(trial, values, Goal.of(manifest))
-        for trial, values in told
-        if all(earlier.manifest[key] == manifest[key] for key in SAME)
-        and manifest["settings"].items() <= _params(earlier, trial).items()
-    ]
-    first = [] if alike else [values for _, values in told[:NUM_FIRST]]
     return {"from": name, "trials": alike, "first": first}
 
 
@@ -115,5 +120,5 @@ def _brief(trial: TrialRecord, values: dict[str, Value], goal: Goal) -> dict[str
         {name: row[name] for name in ("epoch", *goal.metrics) if name in row}
         for row in trial.history
     ]
-    kept = dataclasses.replace(trial, values=values, history=tuple(rows), failures=(), reason=None)
+    kept = dataclasses.replace(trial, values=values, history=tuple(rows), failures=())
     return dataclasses.asdict(kept)

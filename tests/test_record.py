@@ -39,6 +39,7 @@ MANIFEST: dict[str, Any] = {
 }
 
 
+LOST = "the training loss is not finite"
 ENDINGS: tuple[Ending, ...] = ("finished", "stopped", "failed")
 
 
@@ -323,7 +324,7 @@ def test_an_earlier_study_that_compares_counts_as_if_it_were_the_own(tmp_path: P
     earlier = some_trials(tmp_path / "s")
     told = warm_start(MANIFEST, SPACE, earlier)
     assert told["from"] == "s" and not told["first"]
-    assert [entry["number"] for entry in told["trials"]] == [0, 1]  # ended, with a value
+    assert [entry["number"] for entry in told["trials"]] == [0, 1, 2]  # ended; 2 diverged
     cold, warm = (
         open_record(tmp_path / name, **extra)
         for name, extra in (("cold", {}), ("warm", {"warm_start": told}))
@@ -336,6 +337,42 @@ def test_an_earlier_study_that_compares_counts_as_if_it_were_the_own(tmp_path: P
             record.end(number, "finished")
     assert len(warm.trials()) == 31, "the earlier trials are not its own"
     assert [t.values for t in cold.trials()] != [t.values for t in warm.trials()]
+
+
+def test_an_earlier_study_tells_all_that_its_own_search_knows(tmp_path: Path) -> None:
+    """Most diverged, one failed for another reason, one runs: the new search draws as the old."""
+    record = open_record(tmp_path / "s")
+    for number in range(15):
+        record.ask()
+        if number < 12:
+            record.end(number, "failed", f"{LOST} (nan); a smaller learning rate may help.")
+        elif number < 14:
+            report(record, number, 0.1 * number, 0.2)
+            record.end(number, "stopped" if number % 2 else "finished")
+        else:
+            record.end(number, "failed", "its process died")
+    record.ask()  # runs
+    told = json.loads(json.dumps(warm_start(MANIFEST, SPACE, record)))
+    assert [entry["number"] for entry in told["trials"]] == list(range(14))
+    known = Earlier.of({"warm_start": told}).trials
+    own = [trial for trial in record.trials() if trial.informs]
+    assert [trial.diverged for trial in known] == [trial.diverged for trial in own]
+    goal = Goal.of(MANIFEST)
+    drawn = [
+        draw(SPACE, some, number=20, seed=3, sampler="tpe", goal=goal, first=[])
+        for some in (known, own, [trial for trial in own if not trial.diverged])
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_only_lost_trials_inform_a_search_or_are_no_reason_to_begin_with_them(
+    tmp_path: Path,
+) -> None:
+    record = open_record(tmp_path / "s")
+    record.end(record.ask().number, "failed", f"{LOST} (nan).")
+    assert len(warm_start(MANIFEST, SPACE, record)["trials"]) == 1
+    with pytest.raises(InputError, match="none of its ended trials"):
+        warm_start({**MANIFEST, "epochs": 30}, SPACE, record)
 
 
 def test_settings_that_an_earlier_study_did_not_know_had_their_defaults(tmp_path: Path) -> None:
@@ -358,7 +395,7 @@ def test_of_an_earlier_study_that_does_not_compare_the_best_are_tried_first(
 ) -> None:
     earlier = some_trials(tmp_path / "s")
     told = warm_start({**MANIFEST, "epochs": 30}, SPACE, earlier)
-    assert not told["trials"]
+    assert not told["trials"] and len(told["first"]) == 2, "what diverged is not tried again"
     record = open_record(tmp_path / "new", epochs=30, warm_start=told)
     asked = [record.ask().values for _ in range(4)]
     assert asked[0] == SPACE.baseline
