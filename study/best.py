@@ -20,7 +20,7 @@ from typing import Any
 from study.command import add_studies_flag, add_study_name, add_tracking_flag, run_command
 from study.confirmed import find, others_confirmed
 from study.errors import DamagedFile, InputError, TrialError
-from study.manifest import find_study
+from study.manifest import changed_metrics, find_study
 from study.object_path import as_path
 from study.objective_flags import add_require_flag, parse_floors
 from study.progress import standings
@@ -89,6 +89,12 @@ def main(argv: list[str] | None = None) -> int:
     task = load_task(record.manifest["task"])
     if args.require:
         record.goal = dataclasses.replace(record.goal, floors=parse_floors(task, args.require))
+    for metric in changed_metrics(record.manifest, record.goal.metrics):
+        print(
+            f"{metric} is each trial's own training loss in this old study, with its label "
+            "smoothing and weights: trials that differ in those do not compare by it.",
+            file=sys.stderr,
+        )
     ranking = record.ranking()
     chosen = choose(record, ranking, args.trial) if hands_over else None
     if args.confirm is not None:

@@ -70,7 +70,10 @@ def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: Ima
     device = distributed.device()
     batches = Batches(images, device, task.normalization)
     metrics, meter, seen = evaluate(
-        *(task, config, network.to(device), batches, images), keep_images=True
+        *(task, network.to(device), batches, images),
+        batch_size=config.batch_size,
+        precision=config.precision,
+        keep_images=True,
     )
     return Score(metrics, bootstrap(meter, seen.shown), task.evidence(network, meter, seen))
 

@@ -21,7 +21,7 @@ from study.command import parse_time
 from study.confirmed import Confirmation, candidates_of, find, folder_of
 from study.data import DataSource, prepare
 from study.errors import InputError
-from study.manifest import refuse_other_data
+from study.manifest import METRICS_VERSION, refuse_other_data
 from study.object_path import AnyPath
 from study.objective import Goal
 from study.plan import StudyPlan
@@ -74,6 +74,7 @@ class ConfirmPlan(StudyPlan):
             "space": self.space.describe(),
             "settings": self.settings,
             "confirms": candidates.describe(self.searched, self.chosen),
+            "metrics_version": METRICS_VERSION,
         }
 
 

@@ -68,6 +68,7 @@ def estimate(study: StudyPlan) -> Estimate:
     """
     resources = study.resources
     assert resources is not None
+    study.refuse_changed_metrics()
     record = study.begun()
     trials = record.trials() if record is not None else []
     left = study.args.num_samples - sum(trial.state != "running" for trial in trials)

@@ -1,4 +1,9 @@
-"""Evaluation of a network on an image set: loss and the task's metrics, summed over all workers."""
+"""Evaluation of a network on an image set: loss and the task's metrics, summed over all workers.
+
+A trial's settings are no argument here: whatever a search changes, scores measure the network, so
+that trials compare. The loss is plain cross-entropy; what a trial trains on, with label smoothing,
+class weights and the like, is in `train/loss` alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from study import distributed
 from study.batches import Batches
@@ -14,21 +20,22 @@ from study.data import ImageSet
 from study.errors import TrialError
 from study.meters import Meter
 from study.objective import worst_class
-from study.task import Task, TrainConfig
+from study.task import Task
 
 Item = TypeVar("Item")
+VOID = -100  # what `cross_entropy` leaves out
 # Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").
 Watch = Callable[[Iterator[Item], int, str], Iterator[Item]]
 
 
 def evaluate(
     task: Task,
-    config: TrainConfig,
     network: torch.nn.Module,
     batches: Batches,
     images: ImageSet,
     *,
-    parts: int = 1,
+    batch_size: int,
+    precision: str,
     limit_batches: int | None = None,
     keep_images: bool = False,
     watch: Watch[Any] = lambda batches, total, phase: batches,
@@ -38,19 +45,19 @@ def evaluate(
     Where targets are larger than the network's output, its logits are enlarged (bilinear).
 
     Args:
-        task: Gives loss and meter.
-        config: Its settings.
+        task: Gives the meter.
         network: Takes normalised images.
         batches: `study.batches.Batches` over `images`.
         images: The set.
-        parts: Divides the batch size by so much.
+        batch_size: Images at a time; changes no score.
+        precision: On a GPU, one of `study.task.PRECISIONS`.
         limit_batches: Stop after so many batches.
         keep_images: Have the meter keep what an interval is computed from.
         watch: Shows progress.
 
     Returns:
-        Metrics by name without the split (`loss`, `accuracy`, ...), the meter, and this rank's
-        images in the order in which the meter saw them.
+        Metrics by name without the split (`loss`, the mean cross-entropy, `accuracy`, ...), the
+        meter, and this rank's images in the order in which the meter saw them.
 
     Raises:
         TrialError: The loss is not finite.
@@ -61,20 +68,17 @@ def evaluate(
         meter.keep_images()
     sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     share = images.indices[distributed.rank() :: distributed.world_size()]
-    batch_size = -(-config.batch_size // parts)
-    limit_batches = limit_batches and limit_batches * parts
     total = -(-len(share) // batch_size)
     served = itertools.islice(batches.evaluation(batch_size), limit_batches)
     with torch.inference_mode():
         for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
-            with distributed.scoring_autocast(batches.device, config.precision):
+            with distributed.scoring_autocast(batches.device, precision):
                 logits = network(inputs)
             logits = _sized_like(logits, targets)
-            loss = task.loss(logits.float(), targets, config)
-            sums += torch.stack([loss * len(inputs), torch.ones_like(loss) * len(inputs)])
+            sums += _cross_entropy(logits, targets)
             meter.update(logits, targets)
     distributed.all_reduce_sum([sums])
-    loss_sum, num_images = sums.tolist()
+    loss_sum, num_targets = sums.tolist()
     if not abs(loss_sum) < float("inf"):
         raise TrialError(f"the validation loss is not finite ({loss_sum}).")
     meter.reduce()
@@ -82,7 +86,19 @@ def evaluate(
         share = share[: limit_batches * batch_size]
     seen = ImageSet(images.images, images.targets, share, images.groups)
     scores = meter.compute()
-    return {"loss": loss_sum / num_images, **scores, **worst_class(task, scores)}, meter, seen
+    return {"loss": loss_sum / num_targets, **scores, **worst_class(task, scores)}, meter, seen
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the sum of cross-entropies, and over how many targets, `(2,)` float64.
+
+    Targets that are no class, as the void pixels of some data sets, do not count.
+    """
+    known = (targets >= 0) & (targets < logits.shape[1])
+    each = cross_entropy(
+        logits.float(), targets.where(known, VOID), ignore_index=VOID, reduction="none"
+    )
+    return torch.stack([each.sum(dtype=torch.float64), known.sum(dtype=torch.float64)])
 
 
 def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -61,6 +61,8 @@ def learning_curves(
             values = [row.get(f"{split}/{panel}", np.nan) for row in history]
             if not np.isnan(values).all():
                 label = {"train": "training", "val": "validation"}[split]
+                if panel == "loss":  # the first has label smoothing, weights and the like
+                    label += {"train": ", as trained on", "val": ", cross-entropy"}[split]
                 marker = "o" if len(epochs) < 40 else ""
                 axes.plot(epochs, values, marker=marker, markersize=3, color=color, label=label)
         if best is not None:

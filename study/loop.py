@@ -180,9 +180,10 @@ def fit(
             metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
             distributed.broadcast_buffers(network)  # else each worker would score its own network
             scores, meter, seen = evaluate(
-                *(task, config, network, val, splits.val),
-                parts=parts,
-                limit_batches=limit_batches,
+                *(task, network, val, splits.val),
+                batch_size=-(-config.batch_size // parts),
+                precision=config.precision,
+                limit_batches=limit_batches and limit_batches * parts,
                 watch=lambda batches, *about: watch(interruptible(batches, on_all), *about),
             )
         except Interrupted:

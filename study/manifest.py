@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from study.space import SearchSpace
 from study.task import did_you_mean
 
 logger = logging.getLogger(__name__)
+
+# How a new study's metrics are computed, in its manifest as `metrics_version`; without it, 1. What
+# means something else since a version:
+METRICS_VERSION = 2
+CHANGED = {2: ("val/loss",)}  # before, each trial's own training loss: smoothed, weighted, mixed
 
 # What must be the same for trials to belong to one study.
 IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "sampler", "space")
@@ -57,6 +62,13 @@ def write_manifest(path: AnyPath, manifest: dict[str, Any]) -> None:
 def space_of(manifest: dict[str, Any]) -> SearchSpace:
     """Return the search space that a manifest describes."""
     return SearchSpace.of(manifest["space"])
+
+
+def changed_metrics(manifest: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Return those of some metrics that mean something else in this study than in a new one."""
+    known = manifest.get("metrics_version", 1)
+    changed = {name for version, some in CHANGED.items() if version > known for name in some}
+    return sorted(changed.intersection(names))
 
 
 def find_study(studies_dir: AnyPath, name: str | None) -> AnyPath:

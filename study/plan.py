@@ -14,7 +14,13 @@ from typing import Any
 from study.command import check_price, parse_assignments, parse_time
 from study.data import DataSource, prepare
 from study.errors import InputError, StorageError
-from study.manifest import find_study, refuse_other_study
+from study.manifest import (
+    METRICS_VERSION,
+    changed_metrics,
+    find_study,
+    read_manifest,
+    refuse_other_study,
+)
 from study.object_path import AnyPath, ObjectPath, as_path
 from study.objective import Goal
 from study.objective_flags import parse_goal
@@ -97,6 +103,7 @@ class StudyPlan:
             "seed": self.args.seed,
             "sampler": self.args.sampler,
             "data": self.identity,
+            "metrics_version": METRICS_VERSION,
         }
         name = self.args.warm_start_from
         begun = any((self.folder / file).exists() for file in ("study.json", "optuna.db"))
@@ -118,6 +125,22 @@ class StudyPlan:
         record = StudyRecord.read(self.folder)
         refuse_other_study(self.folder, record.manifest, json.loads(json.dumps(self.manifest())))
         return record
+
+    def refuse_changed_metrics(self) -> None:
+        """Make sure that the trials to come measure what those of an old study did.
+
+        Raises:
+            InputError: They would not, and the study is after that metric.
+        """
+        if not (self.folder / "study.json").exists():
+            return
+        changed = changed_metrics(read_manifest(self.folder), self.goal.metrics)
+        if changed and StudyRecord.read(self.folder).num_ended() < self.args.num_samples:
+            raise InputError(
+                f"{self.title} began when {changed[0]} was each trial's own training loss; now it "
+                "is plain cross-entropy, and the two do not compare. Give the new study another "
+                f"--name (with --warm-start-from {self.name} it tries the best of this one first)."
+            )
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
         """Return the plan for these machines."""

@@ -170,7 +170,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def load_splits(self, source: DataSource, config: Any) -> Splits:
-        """Return training and validation images, sharing one memory-mapped cache."""
+        """Return training and validation images, sharing one memory-mapped cache.
+
+        No setting that can be searched may change what validates, or trials would not compare.
+        """
 
     @abc.abstractmethod
     def load_full_size(
@@ -187,7 +190,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor, config: Any) -> torch.Tensor:
-        """Return the mean over images of what each loses, so that parts of a batch add up."""
+        """Return the mean over images of what each loses, so that parts of a batch add up.
+
+        It is trained on, and `train/loss`. `val/loss` is plain cross-entropy, whatever this is.
+        """
 
     @abc.abstractmethod
     def build_meter(self, device: torch.device) -> Meter:

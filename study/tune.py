@@ -68,6 +68,7 @@ def run(
     """Run or continue a study, print how it ended, and return the exit code."""
     from study.tracking import StudyTracker
 
+    study.refuse_changed_metrics()
     stopping = Stopping(study.args.time_budget)
     uri = reach_tracking_and_start_ray(study)
     if study.args.address is not None and not _is_complete(study):

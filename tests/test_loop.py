@@ -150,8 +150,9 @@ def test_bfloat16_learns_nearly_the_same_and_scores_are_of_float32(sample: DataS
     assert {weights.dtype for weights in network.parameters()} == {torch.float32}
     images = TASK.load_splits(sample, config).val
     val = Batches(images, torch.device("cpu"), TASK.normalization)
-    float32 = dataclasses.replace(config, precision="float32")
-    scores = evaluate(TASK, float32, network, val, images)[0]
+    scores = evaluate(
+        TASK, network, val, images, batch_size=config.batch_size, precision="float32"
+    )[0]
     assert scores["loss"] == rounded.metrics["val/loss"]
 
 
@@ -197,7 +198,9 @@ def test_validation_enlarges_logits_to_the_targets(sample: DataSource) -> None:
     full_size = FACADE.load_full_size(sample, config, "val")
     assert full_size.images.shape[-1] == 64 and full_size.targets.shape[-1] == 128
     batches = Batches(full_size, torch.device("cpu"), FACADE.normalization)
-    scores, meter, seen = evaluate(FACADE, config, network, batches, full_size, limit_batches=1)
+    scores, meter, seen = evaluate(
+        FACADE, network, batches, full_size, batch_size=8, precision="auto", limit_batches=1
+    )
     assert meter.arrays()["predictions"].shape[1:] == (128, 128)
     evidence = FACADE.evidence(network, meter, seen)
     assert evidence["images"].shape[-2:] == evidence["targets"].shape[-2:] == (128, 128)

@@ -139,7 +139,7 @@ def test_first_layer_filters_are_drawn(name: str, sample) -> None:
     val = task.load_splits(sample, config).val
     network = task.build_model(config)
     batches = Batches(val, torch.device("cpu"), task.normalization)
-    _, meter, seen = evaluate(task, config, network, batches, val)
+    _, meter, seen = evaluate(task, network, batches, val, batch_size=64, precision="auto")
     evidence = task.evidence(network, meter, seen)
     assert evidence["filters"].shape[1] == 1
     assert "filters" in task.figures(evidence, "a note")

@@ -56,7 +56,7 @@ def test_the_known_metrics_are_those_of_an_evaluation(name: str, sample) -> None
     val = task.load_splits(sample, config).val
     network = task.build_model(config)
     batches = Batches(val, torch.device("cpu"), task.normalization)
-    scores, *_ = evaluate(task, config, network, batches, val)
+    scores, *_ = evaluate(task, network, batches, val, batch_size=64, precision="auto")
     assert {f"val/{n}" for n in scores} | {"num_params", "images_per_second", "epoch_seconds"} == (
         set(known_metrics(task))
     )

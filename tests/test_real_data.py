@@ -91,7 +91,7 @@ def test_average_precision_equals_scikit_learn_on_real_predictions(real: DataSou
     network.load_state_dict(result.state["network"])
     val = FACADE.load_splits(real, config).val
     batches = Batches(val, torch.device("cpu"), FACADE.normalization)
-    metrics, _, _ = evaluate(FACADE, config, network, batches, val)
+    metrics, _, _ = evaluate(FACADE, network, batches, val, batch_size=8, precision="auto")
     probabilities, labels = [], []
     with torch.inference_mode():
         for images, targets in batches.evaluation(8):

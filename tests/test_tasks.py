@@ -84,7 +84,9 @@ def test_meter_gives_the_metric_and_every_class(task: Task, sample: DataSource) 
     config = small_config(task)
     val = task.load_splits(sample, config).val
     batches = Batches(val, torch.device("cpu"), task.normalization)
-    scores, meter, seen = evaluate(task, config, task.build_model(config), batches, val)
+    scores, meter, seen = evaluate(
+        task, task.build_model(config), batches, val, batch_size=64, precision="auto"
+    )
     assert task.metric.removeprefix("val/") in scores
     for name in task.classes:
         assert f"{task.class_metric}/{class_key(name)}" in scores
@@ -97,7 +99,7 @@ def test_figures_are_drawn_from_evidence(task: Task, sample: DataSource, tmp_pat
     val = task.load_splits(sample, config).val
     network = task.build_model(config)
     batches = Batches(val, torch.device("cpu"), task.normalization)
-    _, meter, seen = evaluate(task, config, network, batches, val)
+    _, meter, seen = evaluate(task, network, batches, val, batch_size=64, precision="auto")
     evidence = task.evidence(network, meter, seen)
     assert sum(array.nbytes for array in evidence.values()) < 20e6
     for name, figure in task.figures(evidence, "a note").items():

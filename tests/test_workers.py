@@ -88,7 +88,9 @@ def train(source: DataSource, path: Path, weights: Path) -> dict[str, Any]:
         network.load_state_dict(state["network"])
         images = task.load_splits(source, config).val
         val = Batches(images, torch.device("cpu"), task.normalization)
-        scores[task.name] = evaluate(task, config, network, val, images)[0]
+        scores[task.name] = evaluate(
+            task, network, val, images, batch_size=config.batch_size, precision=config.precision
+        )[0]
     if distributed.rank() == 0:
         checkpoint.save(last.state, path)
     return {"served": served, "history": last.state["history"], "scores": scores}

@@ -157,7 +157,15 @@ def compare_validation(report: Report, settings: dict[str, Any], args: Any) -> N
         if device.type == "cuda":
             torch.cuda.synchronize()
         middle = time.perf_counter()
-        evaluate(task, config, network, batches, val, limit_batches=len(ready))
+        evaluate(
+            task,
+            network,
+            batches,
+            val,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            limit_batches=len(ready),
+        )
         if repeat:
             times["forward"].append(middle - started)
             times["ours"].append(time.perf_counter() - middle)
