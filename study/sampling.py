@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
 SAMPLERS = ("tpe", "random")
+NUM_RANDOM = 10  # trials with a result, before which TPE draws at random
 CONSTRAINT = "constraints"  # prefix of the system attributes of `FrozenTrial.set_constraint`
 
 
@@ -102,7 +103,8 @@ class Sampling:
             storage, study = self._kept
             self._known.append(dataclasses.replace(trials[-1], state="running", history=()))
             for place, (before, trial) in enumerate(zip(self._known, trials, strict=True)):
-                if before.state == "running" != trial.state:  # TPE leaves out what runs
+                # Of a trial that runs TPE uses its parameters alone, and no epoch.
+                if before.state == "running" != trial.state:
                     there = self._ids[place]
                     write_on(storage, there, before, trial, self.goal, searching=True)
                     self._known[place] = trial
@@ -144,8 +146,10 @@ def _ask(
     import optuna
 
     mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-    study.sampler = samplers[sampler](seed=mixed)
+    if sampler == "tpe":
+        study.sampler = tpe(mixed, objectives=len(study.directions))
+    else:
+        study.sampler = optuna.samplers.RandomSampler(seed=mixed)
     if number < len(first):
         study.enqueue_trial(dict(first[number]))
     trial = study.ask()
@@ -154,6 +158,33 @@ def _ask(
         if parameter.active({**space.fixed, **values}):
             values[parameter.name] = _suggest(trial, parameter)
     return values
+
+
+def tpe(
+    seed: int,
+    *,
+    objectives: int = 1,
+    startup: int = NUM_RANDOM,
+    multivariate: bool | None = None,
+    constant_liar: bool = True,
+) -> optuna.samplers.TPESampler:
+    """Return TPE as studies use it; `tests/benchmarks/searchers.py` compares the alternatives.
+
+    Args:
+        seed: Of its draws.
+        objectives: One or two.
+        startup: Trials with a result, before which it draws at random.
+        multivariate: Draw parameters together; None: with one objective, not with two.
+        constant_liar: Keep away from the trials that run.
+    """
+    import optuna
+
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=startup,
+        multivariate=objectives == 1 if multivariate is None else multivariate,
+        constant_liar=constant_liar,
+    )
 
 
 def directions(goal: Goal) -> list[Literal["maximize", "minimize"]]:
