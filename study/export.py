@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from study.archive_check import UnsafeArchive, load_program
 from study.batches import Batches
 from study.closed_split import load_trained
 from study.data import DataSource, ImageSet
@@ -31,7 +31,7 @@ from study.objective import Goal
 from study.record import StudyRecord
 from study.run_folder import read_arrays, save_figures
 from study.tables import per_class_table
-from study.task import Task, build_config
+from study.task import Task
 from study.trial_record import TrialRecord
 
 TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
@@ -76,9 +76,7 @@ def export(
     chosen = images.images[images.indices[:NUM_COMPARED]]
     inputs = torch.from_numpy(chosen).float() / 255
     model = Normalized(network, *task.normalization).eval()
-    dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
-    program = torch.export.export(model, (inputs[:2],), dynamic_shapes=dynamic)
-    torch.export.save(program, draft / "model.pt2")
+    save_program(model, tuple(inputs.shape[1:]), draft / "model.pt2")
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, draft / "weights.safetensors", {"task": task.name})
     difference = _largest_difference(task, network, images, draft / "model.pt2", inputs)
@@ -110,7 +108,7 @@ def export(
         "confirmed": dict(confirmed) if confirmed else None,
         "run_id": record.run_folder(trial.number).run_id,
         "data": record.manifest["data"],
-        "origin": state["facts"],
+        "origin": {key: fact for key, fact in state["facts"].items() if key != "machine.host"},
         "largest_difference": difference,
     }
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))
@@ -122,18 +120,42 @@ def export(
     return difference
 
 
-def example_images(task: Task, source: DataSource, params: Mapping[str, Any]) -> np.ndarray:
-    """Return one validation image as an exported model takes it, `(1, C, H, W)` float32."""
-    val = task.load_splits(source, build_config(task.config_class, params)).val
-    example: np.ndarray = val.images[val.indices[:1]].astype(np.float32) / np.float32(255)
-    return example
+def save_program(model: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    """Export a model of images `(B, *shape)`, without an image and without this machine's paths.
+
+    torch.export keeps its example inputs, with the whole storage of what they are views of, and at
+    each operator the lines of source code that called it, with the files' places.
+    """
+    dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=dynamic)
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            for name in ("stack_trace", "from_node"):
+                node.meta.pop(name, None)
+    torch.export.save(program, path)
+
+
+def reload(path: Path) -> Any:
+    """Return the module of a program that was just saved.
+
+    Raises:
+        TrialError: Others would refuse to load it.
+    """
+    try:
+        return load_program(path).module()
+    except UnsafeArchive as error:
+        raise TrialError(
+            f"the exported model would not be loaded again: {error}; write this network with "
+            "operators of torch alone."
+        ) from None
 
 
 def _largest_difference(
     task: Task, network: torch.nn.Module, images: ImageSet, path: Path, inputs: torch.Tensor
 ) -> float:
     """Compare the file, given images in [0, 1], with the network on batches as in training."""
-    reloaded = torch.export.load(path).module()
+    reloaded = reload(path)
     batches = Batches(images, torch.device("cpu"), task.normalization)
     normalised, _ = next(batches.evaluation(len(inputs)))
     with torch.inference_mode():
@@ -225,8 +247,10 @@ probabilities = model(images).softmax(dim=1)
 On photographs of any size, with `study` installed:
 `python -m study.predict THIS_FOLDER IMAGE... --out DIR`
 
-Classes in order: {", ".join(meta["classes"])}.
-`weights.safetensors` holds the same weights for `study`'s own network. Nothing needs unpickling.
+`study.predict` refuses a `model.pt2` that could run code; `torch.export.load` does not, so give it
+only files that you trust. Classes in order: {", ".join(meta["classes"])}.
+`weights.safetensors` holds the same weights for `study`'s own network. No image of the data is in
+either; pictures in `figures/` may show some, so take them out if the data must not be shown.
 
 ## Settings
 

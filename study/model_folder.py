@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import dataclasses
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,23 +77,30 @@ class ExportedModel:
         """Read `model.pt2`, which takes seconds.
 
         Raises:
-            InputError: It is damaged.
+            InputError: It is damaged, or could run code.
         """
-        import torch
+        return Network(load_module(self.path / "model.pt2"), self.channels)
 
-        logger = logging.getLogger("torch.export")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)  # it would print its traceback of a damaged file
-        try:
-            program = torch.export.load(self.path / "model.pt2")
-        except Exception as error:  # whatever a damaged archive makes the reader raise
-            raise InputError(
-                f"{self.path / 'model.pt2'} cannot be loaded ({type(error).__name__}); export "
-                "again."
-            ) from None
-        finally:
-            logger.setLevel(level)
-        return Network(program.module(), self.channels)
+
+def load_module(file: Path) -> Any:
+    """Return an exported model, which takes images `(B, C, H, W)` float32 in [0, 1].
+
+    Raises:
+        InputError: It is damaged, or could run code.
+    """
+    from study.archive_check import UnsafeArchive, load_program
+
+    try:
+        return load_program(file).module()
+    except UnsafeArchive as error:
+        raise InputError(
+            f"{file} is refused: {error}. Only what `study.best --export` writes is loaded, "
+            "because other archives can run code; export again."
+        ) from None
+    except Exception as error:  # whatever a damaged archive makes the reader raise
+        raise InputError(
+            f"{file} cannot be loaded ({type(error).__name__}); export again."
+        ) from None
 
 
 class Network:

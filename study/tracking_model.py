@@ -1,4 +1,5 @@
-"""What a registered model answers with. MLflow runs this file, so it needs nothing of this project.
+"""What a registered model answers with. MLflow runs this file, so it needs nothing of this project
+but the copy of `archive_check.py` that lies beside the model.
 
 Input `(B, C, H, W)` float32 in [0, 1]; output logits `(B, K, ...)` float32.
 """
@@ -17,7 +18,10 @@ class Exported(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
 
     def load_context(self, context) -> None:  # type: ignore[no-untyped-def]
         """Load the program."""
-        self.model = torch.export.load(context.artifacts["model"]).module()
+        # MLflow finds the copy that lies beside the model.
+        from archive_check import load_program  # type: ignore[import-not-found]
+
+        self.model = load_program(context.artifacts["model"]).module()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return the logits of images."""

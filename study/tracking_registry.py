@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
 from study.interval import shown
+from study.model_folder import load_module
 from study.tracking_store import connect
 
 ALIAS = "champion"
@@ -30,7 +31,7 @@ FOLDS = "confirmed.validated_on"
 COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at", FOLDS)
 
 
-def register(uri: str, name: str, export: Path, example: np.ndarray, mode: str) -> dict[str, Any]:
+def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
     """Register an export; make it the champion if its confirmed score is better.
 
     Weights that are registered already keep their version.
@@ -39,20 +40,20 @@ def register(uri: str, name: str, export: Path, example: np.ndarray, mode: str) 
         uri: Absolute tracking URI.
         name: Of the registered model.
         export: Folder of the export.
-        example: Images `(B, C, H, W)` float32 in [0, 1].
         mode: Whether a larger score is better, `max`, or a smaller, `min`.
 
     Returns:
         `model`, `version`, `champion` (its version, None if there is none) and `why`, a sentence.
 
     Raises:
-        InputError: The store cannot register models, or does not have the run.
+        InputError: The store cannot register models, or does not have the run, or the model could
+            run code.
     """
     client = connect(uri)
     meta = json.loads((export / "meta.json").read_text())
     digest = hashlib.sha256((export / "weights.safetensors").read_bytes()).hexdigest()
     try:
-        version = _known(client, name, digest) or _log(uri, client, name, export, example, meta)
+        version = _known(client, name, digest) or _log(uri, client, name, export, meta)
         for key, value in {**_tags(meta), "study.weights": digest}.items():
             client.set_model_version_tag(name, version.version, key, value)
         version = client.get_model_version(name, version.version)
@@ -103,7 +104,6 @@ def _log(
     client: MlflowClient,
     name: str,
     export: Path,
-    example: np.ndarray,
     meta: Mapping[str, Any],
 ) -> ModelVersion:
     """Log the export as an MLflow model of the run it comes from, and register it."""
@@ -119,7 +119,8 @@ def _log(
     run = client.get_run(meta["run_id"])
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logits = torch.export.load(export / "model.pt2").module()(torch.from_numpy(example))
+    example = np.zeros((1, *meta["preprocessing"]["input"][1:]), np.float32)  # nobody's image
+    logits = load_module(export / "model.pt2")(torch.from_numpy(example))
     image = np.dtype(np.float32)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(image, (-1, *example.shape[1:]))]),
@@ -132,6 +133,7 @@ def _log(
             flavor=mlflow.pyfunc,
             run_id=meta["run_id"],
             python_model=str(Path(__file__).with_name("tracking_model.py")),
+            code_paths=[str(Path(__file__).with_name("archive_check.py"))],
             artifacts={
                 "model": str(export / "model.pt2"),
                 "card": str(export / "README.md"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shlex
 import sys
 import tempfile
@@ -88,7 +87,7 @@ def hand_over(task: Task, winner: Winner, args: argparse.Namespace) -> dict[str,
         if args.export is not None:
             done["export"] = exported
         if args.register is not None:
-            done["registered"] = _register(task, winner.searched, target, args)
+            done["registered"] = _register(winner.searched, target, args)
     return done
 
 
@@ -148,19 +147,13 @@ def _export(task: Task, winner: Winner, target: Path, args: argparse.Namespace) 
     }
 
 
-def _register(
-    task: Task, searched: StudyRecord, target: Path, args: argparse.Namespace
-) -> dict[str, Any]:
+def _register(searched: StudyRecord, target: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Register an export as a version of an MLflow model; return which, and the champion."""
     from study import tracking_registry
 
     name = args.register or searched.path.name
     uri = tracking_store.resolve_uri(args.tracking_uri)
-    meta = json.loads((target / "meta.json").read_text())
-    source = DataSource.find(meta["dataset"], args.data_dir)
-    images = export.example_images(task, source, meta["params"])
-    mode = searched.manifest["mode"]
-    done = tracking_registry.register(uri, name, target, images, mode)
+    done = tracking_registry.register(uri, name, target, searched.manifest["mode"])
     if not args.json:
         print(f"\nmodel {name}: {done['why']}")
         if done["champion"] == done["version"]:
