@@ -55,11 +55,15 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
     if found.outlook is None:
         return f"time       not known: no configuration that was tried runs ({found.failures[0]})"
     lines = [_reach(study, found.outlook)]
-    for place, values in enumerate(found.drawn[:NUM_SHOWN], start=found.first):
+    shown = found.drawn[: min(NUM_SHOWN, found.certain)]
+    for place, values in enumerate(shown, start=found.first):
         baseline = "" if place else " (baseline)"
         lines.append(f"trial {place:<5}{settings_line(values)}{baseline}")
-    if len(found.drawn) > NUM_SHOWN:
-        lines.append("trial ...  from what those before will have given")
+    if found.certain < len(found.drawn):
+        learned = found.first + found.certain
+        lines.append(f"trial ...  from number {learned} on, from what those before will have given")
+    elif len(shown) < len(found.drawn):
+        lines.append("trial ...  likewise: none of them depends on another")
     lines.append(_networks(found))
     lines += [f"fails      {failure}" for failure in found.failures]
     return "\n".join([*lines, *_time(found, price)])

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
 from study.rungs import Outlook, Runner, ranks, simulate
-from study.sampling import draw
+from study.sampling import NUM_RANDOM, draw
 from study.space import SearchSpace
 from study.task import Task, Value, build_config
-from study.trial_record import TrialRecord
+from study.trial_record import TrialRecord, now
 from study.warm_start import Earlier
 
 # Measured on two cores, MLflow in SQLite: seconds from the command to the first trial's first step
@@ -40,7 +40,9 @@ class Estimate:
     Attributes:
         left: How many they are.
         first: Number of the first new one.
-        drawn: Hyperparameters of new ones, as the search draws them without further results.
+        drawn: Hyperparameters of new ones: first those that the study will draw, then what the
+            search would draw without further results.
+        certain: How many are the former.
         seconds: Of an epoch of each of those.
         extremes: Smallest, baseline and largest network, of each family: size, cost, seconds of an
             epoch.
@@ -53,6 +55,7 @@ class Estimate:
     left: int
     first: int = 0
     drawn: tuple[dict[str, Value], ...] = ()
+    certain: int = 0
     seconds: tuple[float, ...] = ()
     extremes: dict[str, tuple[Size, Cost | None, float]] = dataclasses.field(default_factory=dict)
     outlook: Outlook | None = None
@@ -75,7 +78,7 @@ def estimate(study: StudyPlan) -> Estimate:
     if left <= 0:
         return Estimate(left=0)
     cut_off = [trial for trial in trials if trial.state == "running"][:left]
-    drawn = _drawn(study, trials, min(NUM_DRAWN, left - len(cut_off)))
+    drawn, certain = to_come(study, trials, min(NUM_DRAWN, left - len(cut_off)))
     config = build_config(study.task.config_class, {**study.settings, **study.space.baseline})
     splits = study.task.load_splits(study.source, config)
     shape = splits.train.images.shape[1:]
@@ -127,6 +130,7 @@ def estimate(study: StudyPlan) -> Estimate:
         left=left,
         first=len(trials),
         drawn=tuple(drawn),
+        certain=certain,
         seconds=tuple(new),
         extremes={
             name: (size, cost if isinstance(cost, Cost) else None, seconds)
@@ -211,21 +215,52 @@ def completed(points: Sequence[Point], answers: Sequence[Cost | str | None]) -> 
     ]
 
 
-def _drawn(study: StudyPlan, trials: list[TrialRecord], number: int) -> list[dict[str, Value]]:
-    earlier = Earlier.of(study.manifest())
-    known = [t for t in trials if t.state != "running"]
-    return [
-        draw(
+def to_come(
+    study: StudyPlan, trials: Sequence[TrialRecord], number: int
+) -> tuple[list[dict[str, Value]], int]:
+    """Return configurations of trials to come, and how many of them are certain.
+
+    Certain are those that do not depend on what trials give that have not ended yet: while TPE
+    draws at random, those that start beside the trials that run now, and all of random search.
+
+    Args:
+        study: The study.
+        trials: All that it has.
+        number: Of new ones.
+    """
+    assert study.resources is not None
+    manifest = study.manifest() if (record := study.begun()) is None else record.manifest
+    earlier = Earlier.of(manifest)
+    first = [study.space.baseline, *earlier.first]
+    running = sum(trial.state == "running" for trial in trials)
+    ended = len(earlier.trials) + sum(trial.informs for trial in trials)
+    certain = max(NUM_RANDOM - ended - running, study.resources.concurrent - running, 0)
+    certain = number if study.args.sampler == "random" else min(number, certain)
+    known = [*earlier.trials, *trials]
+    drawn: list[dict[str, Value]] = []
+    for place in range(len(trials), len(trials) + number):
+        values = draw(
             study.space,
-            [*earlier.trials, *known],
-            number=len(trials) + n,
+            known,
+            number=place,
             seed=study.args.seed,
             sampler=study.args.sampler,
             goal=study.goal,
-            first=[study.space.baseline, *earlier.first],
+            first=first,
         )
-        for n in range(number)
-    ]
+        if len(drawn) < certain:  # then it runs when the next is drawn
+            objective = study.goal.objectives[0]
+            known.append(
+                TrialRecord(
+                    number=place,
+                    metric=objective.metric,
+                    mode=objective.mode,
+                    values=values,
+                    begun=now(),
+                )
+            )
+        drawn.append(values)
+    return drawn, certain
 
 
 def _settings(study: StudyPlan, values: Mapping[str, Value]) -> dict[str, Value]:

@@ -173,9 +173,7 @@ def _entries(node: Any, place: Place) -> dict[str, tuple[Place, yaml.Node]]:
             continue
         if key.value in entries:
             first = entries[key.value][0].line
-            raise where.error(
-                f"{key.value!r} stands here twice, also on line {first}; remove one."
-            )
+            raise where.error(f"{key.value!r} stands here twice, also on line {first}; remove one.")
         entries[key.value] = (where, value)
     return {**merged, **entries}
 

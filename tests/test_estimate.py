@@ -13,9 +13,10 @@ from conftest import Finished, run_module
 
 from study.data import DataSource
 from study.dry_run import describe_estimate
-from study.estimate import Estimate, completed, estimate, extremes
+from study.estimate import Estimate, completed, estimate, extremes, to_come
 from study.plan import StudyPlan, make_plan
 from study.probe import Cost, Size, measure, size_of
+from study.record import StudyRecord
 from study.rungs import Outlook
 from study.study_flags import build_parser
 from study.task import Task, TrainConfig, build_config, load_task
@@ -161,6 +162,56 @@ def test_a_study_that_goes_on_is_estimated_for_what_is_left(
         cwd=tmp_path,
     )
     assert other.returncode == 2 and "has another epochs" in other.stderr
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "accuracy,num_params"])
+@pytest.mark.parametrize(("ended", "running"), [(0, 0), (4, 1), (13, 1), (13, 3)])
+def test_a_dry_run_draws_what_the_study_draws(
+    tmp_path: Path, objective: str, ended: int, running: int
+) -> None:
+    """As long as nothing else ends: beyond that it promises nothing."""
+    study = plan(
+        *("fashion", "--num-samples", 40, "--objective", objective, "--studies-dir", tmp_path),
+        *("--max-concurrent", 2, "--cpus-per-worker", 1),
+    )
+    assert study.resources is not None
+    concurrent = study.resources.concurrent
+    record = StudyRecord.create_or_continue(study.folder, study.manifest(), "command")
+    for number in range(ended + running):
+        values = record.ask().values
+        row = {"val/accuracy": float(values["learning_rate"]), "num_params": number % 5}
+        record.report(number, {"epoch": 1, **row})
+        if number < ended:
+            record.end(number, "stopped" if number % 3 else "finished")
+    drawn, certain = to_come(study, record.trials(), 20)
+    expected = max(0, 10 - ended - running, concurrent - running)
+    assert (certain, len(drawn)) == (expected, 20)
+    assert [record.ask().values for _ in range(certain)] == drawn[:certain]
+    record.close()
+
+
+def test_all_of_random_search_is_certain_and_a_warm_start_goes_on(tmp_path: Path) -> None:
+    places = ("--studies-dir", tmp_path, "--num-samples", 40)
+    study = plan("fashion", *places, "--sampler", "random")
+    record = StudyRecord.create_or_continue(study.folder, study.manifest(), "command")
+    drawn, certain = to_come(study, [], 20)
+    assert certain == 20
+    for values in drawn:
+        assert (trial := record.ask()).values == values
+        record.report(trial.number, {"epoch": 1, "val/accuracy": 0.5})
+        record.end(trial.number, "finished")
+    record.close()
+    warm = plan("fashion", *places, "--name", "warm", "--warm-start-from", "fashion")
+    record = StudyRecord.create_or_continue(warm.folder, warm.manifest(), "command")
+    for _ in range(2):  # before and after it has begun
+        drawn, certain = to_come(warm, record.trials(), 3)
+        assert certain == 1 or warm.resources and certain == warm.resources.concurrent
+        assert [record.ask().values for _ in range(certain)] == drawn[:certain]
+        for trial in record.trials():
+            if trial.state == "running":
+                record.report(trial.number, {"epoch": 1, "val/accuracy": 0.1 * trial.number})
+                record.end(trial.number, "finished")
+    record.close()
 
 
 def test_dry_run_says_how_long_and_leaves_nothing(tmp_path: Path) -> None:
