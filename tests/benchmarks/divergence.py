@@ -20,7 +20,9 @@ import numpy as np
 import optuna
 from report import Report, out_parser
 
-NUM_TRIALS, STARTUP = 60, 10
+from study.sampling import NUM_RANDOM, tpe
+
+NUM_TRIALS = 60
 TOLD = ("infeasible", "worst", "fail")
 
 
@@ -30,7 +32,7 @@ def search(told: str, seed: int) -> tuple[float, float]:
     lost, best, worst = [], -np.inf, 0.0
     for number in range(NUM_TRIALS):
         mixed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        study.sampler = optuna.samplers.TPESampler(seed=mixed)
+        study.sampler = tpe(mixed)
         trial = study.ask()
         rate = np.log10(trial.suggest_float("learning_rate", 1e-5, 1.0, log=True))
         width = np.log2(trial.suggest_int("width", 8, 128, log=True)) - 5  # -2 to 2
@@ -49,7 +51,7 @@ def search(told: str, seed: int) -> tuple[float, float]:
         else:
             trial.set_constraint("finite", 1e6)
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    return mean(lost[STARTUP:]), 0.9 - best
+    return mean(lost[NUM_RANDOM:]), 0.9 - best
 
 
 def main() -> None:

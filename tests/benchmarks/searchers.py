@@ -22,6 +22,11 @@ Then the other way round, for short studies: how far the best of 8, 12 or 20 tri
 of all configurations, if TPE begins after 2, 4 or 10 random trials, or never, under ASHA.
 
     python tests/benchmarks/searchers.py --short    # that alone, five minutes
+
+And TPE as studies use it (`study.sampling.tpe`) beside its alternatives: each parameter drawn for
+itself, and with no regard to the trials that run.
+
+    python tests/benchmarks/searchers.py --tpe      # that alone, ten minutes
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Sequence
-from statistics import mean, median
+from statistics import mean, median, stdev
 
 import numpy as np
 import optuna
@@ -42,6 +47,7 @@ from curves import EPOCHS, GRIDS, PLACE
 from report import Report, out_parser
 
 from study.rungs import Rungs
+from study.sampling import NUM_RANDOM, tpe
 
 NUM_TRIALS = 24  # of the random search whose best is the target
 MOST_TRIALS = 240  # a strategy that needs more counts with these
@@ -58,14 +64,18 @@ class Strategy:
         rule: Grace period and reduction factor of ASHA; None for no stopping.
         told: What Optuna is told of a stopped trial.
         explore: Every so many-th trial is random; 0 for none beyond TPE's first.
-        startup: Random trials before TPE; ten are Optuna's and the study's.
+        startup: Random trials before TPE.
+        multivariate: Whether TPE draws parameters together.
+        liar: Whether it keeps away from the trials that run.
     """
 
     sampler: str
     rule: tuple[int, float] | None = None
     told: str = "pruned"
     explore: int = 0
-    startup: int = 10
+    startup: int = NUM_RANDOM
+    multivariate: bool = True
+    liar: bool = True
 
     def __str__(self) -> str:
         stopping = "no stopping"
@@ -73,7 +83,9 @@ class Strategy:
             stopping = f"ASHA grace {self.rule[0]} factor {self.rule[1]:g}, told {self.told}"
         explore = f", one in {self.explore} random" if self.explore else ""
         startup = "" if self.sampler == "random" else f" after {self.startup}"
-        return f"{self.sampler}{startup}{explore}, {stopping}"
+        alone = "" if self.multivariate else ", parameters alone"
+        alone += "" if self.liar else ", no regard to what runs"
+        return f"{self.sampler}{startup}{explore}{alone}, {stopping}"
 
 
 RULES = [(1, 3.0), (1, 4.0), (2, 2.0), (2, 3.0), (2, 4.0)]
@@ -90,6 +102,11 @@ STRATEGIES = [
 ]
 STARTUPS = [Strategy(sampler="tpe", rule=(4, 3.0), startup=startup) for startup in (2, 4, 10)]
 STARTUPS.append(Strategy(sampler="random", rule=(4, 3.0)))
+TPES = [
+    Strategy(sampler="tpe", rule=(4, 3.0), multivariate=multivariate, liar=liar)
+    for multivariate in (True, False)
+    for liar in (True, False)
+]
 
 
 class Landscape:
@@ -144,8 +161,11 @@ def replay(
 ) -> tuple[int, float]:
     """Return how many epochs a strategy took to see the target or end all trials, and its best."""
     if strategy.sampler == "tpe":
-        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=strategy.startup
+        sampler: optuna.samplers.BaseSampler = tpe(
+            seed,
+            startup=strategy.startup,
+            multivariate=strategy.multivariate,
+            constant_liar=strategy.liar,
         )
     else:
         sampler = optuna.samplers.RandomSampler(seed=seed)
@@ -244,6 +264,25 @@ def compare_short(
         for strategy, each in missed.items():
             what = f"{task}, {most} trials, {strategy}; best below the best of all by, mean"
             report.add(what, mean(each), mean(missed[STARTUPS[-1]]))
+            report.note(f"{task}, {most} trials, {strategy}: error of the mean", error(each))
+
+
+def compare_tpe(report: Report, task: str, num_seeds: int, pool: multiprocessing.pool.Pool) -> None:
+    """Add a row for TPE as studies use it and for each alternative."""
+    landscape = landscape_of(task)
+    target = median(landscape.random_best(seed) for seed in range(1001))
+    jobs = [(task, s, target, MOST_TRIALS, seed) for s in TPES for seed in range(num_seeds)]
+    results = pool.map(run, jobs, chunksize=4)
+    for k, strategy in enumerate(TPES):
+        part = slice(k * num_seeds, (k + 1) * num_seeds)
+        epochs = [float(spent) for spent, _ in results[part]]
+        report.add(f"{task}: {strategy}; mean epochs", mean(epochs))
+        report.note(f"{task}: {strategy}: error of the mean", error(epochs))
+
+
+def error(values: Sequence[float]) -> float:
+    """Return the standard error of a mean."""
+    return stdev(values) / len(values) ** 0.5
 
 
 def compare(report: Report, task: str, num_seeds: int, pool: multiprocessing.pool.Pool) -> None:
@@ -290,12 +329,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--short", action="store_true", help="short studies alone")
+    parser.add_argument("--tpe", action="store_true", help="TPE's arguments alone")
     args = parser.parse_args(argv)
-    report = Report("searchers_short" if args.short else "searchers", args.out)
+    name = "searchers_short" if args.short else "searchers_tpe" if args.tpe else "searchers"
+    report = Report(name, args.out)
     report.note("seeds", args.seeds)
     began = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
         for task in GRIDS:
+            if args.tpe:
+                compare_tpe(report, task, args.seeds, pool)
+                continue
             compare_short(report, task, args.seeds, pool)
             if not args.short:
                 compare(report, task, args.seeds, pool)
