@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from study.environment import user_cache
 from study.errors import InputError
 
 # Part of every key: raise it when the layout of the arrays changes, and old entries are unused.
@@ -26,8 +27,8 @@ LAYOUT = 1
 
 def cache_home() -> Path:
     """Return the folder of all entries: `$STUDY_CACHE_DIR`, else one for this user."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("STUDY_CACHE_DIR") or Path(home) / "study").expanduser().absolute()
+    folder = os.environ.get("STUDY_CACHE_DIR")
+    return Path(folder).expanduser().absolute() if folder else user_cache() / "study"
 
 
 class Entry:

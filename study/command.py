@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from study import environment
 from study.errors import DamagedFile, InputError, StartError, StorageError
 from study.plotting import ignore_user_settings
 from study.setting import parse_value
@@ -34,6 +35,7 @@ def run_command(main: Callable[[], int]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     ignore_user_settings()
     try:
+        environment.prepare()
         return main()
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # in one line

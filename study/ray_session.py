@@ -5,23 +5,70 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import sys
+from pathlib import Path
 
+from study.environment import socket_folder
 from study.errors import StartError
+from study.files import is_writable
 from study.resources import Resources, local_cpus, local_gpus
 
 NUM_STARTS = 3
 
+# What a study relies on, whatever the user's shell says.
+OPTIONS = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other output ignores verbose=0
+    "RAY_AIR_FULL_TRACEBACKS": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in error.txt and MLflow
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # KeyboardInterrupt ends the study here
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # it would copy the current folder to each worker
+}
+# What is meant for another Ray than the one that a study starts for itself.
+FOREIGN = (
+    *("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_RUNTIME_ENV", "RAY_RUNTIME_ENV_HOOK", "RAY_JOB_ID"),
+    *("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_OVERRIDE_JOB_RUNTIME_ENV", "RAY_OVERRIDE_RESOURCES"),
+    *("RAY_REDIS_ADDRESS", "RAY_CLIENT_MODE", "RAY_USE_TLS", "RAY_LD_PRELOAD_ON_WORKERS"),
+    *("RAY_STORAGE", "RAY_object_spilling_config", "RAY_DEBUG", "RAY_DEBUG_POST_MORTEM"),
+    *("RAY_LOG_TO_STDERR", "RAY_LOGGING_CONFIG_ENCODING", "RAY_WORKER_NICENESS"),
+)
+# Of Tune, which would change what a study does.
+TUNE = (
+    *("TUNE_RESULT_DIR", "TUNE_RESULT_BUFFER_LENGTH", "TUNE_RESULT_BUFFER_MIN_TIME_S"),
+    *("TUNE_RESULT_BUFFER_MAX_TIME_S", "TUNE_MAX_PENDING_TRIALS_PG", "TUNE_GLOBAL_CHECKPOINT_S"),
+    *("TUNE_FORCE_TRIAL_CLEANUP_S", "TUNE_ORIG_WORKING_DIR", "TUNE_TRIAL_STARTUP_GRACE_PERIOD"),
+    *("TUNE_TRIAL_RESULT_WAIT_TIME_S", "TUNE_CHECKPOINT_CLOUD_RETRY_NUM"),
+)
+
 
 def set_ray_options() -> None:
     """Set what Ray reads from the environment."""
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other output ignores verbose=0
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # they are in error.txt and MLflow
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # KeyboardInterrupt ends the study here
+    os.environ.update(OPTIONS)
+    for name in TUNE:
+        os.environ.pop(name, None)
+
+
+def _make_room() -> Path:
+    """Return the folder for Ray's files, and see to what it writes and asks outside of it.
+
+    Raises:
+        InputError: There is none.
+    """
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    parent = socket_folder()
+    os.environ["RAY_TMPDIR"] = str(parent)
+    token = Path.home() / ".ray" / "auth_token"
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if not named and not os.access(token, os.R_OK) and not is_writable(token.parent):
+        # Ray would write one to the home; one that lives as long as this process does as well.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return parent / "ray"
 
 
 def stay_on_loopback() -> None:
@@ -46,6 +93,7 @@ def start_ray(resources: Resources | None) -> None:
 
     Raises:
         StartError: It did not start at all.
+        InputError: There is no place for its files.
     """
     set_ray_options()
     stay_on_loopback()
@@ -54,6 +102,7 @@ def start_ray(resources: Resources | None) -> None:
     assert resources is not None
     if ray.is_initialized():
         return
+    folder = _make_room()
     for _ in range(NUM_STARTS):
         try:
             ray.init(
@@ -63,6 +112,7 @@ def start_ray(resources: Resources | None) -> None:
                 # Ray Train asks the dashboard which placement groups are left over.
                 include_dashboard=resources.workers > 1,
                 log_to_driver=False,
+                _temp_dir=str(folder),
                 logging_level=logging.ERROR,
             )
             return
@@ -73,7 +123,7 @@ def start_ray(resources: Resources | None) -> None:
             print("Ray did not start within 30 s, as on a busy machine", file=sys.stderr)
     raise StartError(
         f"Ray did not start in {NUM_STARTS} attempts; end other programs on this machine, or look "
-        "into /tmp/ray/session_latest/logs, and type the command again."
+        f"into {folder}/session_latest/logs, and type the command again."
     )
 
 

@@ -1,0 +1,246 @@
+"""The user's environment, made such that a command can work in it, before anything else is done.
+
+Every command passes through `prepare`. What a setting of the user's would break though nobody means
+it (a folder for temporary files that is gone, standard streams that are closed, a user without a
+name, a proxy for this machine itself) is put right for this process and those that it starts; what
+changes where files go is said in a line. What a study cannot work in raises `InputError`.
+
+`temporary` is the one place where folders of our own outside the studies are chosen.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+import pwd
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from study.errors import InputError
+from study.files import is_writable
+
+# Below 108 bytes with what Ray appends: `/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/`
+# and the longest name there.
+SOCKET_BYTES = 107
+RAY_PATH = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def prepare() -> None:
+    """Make the environment one in which a command works.
+
+    Raises:
+        InputError: It cannot be, and what to do.
+    """
+    _open_streams()
+    _use_utf8()
+    _hear_signals()
+    os.umask(os.umask(0o077) & 0o077)  # files of ours can be read and written by ourselves
+    _find_current_folder()
+    _find_temporary_folder()
+    _find_user()
+    _leave_loopback_alone()
+    if any(entry[0] == "error" for entry in warnings.filters):
+        # A warning of a library is no error, here and in the processes to come.
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+
+
+def _open_streams() -> None:
+    """Give closed standard streams to `/dev/null`: the next file opened would be taken for one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False, encoding="utf-8")
+            setattr(sys, name, stream)
+
+
+def _use_utf8() -> None:
+    """Use UTF-8 for files whatever the locale, and have streams show what they cannot write.
+
+    Python decides on the first when it starts, so a command in another locale starts again.
+    """
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    if (
+        locale.getencoding().lower().replace("-", "") != "utf8"
+        and not sys.flags.utf8_mode
+        and not sys.flags.ignore_environment
+        and main is not None
+        and main.name.startswith("study.")
+    ):
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stderr.encoding}:backslashreplace")
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _hear_signals() -> None:
+    """Have the ends of child processes heard, and no signal held back, whoever started us."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _find_current_folder() -> None:
+    try:
+        here = os.getcwd()
+    except OSError:
+        raise InputError("the current folder is gone; change to one that is there.") from None
+    try:
+        here.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"the path of the current folder is not UTF-8 ({os.fsencode(here)!r}); change to "
+            "another, or rename it."
+        ) from None
+
+
+def _find_temporary_folder() -> None:
+    """Let `TMPDIR` name what Python uses: others take it unseen, though it may be gone."""
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        raise InputError(
+            "there is no folder for temporary files that can be written (TMPDIR, /tmp, /var/tmp); "
+            "make space, or set TMPDIR to one."
+        ) from None
+    given = os.environ.get("TMPDIR")
+    if given is not None and given != folder:
+        if given:
+            print(f"TMPDIR={given} cannot be used; temporary files go to {folder}", file=sys.stderr)
+        os.environ["TMPDIR"] = folder
+
+
+def _find_user() -> None:
+    """Give a user id without a name one, and who has no home that can be written another place."""
+    try:
+        entry = pwd.getpwuid(os.getuid())
+    except KeyError:  # `docker run -u 54321`
+        entry = None
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        os.environ["USER"] = entry.pw_name if entry else f"uid-{os.getuid()}"
+    if not os.path.isabs(os.environ.get("HOME", "")):
+        known = entry.pw_dir if entry else ""
+        os.environ["HOME"] = known if os.path.isdir(known) else str(temporary("home"))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        if not os.path.isabs(os.environ.get(name, "/")):
+            del os.environ[name]  # the standard has relative ones ignored
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    if "MPLCONFIGDIR" not in os.environ and not _can_write(Path(config)):
+        os.environ["MPLCONFIGDIR"] = str(temporary("matplotlib"))  # else matplotlib warns
+
+
+def _leave_loopback_alone() -> None:
+    """Ask no proxy for this machine itself, whose MLflow and Ray it does not know."""
+    if not any(os.environ.get(f"{kind}_proxy") or os.environ.get(f"{kind}_PROXY".upper())
+               for kind in ("http", "https", "all", "grpc")):  # fmt: skip
+        return
+    for name in ("no_proxy", "NO_PROXY"):
+        known = [word for word in os.environ.get(name, "").split(",") if word.strip()]
+        if "*" not in known:
+            os.environ[name] = ",".join([*known, *(h for h in LOOPBACK if h not in known)])
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        return is_writable(folder)
+    except OSError:
+        return False
+
+
+def user_cache() -> Path:
+    """Return the folder for caches of this user's: of the home, or where that cannot be written."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home).expanduser()
+    if folder.is_absolute() and _can_write(folder):
+        return folder
+    return temporary("cache")
+
+
+def temporary(name: str) -> Path:
+    """Return a folder for temporary files that is this user's alone; it stays.
+
+    Raises:
+        InputError: None can be made.
+    """
+    return _own(Path(tempfile.gettempdir()), name)
+
+
+def _own(parent: Path, name: str) -> Path:
+    folder = parent / f"study-{os.getuid()}"
+    for place in (folder, folder / name):
+        try:
+            place.mkdir(mode=0o700, exist_ok=True)
+            found = place.lstat()
+        except OSError as error:
+            raise InputError(f"cannot make the folder {place} ({error.strerror}).") from None
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise InputError(f"{place} is not this user's own folder; set TMPDIR to another place.")
+    return folder / name
+
+
+def socket_folder() -> Path:
+    """Return a folder in which Ray can make its own, with sockets in it.
+
+    Their paths may have 107 bytes, which a longer `TMPDIR` leaves no room for, and Ray takes ASCII
+    only: then another place is chosen and said.
+
+    Raises:
+        InputError: There is none.
+    """
+    first = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    why = ""
+    for folder in _socket_folders(Path(first)):
+        problem = _socket_problem(folder)
+        if problem is None:
+            if why:
+                print(f"{why}; Ray's files go to {folder}/ray", file=sys.stderr)
+            return folder
+        why = why or problem
+    raise InputError(f"{why}; set TMPDIR to a folder that can be written, with a short path.")
+
+
+def _socket_folders(first: Path) -> Iterator[Path]:
+    yield first
+    for parent in ("/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm", Path.home()):
+        if parent and os.path.isdir(parent):
+            try:
+                yield _own(Path(parent), "s")
+            except InputError:  # another user's, or not to be written
+                continue
+
+
+def _socket_problem(folder: Path) -> str | None:
+    """Return why Ray cannot have its sockets below a folder, by making one; None if it can."""
+    text = str(folder)
+    if not folder.is_absolute() or not text.isascii() or not text.isprintable() or " " in text:
+        return f"the path {folder} has signs in it that Ray does not take"
+    longest = text + RAY_PATH
+    if len(longest.encode()) > SOCKET_BYTES:
+        return (
+            f"the path {folder} is too long by {len(longest.encode()) - SOCKET_BYTES} bytes for "
+            "Ray's sockets"
+        )
+    ray = folder / "ray"
+    try:
+        ray.mkdir(exist_ok=True)
+        # A name in it as long as Ray's, since file systems differ in sockets, not in their depth.
+        name = f".study-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(ray / name))
+        (ray / name).unlink()
+    except OSError as error:
+        return f"no sockets can be made in {ray} ({error.strerror or error})"
+    return None
