@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from study.estimate import Estimate
 from study.plan import StudyPlan
 from study.progress import number, settings_line
+from study.resources import say_trials
 from study.rungs import Outlook
 from study.tables import duration, table
 
@@ -14,8 +17,8 @@ NUM_SHOWN = 4  # of the configurations to come
 def describe(study: StudyPlan) -> str:
     """Return the plan for people."""
     lines = [
-        f"study      {study.name}: {study.task.title}, {study.args.num_samples} trials of up to "
-        f"{study.epochs} epochs",
+        f"study      {study.name}: {study.task.title}, {say_trials(study.args.num_samples)} of up "
+        f"to {study.epochs} epochs",
         f"data       {study.identity['dataset']}, {study.identity['train']} training images "
         f"(part of them for validation)",
     ]
@@ -66,7 +69,7 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
         lines.append("trial ...  likewise: none of them depends on another")
     lines.append(_networks(found))
     lines += [f"fails      {failure}" for failure in found.failures]
-    return "\n".join([*lines, *_time(found, price)])
+    return "\n".join([*lines, *_time(study, found, price)])
 
 
 def _reach(study: StudyPlan, outlook: Outlook) -> str:
@@ -96,7 +99,7 @@ def _networks(found: Estimate) -> str:
     return table([*header, "images", "epoch"], rows)
 
 
-def _time(found: Estimate, price: float | None) -> list[str]:
+def _time(study: StudyPlan, found: Estimate, price: float | None) -> list[str]:
     assert found.outlook is not None
     outlook = found.outlook
     low, mean, high = outlook.low, outlook.seconds, outlook.high
@@ -104,6 +107,11 @@ def _time(found: Estimate, price: float | None) -> list[str]:
         f"time       about {duration(mean)} for {found.left} trials; 8 of 10 such studies take "
         f"{duration(low)} to {duration(high)} ({found.measured} configurations measured)"
     ]
+    budget = study.args.time_budget
+    if budget is not None and (budget < mean or math.isinf(study.args.num_samples)):
+        lines.append(
+            f"budget     {duration(budget)}: about {found.left * budget / mean:.0f} trials"
+        )
     if price is not None:
         dollars = [t / 3600 * price for t in (mean, low, high)]
         lines.append(

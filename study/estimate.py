@@ -7,6 +7,7 @@ at a time as trials will run, and the study is simulated with what they took (`s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from study.plan import StudyPlan
@@ -38,7 +39,7 @@ class Estimate:
     """What the trials that a study still lacks will take.
 
     Attributes:
-        left: How many they are.
+        left: How many they are; of a study without limit, some.
         first: Number of the first new one.
         drawn: Hyperparameters of new ones: first those that the study will draw, then what the
             search would draw without further results.
@@ -74,7 +75,9 @@ def estimate(study: StudyPlan) -> Estimate:
     study.refuse_changed_metrics()
     record = study.begun()
     trials = record.trials() if record is not None else []
-    left = study.args.num_samples - sum(trial.state != "running" for trial in trials)
+    ended = sum(trial.state != "running" for trial in trials)
+    asked = study.args.num_samples
+    left = NUM_DRAWN if math.isinf(asked) else asked - ended
     if left <= 0:
         return Estimate(left=0)
     cut_off = [trial for trial in trials if trial.state == "running"][:left]
@@ -113,10 +116,11 @@ def estimate(study: StudyPlan) -> Estimate:
         for (_, trial), seconds in zip(going, epochs[len(ends) :], strict=False)
     ]
     new = epochs[len(ends) + len(going) :]
-    runners += [Runner(begin=begin, epoch=new[n % len(new)]) for n in range(left - len(going))]
+    runners += [Runner(begin=begin, epoch=seconds) for seconds in new]
     asha = study.args.scheduler == "asha"
     outlook = simulate(
         runners,
+        more=left - len(runners),
         epochs=study.epochs,
         concurrent=resources.concurrent,
         rule=(study.args.grace_period, study.args.reduction_factor) if asha else None,

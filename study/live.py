@@ -108,9 +108,7 @@ class LiveProgress(Progress):
         super().__init__(record, asked)
         self._stopping = stopping
         self._block = Block(sys.stderr)
-        self._closed = threading.Event()
         self._last: list[str] = []  # the table as last drawn
-        self._thread = threading.Thread(target=self._keep_drawing, name="live", daemon=True)
         self._before: tuple[Any, ...] = ()
 
     def __enter__(self) -> Self:
@@ -121,13 +119,11 @@ class LiveProgress(Progress):
             sys.stdout = output
         self._redirect_logs(self._before[1], output)
         self._stopping.tell = self._block.above
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *raised: object) -> None:
         """Take the table away, and leave the terminal as it was."""
-        self._closed.set()
-        self._thread.join()
+        super().__exit__()
         output = sys.stderr
         output.write("\n" * bool(getattr(output, "begun", "")))  # a line that was not ended
         sys.stdout, sys.stderr, self._stopping.tell = self._before
@@ -150,9 +146,9 @@ class LiveProgress(Progress):
         """Print the line of an ended trial."""
         self.say(self.ended_line(trial))
 
-    def _keep_drawing(self) -> None:
+    def _keep_showing(self) -> None:
         pause = DRAW_SECONDS
-        while not self._closed.wait(pause):
+        while not self._due.wait(pause):  # the end is all that is ever due
             outlook = self.look_ahead()
             looked = time.monotonic()
             state = snapshot(self.record, self.asked, outlook)

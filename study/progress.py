@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Self
@@ -24,6 +25,9 @@ SHARE = 50  # so many times as long as a simulation or a drawing takes, there is
 class Progress:
     """Prints to stderr what happens in a study.
 
+    A summary simulates the time that is left, so a thread makes it: Ray's callbacks, which tell
+    what happens, never wait for that.
+
     Args:
         record: The study.
         asked: What it was started with.
@@ -38,12 +42,19 @@ class Progress:
         self._outlook: Outlook | None = None
         self._known = (0, 0)  # ended trials and epochs at the last simulation
         self._looked = self._rest = 0.0  # when it was, and how long there is none after it
+        self._closed = False
+        self._due = threading.Event()  # a summary, or the end
+        self._thread = threading.Thread(target=self._keep_showing, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
+        self._thread.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Do nothing: what is printed stays."""
+        """Print the summary that is due; what is printed stays."""
+        self._closed = True
+        self._due.set()
+        self._thread.join()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -54,13 +65,25 @@ class Progress:
         """Note an epoch of a running trial; print a summary if nothing was said for a while."""
         self.epochs[number] = epoch
         if time.monotonic() - self.said > SUMMARY_SECONDS:
-            self.say(self.summary())
+            self._due.set()
 
     def ended(self, trial: TrialRecord) -> None:
-        """Print the line of an ended trial, and a summary."""
+        """Print the line of an ended trial, and soon a summary."""
         self.epochs.pop(trial.number, None)
         self.say(self.ended_line(trial))
-        self.say(self.summary())
+        self._due.set()
+
+    def _keep_showing(self) -> None:
+        told = self.record.num_ended()
+        while True:
+            self._due.wait()
+            self._due.clear()
+            closed = self._closed
+            if not closed or self.record.num_ended() > told:
+                told = self.record.num_ended()
+                self.say(self.summary())
+            if closed:
+                return
 
     def ended_line(self, trial: TrialRecord) -> str:
         """Return the line of an ended trial."""
@@ -85,20 +108,24 @@ class Progress:
         count = counts(trials)
         ended = len(trials) - count["running"]
         best = self.record.ranking()[:1]
-        parts = [f"{ended}/{self.asked.num_samples} trials"]
+        total = "" if self.asked.unlimited else f"/{self.asked.num_samples}"
+        parts = [f"{ended}{total} trials"]
         parts += [f"{count[state]} {state}" for state in ("stopped", "failed") if count[state]]
-        if self.epochs:
-            total = self.record.manifest["epochs"]
-            running = (f"{number} at {epoch}/{total}" for number, epoch in self.epochs.items())
-            parts.append("running: " + ", ".join(running))
+        if running := dict(self.epochs):
+            each = self.record.manifest["epochs"]
+            shown = (f"{number} at {epoch}/{each}" for number, epoch in running.items())
+            parts.append("running: " + ", ".join(shown))
         if best:
             values = show_values(self.record.goal, best[0])
             missed = ", misses what is required" if self.record.goal.missed(best[0]) else ""
             parts.append(f"best {values} (trial {best[0].number}{missed})")
         if self.record.goal.double:
             parts.append(f"{len(self.record.front())} on the front")
-        if (outlook := self.look_ahead()) is not None:
+        outlook, budget = self.look_ahead(), self.asked.budget_left(self.record.manifest)
+        if outlook is not None and (budget is None or outlook.seconds < budget):
             parts.append(f"about {duration(outlook.seconds)} left")
+        elif budget is not None:
+            parts.append(f"the time budget ends in {duration(budget)}")
         elapsed = time.monotonic() - self.begun
         return f"    [{duration(elapsed)}] " + ", ".join(parts)
 

@@ -40,7 +40,7 @@ def headline(
     """Return the figures on top of the page: label, value, note."""
     count, ranking = counts(record.trials()), record.ranking()
     ended = sum(n for state, n in count.items() if state != "running")
-    asked = f" of {schedule.num_samples}" if schedule else ""
+    asked = f" of {schedule.num_samples}" if schedule and not schedule.unlimited else ""
     states = ", ".join(f"{n} {state}" for state, n in count.items() if n)
     rows: list[tuple[str, str, str]] = []
     if ranking and ranking[0].value is not None:
@@ -263,8 +263,9 @@ def commands(record: StudyRecord) -> list[tuple[str, str]]:
         words = shlex.split(starts[-1]["command"])
         if words[2:3] == ["study.tune"] and "--num-samples" in words:
             place = words.index("--num-samples") + 1
-            words[place] = str(2 * int(words[place])) if words[place].isdigit() else words[place]
-            found.append(("twice as many trials", shlex.join(words)))
+            if words[place].isdigit():
+                words[place] = str(2 * int(words[place]))
+                found.append(("twice as many trials", shlex.join(words)))
     ranking = record.ranking()
     if ranking and (run_id := record.run_folder(ranking[0].number).run_id):
         task = manifest["task"]

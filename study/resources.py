@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from study.errors import InputError
 # What a trial takes whose workers are other processes. Every cluster's head node has 1 of it, so no
 # worker's core is touched: of 2 cores 0.01 for a driver would leave room for one worker only.
 DRIVER = {"node:__internal_head__": 0.001}
+MOST_TRIALS = 10**15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:
 def plan(
     nodes: Sequence[Node],
     *,
-    num_samples: int,
+    num_samples: float,
     workers: int,
     cpus_per_worker: int | None,
     gpus_per_worker: float | None,
@@ -107,7 +109,7 @@ def plan(
 
     Args:
         nodes: The machines.
-        num_samples: Trials of the study.
+        num_samples: Trials of the study; infinity without limit.
         workers: Of each trial.
         cpus_per_worker: Cores of each; None to share them out.
         gpus_per_worker: GPUs of each; None for one if there are enough, else none.
@@ -144,7 +146,7 @@ def plan(
             f"a trial asks for {least * workers} CPUs ({workers} workers with {least} each), but "
             f"there are {total_cpus:g}; lower --cpus-per-worker or --workers-per-trial."
         )
-    most = min(num_samples, max_concurrent or num_samples, fit(least))
+    most = int(min(num_samples, max_concurrent or num_samples, fit(least)))
     if not most:
         each = f"{least} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
         raise InputError(
@@ -161,10 +163,27 @@ def plan(
 def add_resource_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what a study runs on, and how many trials."""
     parser.add_argument(
-        "--num-samples", metavar="N", type=int, default=10, help="run until the study has N ended "
-        "trials (default: %(default)s)",
+        "--num-samples", metavar="N", type=_num_samples, default=10, help="run until the study has "
+        "N ended trials; inf: until --time-budget or Ctrl-C ends it (default: %(default)s)",
     )  # fmt: skip
     add_machine_flags(parser)
+
+
+def _num_samples(text: str) -> float:
+    """Return a whole number of trials, or infinity."""
+    if text.strip().lower() in ("inf", "none"):
+        return math.inf
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number; for no limit give inf"
+        ) from None
+
+
+def say_trials(number: float) -> str:
+    """Return how many trials there are, for people; infinity says what ends the study."""
+    return "any number of trials" if math.isinf(number) else f"{number} trials"
 
 
 def add_machine_flags(parser: argparse._ActionsContainer) -> None:
@@ -197,6 +216,8 @@ def check_resource_flags(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
+    if MOST_TRIALS < args.num_samples < math.inf:
+        raise InputError(f"--num-samples {args.num_samples:,} is too many; for no limit give inf.")
     gpus = args.gpus_per_worker or 0.0
     if not 0 <= gpus < float("inf"):
         raise InputError(f"--gpus-per-worker must be 0 or more, but got {gpus:g}.")

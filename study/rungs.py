@@ -3,20 +3,28 @@
 Asynchronous successive halving keeps more than one in F: whoever comes first to a rung passes it,
 and the next are compared with few. So the number is counted in many simulated studies, in which a
 trial's rank among all is random and the same at every rung, and slots are taken as they get free.
+
+What that costs does not depend on how many trials are left: a few hundred are simulated, and of
+all later ones, which are compared with many, one in F goes on at each rung.
 """
 
 from __future__ import annotations
 
 import bisect
+import copy
 import dataclasses
+import heapq
 import math
 import random
 from collections.abc import Sequence
+from itertools import accumulate, cycle, islice
 
 from study.trial_record import TrialRecord
 
 NUM_STUDIES = 300  # simulated; the standard error of a mean is then 6 % of the spread
-MOST_STEPS = 300_000  # epochs simulated in all, about a second
+LEAST_STUDIES = 30  # of large ones
+LEAST_TRIALS = 100  # of each
+MOST_STEPS = 300_000  # times that a trial comes to a rung or to its end, in all; about a second
 
 
 class Rungs:
@@ -41,14 +49,38 @@ class Rungs:
         """Return whether a trial goes on after an epoch; to be asked after every epoch."""
         if epoch >= self._epochs:
             return True
-        for milestone, values, seen in zip(self.milestones, self._values, self._seen, strict=True):
-            if epoch < milestone or number in seen:
-                continue
-            passes = not values or value >= self._cutoff(values)
-            bisect.insort(values, value)
-            seen.add(number)
-            return passes
+        for rung, (milestone, seen) in enumerate(zip(self.milestones, self._seen, strict=True)):
+            if epoch >= milestone and number not in seen:
+                seen.add(number)
+                return self.passes(rung, value)
         return True
+
+    def passes(self, rung: int, value: float) -> bool:
+        """Note a value at a rung, by its place among the milestones; return whether it goes on."""
+        values = self._values[rung]
+        goes_on = not values or value >= self._cutoff(values)
+        bisect.insort(values, value)
+        return goes_on
+
+    def decisions(self) -> list[tuple[int, int]]:
+        """Return after which epochs a trial that always goes on is judged, and at which rung.
+
+        At one rung an epoch, the highest that it has not been judged at.
+        """
+        left = list(enumerate(self.milestones))
+        found: list[tuple[int, int]] = []
+        epoch = 0
+        while left and (epoch := max(epoch + 1, math.ceil(left[-1][1]))) < self._epochs:
+            here = next(entry for entry in left if entry[1] <= epoch)
+            left.remove(here)
+            found.append((epoch, here[0]))
+        return found
+
+    def knowing(self, values: Sequence[list[float]]) -> Rungs:
+        """Return rungs that have seen these values, sorted, a list for each."""
+        known = copy.copy(self)
+        known._values = [list(each) for each in values]
+        return known
 
     def _cutoff(self, values: list[float]) -> float:
         """Return the percentile of sorted values, between two of them if need be, as NumPy does."""
@@ -98,6 +130,7 @@ def simulate(
     epochs: int,
     concurrent: int,
     rule: tuple[int, float] | None,
+    more: int = 0,
     past: Sequence[tuple[int, float]] = (),
     alone: float = 1.0,
     most_steps: int = MOST_STEPS,
@@ -109,27 +142,55 @@ def simulate(
         epochs: Of a trial that is not stopped.
         concurrent: Trials at a time.
         rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
+        more: Trials that come after `runners`, each like a new one of those, in turns.
         past: Of the trials that ended before: their epochs, and their ranks in [0, 1].
         alone: How many times faster a trial is when it runs alone.
-        most_steps: Epochs simulated in all, about, if they make 30 studies.
+        most_steps: Times that a trial comes to a rung or to its end, in all, about.
     """
+    rungs = Rungs(rule[0], epochs, rule[1]) if rule else None
+    decisions = rungs.decisions() if rungs else []
+    each = len(decisions) + 1
+    fit = max(LEAST_TRIALS, most_steps // (LEAST_STUDIES * each))
+    new = [runner for runner in runners if not runner.done]
+    simulated = [*runners, *islice(cycle(new), min(more, max(0, fit - len(runners))))]
+    rest = len(runners) + more - len(simulated)
+    study = _Study(
+        runners=simulated,
+        epochs=epochs,
+        concurrent=min(concurrent, len(simulated)) if rest else concurrent,
+        decisions=decisions,
+        alone=alone,
+    )
+    known: list[list[float]] = [[] for _ in rungs.milestones] if rungs else []
+    cut_off = [(runner.done, runner.rank or 0.0) for runner in runners if runner.done]
+    for done, rank in [*past, *cut_off]:
+        for epoch, rung in decisions:
+            if epoch <= done:
+                known[rung].append(rank)
+    for values in known:
+        values.sort()
+    repeats = 1  # without a rule nothing is left to chance
+    if rule is not None:
+        fitting = most_steps // max(1, len(simulated) * each)
+        repeats = max(LEAST_STUDIES, min(NUM_STUDIES, fitting))
     generator = random.Random(0)
-    least = 1 if rule is None and concurrent == 1 else 30
-    repeats = max(least, min(NUM_STUDIES, most_steps // max(1, len(runners) * epochs)))
-    reached = [0.0] * epochs
+    passing = 1 / rule[1] if rule else 1.0
+    mean, deviation = _later(new, epochs, decisions, passing)
+    changes = [0.0] * (epochs + 1)
     ends = []
     for _ in range(repeats):
-        rungs = Rungs(rule[0], epochs, rule[1]) if rule else None
-        known = [(len(runners) + place, *trial) for place, trial in enumerate(past)]
-        known += [(number, r.done, r.rank or 0.0) for number, r in enumerate(runners) if r.done]
-        for number, done, rank in known:
-            for epoch in range(1, done + 1) if rungs else ():
-                assert rungs is not None
-                rungs.goes_on(number, epoch, rank)
-        ends.append(_run(runners, epochs, concurrent, rungs, alone, generator, reached))
+        seconds = study.run(rungs and rungs.knowing(known), generator, changes)
+        late = rest * mean + math.sqrt(rest) * deviation * generator.gauss() if rest else 0.0
+        ends.append(seconds + max(0.0, late) / concurrent)
     ends.sort()
+    reached = [count / repeats for count in accumulate(changes[:epochs])]
+    share = 1.0
+    judged = {epoch for epoch, _ in decisions}
+    for epoch in range(epochs if rest else 0):
+        share *= passing if epoch in judged else 1.0
+        reached[epoch] += rest * share
     return Outlook(
-        reached=tuple(count / repeats for count in reached),
+        reached=tuple(reached),
         seconds=sum(ends) / repeats,
         low=ends[repeats // 10],
         high=ends[-1 - repeats // 10],
@@ -143,42 +204,63 @@ def ranks(trials: Sequence[TrialRecord], mode: str) -> dict[int, float]:
     return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}
 
 
-def _run(
-    runners: Sequence[Runner],
-    epochs: int,
-    concurrent: int,
-    rungs: Rungs | None,
-    alone: float,
-    generator: random.Random,
-    reached: list[float],
-) -> float:
-    """Run one simulated study; add to `reached`; return its seconds."""
-    ranks = [generator.random() if r.rank is None else r.rank for r in runners]
-    waiting = list(reversed(range(len(runners))))
-    slots: list[list[float]] = []  # number, last epoch, work left until its next one
-    clock = 0.0
-    while waiting or slots:
-        while waiting and len(slots) < concurrent:
-            number = waiting.pop()
-            runner = runners[number]
-            if runner.done < epochs:
-                slots.append([number, runner.done, runner.begin + runner.epoch])
-        if not slots:
-            break
-        free = (concurrent - len(slots)) / max(1, concurrent - 1)  # 1 if a trial runs alone
-        speed = 1 + (alone - 1) * free
-        step = min(slot[2] for slot in slots)
-        clock += step / speed
-        still = []
-        for slot in slots:
-            slot[2] -= step
-            if slot[2] > 1e-9:
-                still.append(slot)
-                continue
-            number, epoch = int(slot[0]), int(slot[1]) + 1
-            reached[epoch - 1] += 1
-            stays = rungs is None or rungs.goes_on(number, epoch, ranks[number])
-            if stays and epoch < epochs:
-                still.append([number, epoch, runners[number].epoch])
-        slots = still
-    return clock
+def _later(
+    new: Sequence[Runner], epochs: int, decisions: Sequence[tuple[int, int]], passing: float
+) -> tuple[float, float]:
+    """Return mean and standard deviation of a trial's seconds once rungs have seen many."""
+    if not new:
+        return 0.0, 0.0
+    lengths = [epoch for epoch, _ in decisions] + [epochs]
+    chances = [passing**place * (1 - passing) for place in range(len(decisions))]
+    chances.append(passing ** len(decisions))
+    length = sum(n * chance for n, chance in zip(lengths, chances, strict=True))
+    square = sum(n * n * chance for n, chance in zip(lengths, chances, strict=True))
+    spread = max(0.0, square - length**2)
+    mean = sum(runner.begin + runner.epoch * length for runner in new) / len(new)
+    return mean, math.sqrt(sum(runner.epoch**2 * spread for runner in new) / len(new))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Study:
+    """What is simulated: see `simulate`; `decisions` are those of `Rungs`."""
+
+    runners: Sequence[Runner]
+    epochs: int
+    concurrent: int
+    decisions: Sequence[tuple[int, int]]
+    alone: float
+
+    def run(self, rungs: Rungs | None, generator: random.Random, changes: list[float]) -> float:
+        """Run it once and return its seconds.
+
+        Args:
+            rungs: Of this run.
+            generator: Of the ranks that are random.
+            changes: Gets by how much the number of trials that train an epoch changes at it, by
+                epoch from 0.
+        """
+        ranks = [generator.random() if r.rank is None else r.rank for r in self.runners]
+        stops = [*self.decisions, (self.epochs, -1)]
+        waiting = iter(enumerate(self.runners))
+        slots: list[tuple[float, int, int]] = []  # when it comes to a stop, number, which stop
+        clock = now = 0.0  # seconds, and what they would be with all slots taken
+        while True:
+            while len(slots) < self.concurrent and (entry := next(waiting, None)) is not None:
+                number, runner = entry
+                if runner.done < self.epochs:
+                    place = next(k for k, stop in enumerate(stops) if stop[0] > runner.done)
+                    work = runner.begin + (stops[place][0] - runner.done) * runner.epoch
+                    heapq.heappush(slots, (now + work, number, place))
+                    changes[runner.done] += 1
+            if not slots:
+                return clock
+            free = (self.concurrent - len(slots)) / max(1, self.concurrent - 1)  # 1 if one runs
+            when, number, place = heapq.heappop(slots)
+            clock += (when - now) / (1 + (self.alone - 1) * free)
+            now = when
+            epoch, rung = stops[place]
+            if epoch < self.epochs and rungs is not None and rungs.passes(rung, ranks[number]):
+                work = (stops[place + 1][0] - epoch) * self.runners[number].epoch
+                heapq.heappush(slots, (now + work, number, place + 1))
+            else:
+                changes[epoch] -= 1

@@ -16,6 +16,7 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
+from study.command import parse_time
 from study.objective import Goal
 from study.record import StudyRecord
 from study.rungs import Outlook, Rungs, Runner, ranks, simulate
@@ -24,7 +25,7 @@ from study.trial_record import TrialRecord, counts
 
 NUM_RUNNING = 8  # trials with a line of their own
 NUM_REASONS = 3
-STEPS = 30_000  # epochs simulated for the time that is left, a tenth of a second
+STEPS = 30_000  # simulated for the time that is left, a tenth of a second
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,14 +33,16 @@ class Schedule:
     """What the last command asked for.
 
     Attributes:
-        num_samples: Trials at which the study is done.
+        num_samples: Trials at which the study is done; inf if there is no such number.
         rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
         workers: Of a trial.
+        budget: Seconds after which the study stops; None for never.
     """
 
-    num_samples: int
+    num_samples: float
     rule: tuple[int, float] | None
     workers: int = 1
+    budget: float | None = None
 
     @staticmethod
     def of(manifest: dict[str, Any]) -> Schedule | None:
@@ -52,6 +55,8 @@ class Schedule:
             with redirect_stderr(StringIO()):  # of a later version, perhaps, with other flags
                 words = shlex.split(starts[-1]["command"])[3:]
                 args = build_parser().parse_args(words)
+                if args.time_budget is not None:
+                    args.time_budget = parse_time("--time-budget", args.time_budget)
         except (LookupError, TypeError, ValueError, SystemExit):
             return None
         if args.grace_period is None:
@@ -62,8 +67,24 @@ class Schedule:
     def from_args(args: Namespace) -> Schedule:
         """Take it from the checked flags of `study.tune`."""
         rule = (args.grace_period, args.reduction_factor) if args.scheduler == "asha" else None
-        workers = args.workers_per_trial
-        return Schedule(num_samples=args.num_samples, rule=rule, workers=workers)
+        return Schedule(
+            num_samples=args.num_samples,
+            rule=rule,
+            workers=args.workers_per_trial,
+            budget=args.time_budget,
+        )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is no number of trials at which the study is done."""
+        return math.isinf(self.num_samples)
+
+    def budget_left(self, manifest: dict[str, Any]) -> float | None:
+        """Return the seconds until the last start's time budget ends; None if it has none."""
+        if self.budget is None:
+            return None
+        begun = seconds_of(manifest["starts"][-1]["time"])
+        return max(0.0, begun + self.budget - time.time())
 
 
 def snapshot(
@@ -86,7 +107,7 @@ def snapshot(
     rungs = milestones(schedule, manifest["epochs"])
     return {
         **{key: manifest[key] for key in ("study", "task", "dataset", "metric", "mode")},
-        "num_samples": schedule.num_samples if schedule else None,
+        "num_samples": schedule.num_samples if schedule and not schedule.unlimited else None,
         "trials": counts(trials),
         "objective": str(record.goal),
         "best": _best(best[0], trials, record.goal) if best else None,
@@ -121,6 +142,7 @@ def snapshot(
             "high": outlook.high,
             "how": "simulated with this study's epochs so far, as many trials at a time as run now",
         },
+        "budget_left": schedule.budget_left(manifest) if schedule else None,
         "failures": dict(reasons.most_common()),
         "tried_again": dict(tries.most_common()),
     }
@@ -172,7 +194,7 @@ def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
     """
     trials = record.trials()
     ended = sum(trial.state != "running" for trial in trials)
-    if schedule is None or ended >= schedule.num_samples:
+    if schedule is None or schedule.unlimited or ended >= schedule.num_samples:
         return None
     times = [[row["ended"] for row in t.history if "ended" in row] for t in trials]
     epochs = [b - a for ends in times for a, b in zip(ends, ends[1:], strict=False)]
@@ -189,15 +211,16 @@ def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
     ]
     begin = max(0.0, median(begins)) if begins else 0.0
     running = [trial for trial in trials if trial.state == "running"]
-    left = schedule.num_samples - ended
+    left = int(schedule.num_samples) - ended
     places = ranks(trials, record.manifest["mode"])
     runners = [
         Runner(begin=0.0, epoch=epoch, done=trial.epochs, rank=places.get(trial.number))
         for trial in running[:left]
     ]
-    runners += [Runner(begin=begin, epoch=epoch)] * (left - len(runners))
+    new = left - len(runners)
     return simulate(
-        runners,
+        [*runners, *[Runner(begin=begin, epoch=epoch)] * min(1, new)],
+        more=max(0, new - 1),
         epochs=record.manifest["epochs"],
         concurrent=max(1, len(running)),
         rule=schedule.rule,
@@ -223,9 +246,12 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
             f"{best['epoch']}{notes}  {sparkline(best['so_far'], room)}"
         )
     time_row = f"epochs   {state['epochs_done']} done"
-    if left:
+    budget = state["budget_left"]
+    if left and (budget is None or left["seconds"] < budget):
         time_row += f", about {left['epochs']:.0f} left: {duration(left['seconds'])}"
         time_row += f" ({duration(left['low'])} to {duration(left['high'])})"
+    elif budget is not None:
+        time_row += f", the time budget ends in {duration(budget)}"
     rows.append(time_row)
     if state["rungs"]:
         rungs = (

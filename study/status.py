@@ -12,6 +12,7 @@ median time of its epochs so far, as many at a time as run now.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -96,7 +97,11 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
     record = StudyRecord.read(folder)
     asked = Schedule.of(record.manifest)
     driver = driver_of(folder)
-    outlook = time_left(record, asked) if driver["alive"] is not False else None
+    outlook = None
+    if driver["alive"] is not False:
+        outlook = time_left(record, asked)
+    elif asked is not None:
+        asked = dataclasses.replace(asked, budget=None)  # of a start that is over
     return {**snapshot(record, asked, outlook), "driver": driver}
 
 

@@ -41,6 +41,7 @@ class Stopping:
     Attributes:
         why: In a sentence for people; None as long as the study goes on.
         exit_code: Of the command, once the study has stopped.
+        spent: Whether it stopped because the time budget is used up.
         abandoned: Whether another driver has the study now.
         waits: Whether trials can save in the middle of an epoch, so that waiting helps.
         tell: Prints a line while a signal is handled, where nothing may wait for a lock.
@@ -50,6 +51,7 @@ class Stopping:
         self.budget = budget
         self.why: str | None = None
         self.exit_code = 0
+        self.spent = False
         self.waits = True
         self.tell: Callable[[str], None] = _write_line
         self.abandoned = False
@@ -135,6 +137,7 @@ class Stopping:
         """
         elapsed = time.monotonic() - self._begun
         if self.budget is not None and elapsed > self.budget:
+            self.spent = self.spent or self.why is None
             self.request(f"the time budget of {duration(self.budget)} is used up", 0)
         if self.why is not None:
             waited = time.monotonic() - self._since

@@ -29,7 +29,7 @@ from study.progress import Progress
 from study.provenance import facts
 from study.ray_session import set_ray_options, shut_down_ray, start_ray
 from study.record import StudyRecord
-from study.resources import DRIVER
+from study.resources import DRIVER, say_trials
 from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
 from study.study_flags import build_parser
@@ -99,8 +99,9 @@ def run(
             at_random = ", random search" if study.args.sampler == "random" else ""
             with progress_for(record, asked, stopping) as progress:
                 progress.say(
-                    f"{study.title} {'continues' if record.trials() else 'begins'}: {left} trials "
-                    f"of up to {study.epochs} epochs, {study.resources.describe()}; "
+                    f"{study.title} {'continues' if record.trials() else 'begins'}: "
+                    f"{say_trials(left)} of up to {study.epochs} epochs, "
+                    f"{study.resources.describe()}; "
                     f"{study.identity['dataset']}\n"
                     f"    objective {study.goal}{at_random}\n"
                     f"    folder {study.folder}, tracking {uri}"
@@ -117,7 +118,9 @@ def run(
     finally:
         shut_down_ray()
         status = "FAILED" if stopping.exit_code == 1 else "KILLED"
-        if record.num_ended() >= study.args.num_samples:
+        # Without a number of trials the time budget says when a study is complete.
+        spent = math.isinf(study.args.num_samples) and stopping.spent
+        if spent or record.num_ended() >= study.args.num_samples:
             status = "FINISHED"
         hasty = stopping.exit_code > 128
         best = record.ranking()[:1]
@@ -141,10 +144,13 @@ def run(
         print(conclude(study, record, uri))
     if stopping.why is not None:
         print(f"\n{stopping.why}", file=sys.stderr)
+    if spent:
+        print(f"for as long again: {command}", file=sys.stderr)
     if status != "FINISHED":
         print(f"not complete; continue with: {command}", file=sys.stderr)
         return stopping.exit_code
-    return 0 if best else 1
+    cut_off = len(record.trials()) > record.num_ended()  # by the time budget; they go on
+    return 0 if best or cut_off else 1
 
 
 def reach_tracking_and_start_ray(study: StudyPlan) -> str:
@@ -230,9 +236,9 @@ def run_trials(
     progress: Progress,
     stopping: Stopping,
     known: dict[str, str],
-    num_trials: int,
+    num_trials: float,
 ) -> None:
-    """Run trials under Ray Tune until so many have ended.
+    """Run trials under Ray Tune until so many have ended, or for ever if it is infinity.
 
     Raises:
         StudyStopped: The study is to stop before; `stopping` knows why.
@@ -276,7 +282,7 @@ def run_trials(
         tuner = tune.Tuner(
             tune.with_resources(StudyTrial, request),
             tune_config=tune.TuneConfig(
-                num_samples=num_trials,
+                num_samples=-1 if math.isinf(num_trials) else int(num_trials),
                 search_alg=RecordSearcher(record, stopping, shared),
                 scheduler=scheduler,
                 max_concurrent_trials=resources.concurrent,

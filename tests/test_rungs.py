@@ -70,3 +70,38 @@ def test_trials_that_ended_are_known_at_the_rungs() -> None:
     assert outlook(new, epochs=9, rule=(1, 3), past=good).reached[1] < 0.1
     going = Runner(begin=0, epoch=1, done=1, rank=0.0)  # passed its rung before
     assert outlook(going, epochs=3, rule=(1, 3), past=good).reached == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("concurrent", "epochs", "rule"),
+    [(2, 20, (4, 3)), (4, 9, (1, 3)), (64, 20, (1, 2)), (3, 12, None)],
+)
+def test_many_trials_are_expected_to_do_as_if_all_were_simulated(
+    concurrent: int, epochs: int, rule: tuple[int, float] | None
+) -> None:
+    kinds = [Runner(begin=1, epoch=2), Runner(begin=1, epoch=5)]
+    going = [Runner(begin=0, epoch=3, done=1, rank=0.9)]
+    given: dict[str, Any] = {"concurrent": concurrent, "epochs": epochs, "rule": rule}
+    given |= {"past": [(epochs, 0.8), (1, 0.1)]}
+    full = outlook(*going, *kinds * 500, **given, most_steps=10**6)
+    some = outlook(*going, *kinds, **given, more=998, most_steps=30_000)
+    assert some.seconds == pytest.approx(full.seconds, rel=0.05)
+    assert some.low == pytest.approx(full.low, rel=0.05)
+    assert some.high == pytest.approx(full.high, rel=0.05)
+    assert sum(some.reached) == pytest.approx(sum(full.reached), rel=0.05)
+
+
+def test_what_a_simulation_costs_does_not_depend_on_how_many_trials_are_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    passes = Rungs.passes
+    monkeypatch.setattr(Rungs, "passes", lambda self, *args: asked.append(1) or passes(self, *args))
+    steps = {}
+    for more in (10**3, 10**6, 10**15):
+        asked.clear()
+        new = Runner(begin=0, epoch=1)
+        found = outlook(new, more=more, epochs=20, rule=(4, 3.0), concurrent=4, most_steps=30_000)
+        assert found.seconds > more and found.reached[0] == more + 1
+        steps[more] = len(asked)
+    assert len(set(steps.values())) == 1 and 1000 < steps[10**15] < 30_000

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +25,7 @@ from study.command import run_command
 from study.object_path import as_path
 from study.progress import Progress
 from study.record import StudyRecord
-from study.rungs import Outlook
+from study.rungs import Outlook, Rungs
 from study.snapshot import Schedule, lines, snapshot, time_left
 from study.status import main, read_status
 
@@ -97,6 +100,61 @@ def test_the_time_left_is_that_of_the_trials_to_come(record: StudyRecord) -> Non
     assert more is not None and more.seconds > 5 * left["seconds"]
     assert time_left(record, Schedule(num_samples=3, rule=None)) is None
     assert time_left(record, None) is None
+
+
+def test_a_look_ahead_costs_the_same_however_many_trials_are_left(
+    record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    passes = Rungs.passes
+    monkeypatch.setattr(Rungs, "passes", lambda self, *args: asked.append(1) or passes(self, *args))
+    few = time_left(record, Schedule(num_samples=500, rule=(2, 2.0)))
+    steps = len(asked)
+    many = time_left(record, Schedule(num_samples=10**8, rule=(2, 2.0)))
+    assert few and many and many.seconds > 10**5 * few.seconds
+    assert steps <= len(asked) - steps < 2 * steps + 30_000
+    assert time_left(record, Schedule(num_samples=math.inf, rule=(2, 2.0))) is None
+
+
+def test_a_study_without_a_number_of_trials_says_when_its_time_budget_ends(
+    record: StudyRecord,
+) -> None:
+    command = "python -m study.tune facade --num-samples inf --time-budget 2h"
+    record.manifest["starts"][-1]["command"] = command
+    asked = Schedule.of(record.manifest)
+    assert asked is not None and asked.unlimited and asked.budget == 7200
+    state = json.loads(json.dumps(snapshot(record, asked, None), allow_nan=False))
+    assert state["num_samples"] is None and 7000 < state["budget_left"] <= 7200
+    text = lines(state, 120)
+    assert text[0].startswith("s (SAMPLE DATA): 3 trials (")
+    assert "14 done, the time budget ends in 1 h 59 min" in "\n".join(text)
+    said = Progress(record, asked).summary()
+    assert "3 trials, 1 stopped" in said and "the time budget ends in" in said
+    # A number that cannot be reached in time is no better.
+    many = dataclasses.replace(asked, num_samples=10**6)
+    outlook = time_left(record, many)
+    assert "the time budget ends in" in "\n".join(lines(snapshot(record, many, outlook), 120))
+
+
+def test_who_tells_of_an_ended_trial_waits_for_no_simulation(
+    record: StudyRecord, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's callback does, on the main thread, which hears the signals."""
+    simulating, go_on = threading.Event(), threading.Event()
+
+    def simulated(*args: object) -> None:
+        simulating.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr("study.progress.time_left", simulated)
+    with Progress(record, Schedule(num_samples=10**8, rule=None)) as progress:
+        progress.ended(record.trial(0))  # would wait for ever
+        assert simulating.wait(60)
+        progress.ended(record.trial(1))
+        go_on.set()
+    said = capsys.readouterr().err.splitlines()
+    assert [row[:9] for row in said if row.startswith("trial")] == ["trial   0", "trial   1"]
+    assert "3/100000000 trials" in said[-1]
 
 
 def test_a_plain_summary_has_the_same_time_left(record: StudyRecord) -> None:

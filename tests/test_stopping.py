@@ -80,6 +80,31 @@ def test_stopping_saves_what_runs_and_the_same_command_goes_on(
     assert state["history"][-1]["train/loss"] == expected.metrics["train/loss"]
 
 
+def test_a_study_of_any_number_of_trials_hears_signals_and_its_time_budget(
+    tmp_path: Path, sample: DataSource
+) -> None:
+    env = plugin(tmp_path)
+    study = (*COMMAND[:3], "sample", "--epochs", 1, *COMMAND[8:])
+    trials = tmp_path / "studies" / "faulty" / "trials"
+    with started(*study, "--num-samples", 10**8, cwd=tmp_path, env=env) as process:
+        wait_for(lambda: (trials / "0004").exists())  # so that others ended, and were told of
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+    text = (tmp_path / "output").read_text()
+    assert code == 143 and "of up to 1 epochs" in text and "/100000000 trials, " in text, text
+
+    begun = len(list(trials.iterdir()))
+    budget = ("--num-samples", "inf", "--time-budget", "15s")
+    done = run_module(*study, *budget, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "any number of trials of up to 1 epochs" in done.stderr
+    assert "the time budget of 15 s is used up\nfor as long again: python -m" in done.stderr
+    assert len(list(trials.iterdir())) >= begun
+    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = store.search_runs(["1"], "tags.`study.role` = 'study'")
+    assert run.info.status == "FINISHED"
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     env = plugin(tmp_path)
     with started(*COMMAND, cwd=tmp_path, env={**env, "PAUSE": "30"}) as study:
