@@ -1,4 +1,4 @@
-"""Pictures that users have: of any size, mode, orientation and format that Pillow reads.
+"""Pictures that users have: of any size, mode and orientation, in the formats of `FORMATS`.
 
 photo = read_photo(Path("IMG_0042.jpg"))    # upright, 8 bits, red, green and blue
 averaged(Image.fromarray(photo.pixels), 64, 64)
@@ -6,17 +6,51 @@ averaged(Image.fromarray(photo.pixels), 64, 64)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from study.errors import InputError
+
 # A phone of 108 megapixels is welcome; what needs more than this is an accident or an attack.
 MOST_PIXELS = 128_000_000
 WHITE = (255, 255, 255)
+TURNED = "turned as its EXIF data say"
+# Formats that hold pixels and nothing else: Pillow reads more, and starts programs for some (EPS).
+FORMATS = (*("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM"),)
+RAW = frozenset(
+    ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .3fr .iiq .x3f .raw "
+    ".rwl .kdc .dcr .erf .mef .mos".split()
+)
+PICTURES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .dib .gif .avif .avifs .jp2 .j2k .jpx .jpf "
+    ".ppm .pgm .pbm .pnm .heic .heif .hif .jxl .psd .svg .eps .ico .tga .xcf .wmf .emf".split()
+)
+OTHER_FORMAT = "{}, which is not read; save it as JPEG or PNG"
+OTHERS = {  # of formats that are not read: where in the file which bytes stand
+    "a HEIC picture": [
+        (4, b"ftyp" + brand)
+        for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+    ],
+    "a camera's raw picture": [
+        *((4, b"ftypcrx"), (0, b"FUJIFILMCCD-RAW"), (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR")),
+        *((0, b"IIU\0"), (0, b"FOVb")),
+    ],
+    "an EPS or PostScript file": [(0, b"%!PS"), (0, b"\xc5\xd0\xd3\xc6")],
+    "a PDF file": [(0, b"%PDF")],
+    "a Windows metafile": [(0, b"\xd7\xcd\xc6\x9a"), (40, b" EMF")],
+    "a Photoshop file": [(0, b"8BPS")],
+    "an SVG drawing": [(0, b"<svg"), (0, b"<?xml")],
+    "a JPEG XL picture": [(0, b"\xff\x0a"), (4, b"JXL ")],
+}
+DNG_VERSION, KIND_OF_PAGE, REDUCED = 50706, 254, 1  # TIFF tags, and a bit of the second
 
 
 class BadImage(ValueError):
@@ -44,25 +78,87 @@ def read_photo(path: Path) -> Photo:
     Raises:
         BadImage: There is none in the file, or one too large.
     """
-    if not os.path.exists(path):
-        raise BadImage("there is no such file")
-    if not os.path.isfile(path):
-        raise BadImage("not a file")
+    with opened(path) as image:
+        return _upright_colours(image)
+
+
+@contextlib.contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open a picture; the only way in which a file becomes one, whoever asks.
+
+    The format is told by the content and is one of `FORMATS`.
+
+    Raises:
+        BadImage: No such file, another format, damaged, or too large.
+    """
+    if isinstance(source, Path):
+        if not os.path.exists(source):
+            raise BadImage("there is no such file")
+        if not os.path.isfile(source):
+            raise BadImage("not a file")
+        if source.suffix.lower() in RAW:
+            raise BadImage(OTHER_FORMAT.format("a camera's raw picture"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and damaged EXIF
-            with Image.open(path) as image:
+            with Image.open(source, formats=_formats()) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise BadImage(_too_large(f"{image.width}x{image.height} pixels"))
-                return _upright_colours(image)
-    except BadImage:
+                if _is_raw(image):
+                    raise BadImage(OTHER_FORMAT.format("a camera's raw picture"))
+                yield image
+    except (BadImage, InputError):
         raise
     except Image.DecompressionBombError:
         raise BadImage(_too_large("far too many pixels")) from None
     except UnidentifiedImageError:
-        raise BadImage("not an image in a format that Pillow reads") from None
+        raise BadImage(_no_image(source)) from None
+    except MemoryError:
+        raise BadImage("there is not enough memory for it; make it smaller") from None
     except Exception as error:  # whatever a damaged file makes Pillow's readers raise
         raise BadImage(f"cannot be decoded ({type(error).__name__}: {error})") from None
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Return whether a file is a picture by its name, or by its content if the name says nothing.
+
+    It may be one that cannot be read: whoever tries is told why.
+    """
+    if path.suffix.lower() in PICTURES | RAW:
+        return True
+    try:
+        with opened(path):
+            return True
+    except BadImage:
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a picture turned as its EXIF data say."""
+    orientation = _orientation(image)
+    return image if orientation is None else image.transpose(orientation)
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # some builds lack AVIF
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Return whether a TIFF is a camera's raw picture, of which Pillow reads a small preview."""
+    tags = getattr(image, "tag_v2", {})
+    return DNG_VERSION in tags or bool(int(tags.get(KIND_OF_PAGE, 0)) & REDUCED)
+
+
+def _no_image(source: Path | BinaryIO) -> str:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(64)
+        for kind, marks in OTHERS.items():
+            for place, mark in marks:
+                if head[place : place + len(mark)] == mark:
+                    return OTHER_FORMAT.format(kind)
+    return f"not an image in a format that is read ({', '.join(_formats())})"
 
 
 def averaged(
@@ -87,7 +183,7 @@ def _upright_colours(image: Image.Image) -> Photo:
     image.load()
     orientation = _orientation(image)
     if orientation is not None:
-        notes.append("turned as its EXIF data say")
+        notes.append(TURNED)
     if image.mode == "F" or image.mode.startswith("I"):
         notes.append(f"{'floats' if image.mode == 'F' else '16 bits'} scaled to 8")
         image = Image.fromarray(_eight_bits(np.asarray(image)))

@@ -3,10 +3,11 @@
     python -m study.predict export/fashion shoe.jpg shirt.png
     python -m study.predict export/facade photos/ --out predictions
 
-Images may have any size, mode, orientation and format that Pillow reads; a folder stands for the
-images directly in it. Segmentation gives, at each image's own size, `NAME.classes.png` (a palette
-PNG of class indices), `NAME.overlay.jpg`, and `legend.png`; classification gives the three
-likeliest classes, and `NAME.input.png`, what the network saw. `predictions.json` tells it all.
+Images may have any size, mode and orientation, in the formats of `study.photo.FORMATS`; a folder
+stands for the images directly in it. Segmentation gives, at each image's own size,
+`NAME.classes.png` (a palette PNG of class indices), `NAME.overlay.jpg`, and `legend.png`;
+classification gives the three likeliest classes, and `NAME.input.png`, what the network saw.
+`predictions.json` tells it all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.command import run_command
 from study.errors import InputError
+from study.unused_files import SYSTEM, UnusedFiles, is_systems
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
     model = ExportedModel.open(args.export)
     results = _Results(args.out)
-    files, failed = expand(args.images)
+    files, failed, unused = expand(args.images)
     network = model.load() if files else None
     if model.meta.get("dataset", "real") != "real":
         print("this model was trained on SAMPLE DATA (drawn, not real)", file=sys.stderr)
@@ -78,32 +80,48 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         meta = {key: model.meta.get(key) for key in ("task", "study", "trial", "dataset")}
         content = {**meta, "out": str(args.out), "images": results.new, "failed": failed}
+        content |= {"unused": unused.names}
         print(json.dumps(content, indent=1))
+    if unused:
+        print(unused, file=sys.stderr)
     if failed:
         print(f"{len(failed)} skipped, {len(results.new)} done", file=sys.stderr)
     return 1 if failed else 0
 
 
-def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]]]:
-    """Return the files that are meant, each once, and what can be none."""
-    from PIL import Image
+def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]], UnusedFiles]:
+    """Return the files that are meant, each once, what can be none, and what folders also hold."""
+    from study.photo import looks_like_picture
 
     files: list[Path] = []
     failed = []
+    unused = UnusedFiles()
     for name in names:
         if "://" in name:
             reason = "an address; download the image and name the file"
             failed.append({"file": name, "reason": reason})
         elif os.path.isdir(name):
-            known = Image.registered_extensions()
-            found = [path for path in sorted(Path(name).iterdir()) if path.suffix.lower() in known]
-            found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+            found = []
+            try:
+                here = sorted(Path(name).iterdir())
+            except OSError as error:
+                failed.append({"file": name, "reason": f"cannot be read ({error.strerror})"})
+                continue
+            for path in here:
+                if is_systems(path.name):
+                    unused.add(SYSTEM, path)
+                elif path.is_dir():
+                    unused.add("a folder inside one; name it to have it read", path)
+                elif looks_like_picture(path):
+                    found.append(path)
+                else:
+                    unused.add("no picture", path)
             files += found
             if not found:
                 failed.append({"file": name, "reason": "a folder without an image in it"})
         else:
             files.append(Path(name))
-    return list(dict.fromkeys(files)), failed
+    return list(dict.fromkeys(files)), failed, unused
 
 
 def predict(

@@ -191,10 +191,12 @@ def _pictures(record: StudyRecord, room: int) -> list[dict[str, str]]:
     """Return the figures of the best trial as data URLs, as many as there is room for, bytes."""
     from PIL import Image
 
+    from study.photo import opened
+
     found: list[dict[str, str]] = []
     for trial in record.ranking()[:1]:
         for file in record.run_folder(trial.number).figures():
-            with Image.open(io.BytesIO(file.read_bytes())) as picture:
+            with opened(io.BytesIO(file.read_bytes())) as picture:
                 shown = picture.convert("RGB")
             if shown.width > PICTURE_WIDTH:
                 height = round(shown.height * PICTURE_WIDTH / shown.width)

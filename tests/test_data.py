@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import http.server
+import hashlib
 import json
 import shutil
-import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,10 @@ import pytest
 from conftest import run_module
 from PIL import Image
 
+from study.cache import checksum
 from study.data import DataSource
 from study.datasets import cmp_facade, fashion_mnist, mini_facade
-from study.datasets.archive import download, unpacked
+from study.datasets.archive import unpacked
 from study.datasets.drawn_facades import draw_set
 from study.errors import InputError
 
@@ -92,7 +91,12 @@ def damage_label(folder: Path) -> Path:
 
 
 def damage_mode(folder: Path) -> Path:
-    Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(folder / "x_0003.png")
+    Image.fromarray(np.zeros((256, 256), bool)).save(folder / "x_0003.png")
+    return folder / "x_0003.png"
+
+
+def damage_colour(folder: Path) -> Path:
+    Image.fromarray(np.full((256, 256, 3), 9, np.uint8)).save(folder / "x_0003.png")
     return folder / "x_0003.png"
 
 
@@ -112,7 +116,8 @@ def damage_photo(folder: Path) -> Path:
         (damage_jpeg, "cannot be decoded"),
         (damage_size, "is 256x128 pixels, but its photograph is 256x256"),
         (damage_label, "has the label 7, but classes are 0 to 4"),
-        (damage_mode, "has mode RGB"),
+        (damage_mode, "has mode 1"),
+        (damage_colour, "has the label 9, but classes are 0 to 4"),
         (damage_pair, "has no mask"),
         (damage_photo, "has no photograph"),
     ],
@@ -150,6 +155,93 @@ def test_a_starter_set_is_imported(facade_dir: Path, tmp_path: Path, packed: boo
     assert np.array_equal(mini_facade.load(source(tmp_path / "new")).array("train_images"), old)
 
 
+def test_pairs_of_any_spelling_are_used_and_all_else_is_told(
+    facade_dir: Path, tmp_path: Path
+) -> None:
+    given = facade_dir / "facade" / "starter_set"
+    train = given / "train"
+    (train / "more").mkdir()
+    for number, (photo, mask) in enumerate(
+        [(".JPG", ".PNG"), (".jpeg", ".png"), (".JPEG", ".Png")]
+    ):
+        (train / f"x_000{number}.jpg").rename(train / f"x_000{number}{photo}")
+        (train / f"x_000{number}.png").rename(train / f"x_000{number}{mask}")
+    for number in (3, 4):
+        for suffix in ("jpg", "png"):
+            (train / f"x_000{number}.{suffix}").rename(train / "more" / f"x_000{number}.{suffix}")
+    for name in (
+        "photo.heic",
+        "notes.txt",
+        "more/x.webp",
+        ".DS_Store",
+        "._x_0000.jpg",
+        "Thumbs.db",
+    ):
+        (train / name).write_bytes(b"")
+    for command in (["--from", given], []):
+        done = run_module(
+            *("data", "facade", *command, "--data-dir", tmp_path / "new", "--json"), cwd=tmp_path
+        )
+        assert done.returncode == 0 and json.loads(done.stdout)["train"] == 9, done.stderr
+        if command:
+            assert "6 not used: 3 neither JPEG nor PNG by their names (" in done.stderr
+            assert "more/x.webp" in done.stderr and "3 hidden or the system's" in done.stderr
+    entry = mini_facade.load(source(facade_dir))  # where they are, nothing is left out silently
+    assert entry.meta["train"] == 9 and entry.meta["files"].startswith("6 not used: 3 neither")
+    new = mini_facade.load(source(tmp_path / "new"))
+    assert "files" not in new.meta and new.meta["checksum"] == entry.meta["checksum"]
+
+
+def test_a_part_of_a_set_is_refused_with_its_numbers(facade_dir: Path, tmp_path: Path) -> None:
+    train = facade_dir / "facade" / "starter_set" / "train"
+    for number in range(4):
+        (train / f"x_000{number}.png").unlink()
+    with pytest.raises(InputError, match=r"x_0000.jpg has no mask: .* 4 files of 14 have no part"):
+        mini_facade.load(source(facade_dir))
+    shutil.copy(train / "x_0004.jpg", train / "x_0004.JPEG")
+    with pytest.raises(InputError, match=r"x_0004.* have one name; remove or rename one"):
+        mini_facade.load(source(facade_dir))
+    shutil.rmtree(train.with_name("test_dev"))
+    with pytest.raises(InputError, match=r"has a folder train, but no test_dev beside it"):
+        mini_facade.acquire(source(tmp_path / "new"), [facade_dir])
+
+
+def test_two_sets_in_one_archive_are_refused(facade_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(facade_dir / "facade", facade_dir / "copy")
+    with pytest.raises(InputError, match=r"holds 2 data sets \(copy/starter_set/, facade/starter_"):
+        mini_facade.acquire(source(tmp_path / "new"), [facade_dir])
+
+
+def test_masks_of_another_palette_and_turned_photographs_give_the_same_arrays(
+    facade_dir: Path, capsys
+) -> None:
+    where = source(facade_dir)
+    before = mini_facade.load(where)
+    expected = [before.array("train_images").copy(), before.array("train_targets").copy()]
+    train = facade_dir / "facade" / "starter_set" / "train"
+    order = [3, 0, 4, 1, 2]  # class -> number in the file
+    with Image.open(train / "x_0000.png") as image:
+        labels = np.asarray(image)
+    mask = Image.fromarray(np.array(order, np.uint8)[labels]).convert("P")
+    mask.putdata(np.array(order, np.uint8)[labels].ravel())
+    mask.putpalette([v for n in np.argsort(order) for v in mini_facade.PALETTE[n]])
+    mask.save(train / "x_0000.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    lossless = Image.fromarray(expected[0][1].transpose(1, 2, 0)[::-1, ::-1].copy())
+    lossless.save(train / "x_0001.jpg", "PNG", exif=exif)  # the content counts, not the name
+    after = mini_facade.load(where)
+    assert np.array_equal(after.array("train_targets"), expected[1])
+    assert np.array_equal(after.array("train_images"), expected[0])
+    notes = ["1 times mask read by its colours", "1 times turned as its EXIF data say"]
+    assert sorted(after.meta["read"]) == notes
+    assert all(f"facade: {note}" in capsys.readouterr().err for note in notes[:1])
+    # What older versions read otherwise is another data set: a study does not go on over it.
+    files = [file for pair in mini_facade.find_pairs(train).pairs for file in pair]
+    files += [f for p in mini_facade.find_pairs(train.with_name("test_dev")).pairs for f in p]
+    assert after.meta["checksum"] != checksum(files)
+
+
 def test_cmp_archives_become_a_set(tmp_path: Path, drawn_pairs) -> None:
     images, masks = drawn_pairs
     # The drawn masks hold 0 to 4; the database's labels of those classes, others as a door.
@@ -173,6 +265,57 @@ def test_cmp_archives_become_a_set(tmp_path: Path, drawn_pairs) -> None:
     assert entry.meta["train"] + entry.meta["test"] == 12
     assert 1 <= entry.meta["test"] <= 3, "crops of one building"
     assert set(np.unique(entry.array("train_targets"))) == set(np.unique(masks))
+    built_from = [
+        {"name": path.name, "facades": 6, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in archives
+    ]
+    assert entry.meta["built_from"] == built_from
+
+
+def test_cmp_masks_are_read_by_colour_whatever_their_numbers(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(1, 13, (64, 64), np.uint8)
+    order = np.concatenate([[0], generator.permutation(np.arange(1, 13))])
+    expected = cmp_facade.CLASS_OF_LABEL[labels]
+    colors = np.zeros((256, 3), np.uint8)
+    for color, label in cmp_facade.COLORS.items():
+        colors[order[label]] = color
+    for name, numbers, palette in (
+        ("grey", labels, None),
+        ("permuted", order[labels].astype(np.uint8), colors),
+    ):
+        image = Image.fromarray(numbers)
+        if palette is not None:
+            image = image.convert("P")
+            image.putdata(numbers.ravel())
+            image.putpalette(palette.ravel().tolist())
+        image.save(tmp_path / f"{name}.png")
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.jpg")
+        _, mask = cmp_facade._read_pair(tmp_path / f"{name}.jpg", tmp_path / f"{name}.png", 64)
+        assert np.array_equal(np.asarray(mask), expected), name
+
+
+def test_what_is_no_part_of_the_database_is_told(tmp_path: Path, drawn_pairs, capsys) -> None:
+    images, masks = drawn_pairs
+    root = tmp_path / "base"
+    root.mkdir()
+    label_of_class = np.array([4, 2, 11, 3, 7], np.uint8)
+    for index in range(6):
+        Image.fromarray(images[index].transpose(1, 2, 0)).save(root / f"cmp_b000{index}.JPG")
+        Image.fromarray(label_of_class[masks[index]]).save(root / f"cmp_b000{index}.png")
+    (root / "cmp_b0005.png").unlink()
+    (root / "cmp_b0000.xml").write_text("")
+    cmp_facade.build([root], tmp_path / "set")
+    error = capsys.readouterr().err
+    assert "5 of the 378 facades of part base" in error and "from 5 CMP facades" in error
+    assert "1 without a mask (cmp_b0005.JPG)" in error and "(cmp_b0000.xml)" in error
+    with pytest.raises(InputError, match=r"cmp_b0000.JPG is there twice"):
+        cmp_facade.build([root, shutil.copytree(root, tmp_path / "again")], tmp_path / "set")
+
+
+def test_the_database_is_not_fetched_without_a_checksum(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"CMP_facade_DB_base.zip and .* --from.*--dataset sample"):
+        mini_facade.acquire(source(tmp_path), [])
 
 
 def test_a_label_beyond_the_database_is_refused(tmp_path: Path) -> None:
@@ -213,52 +356,6 @@ def test_a_file_that_is_not_fashion_mnist_is_named(tmp_path: Path, name: str) ->
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(InputError, match="cannot be unpacked"):
         fashion_mnist.decode(file)
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Serves a hundred kilobytes; `/cut` promises more than it sends."""
-
-    def do_GET(self) -> None:
-        body = bytes(range(256)) * 400
-        self.send_response(200 if self.path != "/none" else 404)
-        self.send_header("Content-Length", str(len(body) * (2 if self.path == "/cut" else 1)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-def test_a_download_arrives_whole(tmp_path: Path, address: str) -> None:
-    path = download(f"{address}/file", tmp_path / "new" / "file.bin")
-    assert path.read_bytes() == bytes(range(256)) * 400
-
-
-def test_a_page_instead_of_an_archive_is_refused(tmp_path: Path, address: str, monkeypatch) -> None:
-    with pytest.raises(InputError, match="gave no zip archive"):
-        download(f"{address}/file", tmp_path / "archive.zip")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("what", ["cut", "none"])
-def test_a_failed_download_leaves_no_file(tmp_path: Path, address: str, what: str) -> None:
-    with pytest.raises(InputError, match="--from PATH.*--dataset sample"):
-        download(f"{address}/{what}", tmp_path / "file.bin")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_download_of_other_content_is_refused(tmp_path: Path, address: str) -> None:
-    with pytest.raises(InputError, match="is not the file that was expected"):
-        download(f"{address}/file", tmp_path / "file.bin", sha256_prefix="0000")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_sample_data_is_deterministic() -> None:

@@ -167,6 +167,51 @@ def test_bad_files_say_why(tmp_path: Path) -> None:
             read_photo(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", ["eps", "jpg", ""])
+def test_eps_is_refused_whatever_its_name(tmp_path: Path, suffix: str) -> None:
+    """Pillow reads it by starting Ghostscript."""
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(SCENE).save(path, "EPS")
+    with pytest.raises(BadImage, match="an EPS or PostScript file, which is not read; save it as"):
+        read_photo(path)
+
+
+@pytest.mark.parametrize("name", ["PDF", "ICO", "TGA", "PCX", "SGI", "IM", "XBM", "ICNS"])
+def test_only_formats_of_the_list_are_opened(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(SCENE).convert("1" if name == "XBM" else "RGB").save(path, name)
+    with pytest.raises(BadImage, match="is not read|not an image in a format that is read"):
+        read_photo(path)
+
+
+def raw_tiff(path: Path, tag: int, value: bytes | int) -> None:
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    info = ImageFileDirectory_v2()
+    info[tag] = value
+    Image.fromarray(SCENE).save(path, "TIFF", tiffinfo=info)
+
+
+def test_a_raw_picture_is_refused_and_not_its_preview_taken(tmp_path: Path) -> None:
+    raw_tiff(tmp_path / "a.tif", 50706, b"\1\4\0\0")  # DNGVersion
+    raw_tiff(tmp_path / "b.tif", 254, 1)  # a reduced picture comes first
+    Image.fromarray(SCENE).save(tmp_path / "c.NEF", "TIFF")
+    (tmp_path / "d.jpg").write_bytes(b"\0\0\0\x18ftypcrx " + bytes(40))
+    for name in ("a.tif", "b.tif", "c.NEF", "d.jpg"):
+        with pytest.raises(BadImage, match="a camera's raw picture, which is not read; save it as"):
+            read_photo(tmp_path / name)
+    (tmp_path / "e.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(BadImage, match="a HEIC picture, which is not read; save it as JPEG or PNG"):
+        read_photo(tmp_path / "e.jpg")
+
+
+def test_one_function_opens_pictures() -> None:
+    """Wherever the package reads one, formats, sizes, turns and damage are seen to."""
+    package = Path(photo.__file__).parent
+    readers = [f.name for f in package.rglob("*.py") if "Image.open(" in f.read_text()]
+    assert readers == ["photo.py"]
+
+
 def test_making_smaller_averages(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8), np.uint8)
     small = np.asarray(averaged(Image.fromarray(pixels), 4, 4))

@@ -141,6 +141,33 @@ def test_every_kind_of_file_in_one_call(segmenting: Path, tmp_path: Path, capsys
         assert f"{name}: " in error
 
 
+def test_what_a_folder_holds_beside_is_named_by_its_reason(
+    segmenting: Path, tmp_path: Path, capsys
+) -> None:
+    photos = tmp_path / "photos"
+    for name in ("a.JPG", "b.jpeg", "c.Png"):
+        save(photos / name)
+    save(photos / "raw.dng", format="TIFF")
+    save(photos / "without", format="PNG")  # the content tells
+    save(photos / "inside" / "d.png")
+    (photos / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    Image.fromarray(SCENE).save(photos / "drawing.eps")
+    for name in ("notes.txt", "table.csv", ".DS_Store", "._a.JPG", "Thumbs.db"):
+        (photos / name).write_text("text")
+    code, result, error = run(capsys, segmenting, photos, "--out", tmp_path / "out")
+    assert code == 1
+    names = sorted(Path(entry["file"]).name for entry in result["images"])
+    assert names == ["a.JPG", "b.jpeg", "c.Png", "without"]
+    failed = {Path(entry["file"]).name: entry["reason"] for entry in result["failed"]}
+    assert failed.keys() == {"raw.dng", "phone.HEIC", "drawing.eps"}
+    assert all("which is not read; save it as JPEG or PNG" in reason for reason in failed.values())
+    line = next(line for line in error.splitlines() if "not used" in line)
+    assert line.startswith("6 not used: ") and f"2 no picture ({photos / 'notes.txt'}, " in line
+    assert f"1 a folder inside one; name it to have it read ({photos / 'inside'})" in line
+    assert line.endswith("3 hidden or the system's")
+    assert sum(map(len, result["unused"].values())) == 6
+
+
 def test_the_same_name_in_another_folder_replaces_nothing(
     segmenting: Path, tmp_path: Path, capsys
 ) -> None:

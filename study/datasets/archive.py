@@ -1,60 +1,39 @@
-"""Downloads and archives: whole or not at all, and never outside their folder."""
+"""Archives: unpacked whole or not at all, within limits, and never outside their folder."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
-import os
+import errno
+import lzma
+import shutil
+import stat
+import struct
 import sys
 import tempfile
-import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
-
-from tqdm import tqdm
+from pathlib import Path, PurePosixPath
 
 from study.errors import InputError
 
+MOST_BYTES = 8 * 2**30  # of all members, unpacked
+MOST_MEMBERS = 200_000
+MOST_RATIO = 200  # unpacked to packed, of archives above `SMALL`; pictures have about 1
+SMALL = 100 * 2**20  # bytes
 
-def download(url: str, path: Path, sha256_prefix: str | None = None) -> Path:
-    """Download `url` to `path` with a progress bar; a download cut short leaves no file.
-
-    Args:
-        url: Where it is.
-        path: Where it goes; an existing file is kept.
-        sha256_prefix: First digits of the SHA-256, if known.
-
-    Raises:
-        InputError: No network, or other content than expected.
-    """
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with tqdm(desc=path.name, unit="B", unit_scale=True, file=sys.stderr) as bar:
-
-            def show(num_blocks: int, block_size: int, total: int) -> None:
-                bar.total = total if total > 0 else None
-                bar.update(num_blocks * block_size - bar.n)
-
-            urllib.request.urlretrieve(url, draft, show)
-        found = hashlib.sha256(draft.read_bytes()).hexdigest()
-        if sha256_prefix is not None and not found.startswith(sha256_prefix):
-            raise InputError(f"{url} is not the file that was expected (its SHA-256 is {found}).")
-        if path.suffix == ".zip" and not zipfile.is_zipfile(draft):
-            raise InputError(f"{url} gave no zip archive; is there a log-in page in between?")
-        os.replace(draft, path)
-    except (OSError, http.client.HTTPException) as error:  # no network, no such file, or cut short
-        raise InputError(
-            f"cannot download {url} ({error}). Fetch it on a machine with a network and import it "
-            "with --from PATH, or try the drawn data with --dataset sample."
-        ) from None
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+READABLE = {0: "stored", 8: "deflate", 12: "bzip2", 14: "lzma"}  # what zipfile unpacks everywhere
+OTHERS = {9: "Deflate64", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}
+ENCRYPTED = 0x1  # flags of a member
+UTF_8 = 0x800
+KINDS = {  # first bytes -> what people call it
+    b"\x1f\x8b": "gzip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!": "rar",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 
 
 @contextlib.contextmanager
@@ -62,7 +41,9 @@ def unpacked(path: Path) -> Iterator[Path]:
     """Give a folder as it is, or a zip unpacked into a folder that is deleted afterwards.
 
     Raises:
-        InputError: Neither a folder nor a sound zip, or a member would leave the folder.
+        InputError: Neither a folder nor a sound zip, one that grows beyond the limits, or one with
+            a member that is encrypted, a link, outside the folder or there twice; in one line that
+            names the archive, the member and what to do.
     """
     if path.is_dir():
         yield path
@@ -70,19 +51,117 @@ def unpacked(path: Path) -> Iterator[Path]:
     if not path.exists():
         raise InputError(f"there is no {path}.")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is neither a folder nor a zip archive.")
+        raise InputError(f"{path} is neither a folder nor a zip archive{_what_it_is(path)}.")
     with tempfile.TemporaryDirectory(prefix="study-") as scratch:
         root = Path(scratch).resolve()
-        try:
-            with zipfile.ZipFile(path) as archive:
-                for member in archive.infolist():
-                    target = (root / member.filename).resolve()
-                    if not target.is_relative_to(root):
-                        raise InputError(
-                            f"{path} wants to write outside its folder ({member.filename}); "
-                            "refused, nothing was unpacked."
-                        )
-                archive.extractall(root)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{path} is damaged ({error}); get it again.") from None
+        with _opened(path) as archive:
+            targets = _targets(path, archive)
+            room = shutil.disk_usage(root).free
+            size = sum(member.file_size for member in targets.values())
+            if size > room:
+                raise InputError(
+                    f"{path} needs {size:,} bytes unpacked, and {root.parent} has {room:,}; "
+                    "set TMPDIR to a folder with more room."
+                )
+            for target, member in targets.items():
+                _unpack(path, archive, member, root / target)
         yield root
+
+
+def _what_it_is(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        return f" ({error.strerror})"
+    kind = next((kind for magic, kind in KINDS.items() if head.startswith(magic)), None)
+    kind = "tar" if head[257:262] == b"ustar" else kind
+    return f" (it is {kind}; unpack it and name the folder)" if kind else ""
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        try:
+            return zipfile.ZipFile(path, metadata_encoding="utf-8")
+        except UnicodeDecodeError:  # names in an encoding that the archive does not tell
+            archive = zipfile.ZipFile(path)
+            print(f"{path}: its names are not UTF-8, some may look odd", file=sys.stderr)
+            return archive
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path}: names in it are not the UTF-8 that they say they are; unpack it yourself and "
+            "name the folder."
+        ) from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise InputError(f"{path} is damaged ({error}); get it again.") from None
+
+
+def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """Return where each file of an archive goes, after all that can be told beforehand."""
+    members = archive.infolist()
+    size, packed = sum(member.file_size for member in members), path.stat().st_size
+    if len(members) > MOST_MEMBERS or size > MOST_BYTES or size > max(SMALL, MOST_RATIO * packed):
+        raise InputError(
+            f"{path} would unpack to {size:,} bytes in {len(members):,} files, {size // packed} "
+            f"times its size; refused above {MOST_BYTES:,} bytes, {MOST_MEMBERS:,} files or "
+            f"{MOST_RATIO} times. If it is sound, unpack it yourself and name the folder."
+        )
+    targets: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    for member in members:
+        shown = _shown(member)
+        name = member.filename.replace("\\", "/")  # as some programs on Windows write
+        target = PurePosixPath(name)
+        if target.is_absolute() or ".." in target.parts or name[1:2] == ":":
+            raise InputError(
+                f"{path} wants to write outside its folder ({shown}); "
+                "refused, nothing was unpacked."
+            )
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise InputError(
+                f"{path}: {shown} is a symbolic link; refused, pack the files themselves."
+            )
+        if member.flag_bits & ENCRYPTED:
+            raise InputError(
+                f"{path}: {shown} is encrypted; unpack it yourself, with its password, "
+                "and name the folder."
+            )
+        if member.compress_type not in READABLE:
+            number = member.compress_type
+            raise InputError(
+                f"{path}: {shown} is compressed by {OTHERS.get(number, 'a method')} "
+                f"(number {number}), which Python does not unpack; unpack it yourself and name the "
+                "folder, or pack it with deflate."
+            )
+        if name.endswith("/"):
+            continue
+        if target in targets:
+            raise InputError(f"{path} holds {shown} twice; pack it anew.")
+        targets[target] = member
+    return targets
+
+
+def _unpack(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    shown = _shown(member)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open(member) as packed, target.open("xb") as file:
+            shutil.copyfileobj(packed, file)
+    except NotImplementedError as error:
+        raise InputError(
+            f"{path}: {shown} cannot be unpacked by Python ({error}); unpack it yourself "
+            "and name the folder."
+        ) from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error) as error:
+        raise InputError(f"{path} is damaged ({shown}: {error}); get it again.") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "set TMPDIR to a folder with more room"
+        else:
+            what = "unpack it yourself and name the folder"
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(f"{path}: {shown} cannot be unpacked ({reason}); {what}.") from None
+
+
+def _shown(member: zipfile.ZipInfo) -> str:
+    """Return a member's name for a message, in which it makes no line and no colour."""
+    return member.filename if member.filename.isprintable() else ascii(member.filename)

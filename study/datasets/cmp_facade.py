@@ -1,7 +1,9 @@
 """Building mini-facade's 5 classes from the CMP Facade Database (Tylecek and Sara, GCPR 2013).
 
 The database has two archives, base (378 facades) and extended (228), each with `NAME.jpg` and a
-palette `NAME.png` whose values 1 to 12 are classes. Mapping to mini-facade's classes:
+palette `NAME.png` whose values 1 to 12 are classes. They are not downloaded: no checksum of them is
+published, so nobody could tell another file from them. Those given are counted, and their SHA-256
+is kept beside the set. Mapping to mini-facade's classes:
 
     facade 2 -> facade, pillar 11 -> pillar, window 3 -> window, balcony 7 -> balcony,
     background, door, cornice, sill, blind, deco, molding, shop -> others
@@ -14,32 +16,61 @@ the buildings becomes the test split, so scores are not comparable with the star
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from study.datasets.archive import download, unpacked
+from study.datasets.archive import unpacked
+from study.datasets.mask import Color, read_mask
+from study.datasets.pairs import find_pairs
 from study.errors import InputError
 from study.likeness import connect, look_alikes
+from study.photo import BadImage, read_photo
+from study.unused_files import UnusedFiles
 
-URL = "https://cmp.felk.cvut.cz/~tylecr1/facade"
-ARCHIVES = ("CMP_facade_DB_base.zip", "CMP_facade_DB_extended.zip")
+URL = "https://cmp.felk.cvut.cz/~tylecr1/facade/"
+# Part of the database -> its archive, how its files are named, number of facades.
+PARTS = {
+    "base": ("CMP_facade_DB_base.zip", re.compile(r"cmp_b\d{4}"), 378),
+    "extended": ("CMP_facade_DB_extended.zip", re.compile(r"cmp_x\d{4}"), 228),
+}
+HOW_TO_GET = (
+    "Import a starter set with `python -m study.data facade --from PATH`, or get "
+    + " and ".join(archive for archive, _, _ in PARTS.values())
+    + f" from {URL} (they are not fetched for you: no checksum of them is published) and give "
+    "both with --from, or try the drawn data with --dataset sample."
+)
+SOURCES = "sources.json"  # beside the two folders: what they were built from
 TEST_SHARE = 0.1
 
-# The database's label -> mini-facade's class index; labels that are absent here are "others".
-NUM_LABELS = 12
-CLASS_OF_LABEL = {2: 1, 11: 2, 3: 3, 7: 4}
+# The database's labels, its colours of them, and mini-facade's class.
+LABELS: tuple[tuple[str, Color, int], ...] = (
+    ("background", (0, 0, 170), 0),
+    ("facade", (0, 0, 255), 1),
+    ("window", (0, 85, 255), 3),
+    ("door", (0, 170, 255), 0),
+    ("cornice", (0, 255, 255), 0),
+    ("sill", (85, 255, 170), 0),
+    ("balcony", (170, 255, 85), 4),
+    ("blind", (255, 255, 0), 0),
+    ("deco", (255, 170, 0), 0),
+    ("molding", (255, 85, 0), 0),
+    ("pillar", (255, 0, 0), 2),
+    ("shop", (170, 0, 0), 0),
+)
+NAMES = {label: name for label, (name, _, _) in enumerate(LABELS, start=1)}
+COLORS = {color: label for label, (_, color, _) in enumerate(LABELS, start=1)}
+CLASS_OF_LABEL = np.array([0, *(number for _, _, number in LABELS)], np.uint8)
 # The colours of the starter set's masks.
 PALETTE_BYTES = bytes([0, 0, 0, 0, 128, 255, 128, 255, 128, 255, 128, 0, 255, 0, 0])
-
-
-def fetch(target: Path) -> list[Path]:
-    """Download the two official archives into a folder, keeping those that are there."""
-    return [download(f"{URL}/{name}", target / name) for name in ARCHIVES]
 
 
 def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
@@ -51,54 +82,89 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
         size: Height and width in pixels.
 
     Raises:
-        InputError: No such pairs, or a pair that cannot be used; the message names the file.
+        InputError: No such pairs, one name twice, or a pair that cannot be used; the message names
+            the file.
     """
     drafts = {split: target / f".{split}.draft" for split in ("train", "test_dev")}
     with contextlib.ExitStack() as stack:
-        roots = [stack.enter_context(unpacked(path)) for path in paths]
-        pairs = [
-            (photo, photo.with_suffix(".png"))
-            for root in roots
-            for photo in sorted(root.rglob("[!.]*.jpg"))
-            if photo.with_suffix(".png").exists()
-        ]
+        found = {path: find_pairs(stack.enter_context(unpacked(path))) for path in paths}
+        pairs = [pair for one in found.values() for pair in one.pairs]
+        unused = UnusedFiles()
+        for one in found.values():
+            unused.update(one.unused)
+            for file, missing, _ in one.without:
+                unused.add(f"without a {missing}", file.name)
         if not pairs:
+            named = f"; {unused}" if unused else ""
             raise InputError(
                 f"{', '.join(map(str, paths))}: neither a starter set (folders train and test_dev) "
-                "nor archives of the CMP Facade Database (NAME.jpg beside NAME.png)."
+                f"nor archives of the CMP Facade Database (NAME.jpg beside NAME.png){named}."
             )
+        seen: dict[str, Path] = {}
+        twice = [second for one in found.values() for _, second in one.twice]
+        twice += [photo for photo, _ in pairs if seen.setdefault(photo.stem, photo) != photo]
+        if twice:
+            raise InputError(
+                f"{twice[0].name} is there twice; give each part of the database once."
+            )
+        for path, one in found.items():
+            _say_what_is_there(path, [photo.stem for photo, _ in one.pairs])
+        if unused:
+            print(unused, file=sys.stderr)
+        sources = [_source(path, len(one.pairs)) for path, one in found.items()]
         print(f"building mini-facade from {len(pairs)} CMP facades", file=sys.stderr)
         read = [_read_pair(photo, mask, size) for photo, mask in pairs]
-        photos = np.stack([np.asarray(photo) for photo, _ in read])
-        groups = connect(len(photos), look_alikes(photos.transpose(0, 3, 1, 2)))
-        buildings = np.random.default_rng(0).permutation(groups.max() + 1)
-        held_out = set(buildings[: max(1, round(TEST_SHARE * len(buildings)))].tolist())
-        for draft in drafts.values():
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-        for (source, _), (photo, mask), group in zip(pairs, read, groups.tolist(), strict=True):
-            draft = drafts["test_dev" if group in held_out else "train"]
-            photo.save(draft / f"{source.stem}.jpg", quality=95)
-            mask.save(draft / f"{source.stem}.png")
+    photos = np.stack([np.asarray(photo) for photo, _ in read])
+    groups = connect(len(photos), look_alikes(photos.transpose(0, 3, 1, 2)))
+    buildings = np.random.default_rng(0).permutation(groups.max() + 1)
+    held_out = set(buildings[: max(1, round(TEST_SHARE * len(buildings)))].tolist())
+    for draft in drafts.values():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    for (source, _), (photo, mask), group in zip(pairs, read, groups.tolist(), strict=True):
+        draft = drafts["test_dev" if group in held_out else "train"]
+        photo.save(draft / f"{source.stem}.jpg", quality=95)
+        mask.save(draft / f"{source.stem}.png")
     for split in drafts:  # never the training split of one set beside the test split of another
         shutil.rmtree(target / split, ignore_errors=True)
     for split, draft in drafts.items():
         draft.rename(target / split)
+    (target / SOURCES).write_text(json.dumps({"built_from": sources}, indent=1))
+
+
+def _say_what_is_there(path: Path, stems: list[str]) -> None:
+    """Say which part of the database is not whole."""
+    for part, (_, pattern, num) in PARTS.items():
+        here = sum(bool(pattern.fullmatch(stem)) for stem in stems)
+        if here and here != num:
+            print(f"{path}: {here} of the {num} facades of part {part}", file=sys.stderr)
+
+
+def _source(path: Path, num: int) -> dict[str, Any]:
+    """Return what tells an archive from another one of the same name."""
+    known = {"name": path.name, "facades": num}
+    if path.is_file():
+        with path.open("rb") as file:
+            known["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return known
 
 
 def _read_pair(photo_path: Path, mask_path: Path, size: int) -> tuple[Image.Image, Image.Image]:
     try:
-        with Image.open(photo_path) as image:
-            photo = image.convert("RGB").resize((size, size), Image.Resampling.BOX)
-        with Image.open(mask_path) as image:
-            whole, labels = image.size, np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{photo_path} or its mask cannot be decoded ({error}).") from None
-    lookup = np.full(256, 255, np.uint8)
-    lookup[1 : NUM_LABELS + 1] = 0
-    lookup[list(CLASS_OF_LABEL)] = list(CLASS_OF_LABEL.values())
-    if labels.shape != whole[::-1] or lookup[labels].max() == 255:
-        raise InputError(f"{mask_path} is no CMP mask: its labels are not all 1 to 12.")
-    mask = Image.fromarray(lookup[labels]).resize((size, size), Image.Resampling.NEAREST)
+        whole = Image.fromarray(read_photo(photo_path).pixels)
+    except BadImage as error:
+        raise InputError(f"{photo_path}: {error}; get it again.") from None
+    try:
+        labels, _ = read_mask(mask_path, NAMES, COLORS)
+    except InputError as error:
+        raise InputError(f"{mask_path} is no CMP mask: {error}") from None
+    if labels.shape != whole.size[::-1]:
+        height, width = labels.shape
+        raise InputError(
+            f"{mask_path} is {width}x{height} pixels, but its photograph is "
+            f"{whole.width}x{whole.height}."
+        )
+    nearest = Image.Resampling.NEAREST
+    mask = Image.fromarray(CLASS_OF_LABEL[labels]).resize((size, size), nearest)
     mask.putpalette(PALETTE_BYTES)
-    return photo, mask
+    return whole.resize((size, size), Image.Resampling.BOX), mask

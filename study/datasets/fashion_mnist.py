@@ -41,6 +41,7 @@ FILES = {
     "t10k-images-idx3-ubyte": ("test_images", 10_000, "8181f5470baa50b63fa0f6fddb340f0a"),
     "t10k-labels-idx1-ubyte": ("test_targets", 10_000, "15d484375f8d13e6eb1aabb0c3f46965"),
 }
+LARGEST = 16 + 60_000 * 28 * 28  # bytes of the largest file
 
 
 def folder(source: DataSource) -> Path:
@@ -73,7 +74,11 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
             holders = {file.parent for stem in FILES for file in root.rglob(f"{stem}*")}
             whole = [holder for holder in holders if len(find_files(holder)) == len(FILES)]
             if not whole:
-                raise InputError(f"{path} has no folder with the files {', '.join(FILES)}[.gz].")
+                here = {stem for holder in holders for stem in find_files(holder)}
+                raise InputError(
+                    f"{path} has no folder with the four files {', '.join(FILES)} or the same with "
+                    f".gz; {len(here)} are in it."
+                )
             for file in find_files(whole[0]).values():
                 decode(file)  # refuse a damaged file before it replaces anything
             raw.mkdir(parents=True, exist_ok=True)
@@ -139,7 +144,8 @@ def decode(path: Path) -> np.ndarray:
     stem = path.name.removesuffix(".gz")
     _, count, md5 = FILES[stem]
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST + 1)  # what is longer has another MD5
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be unpacked ({error}); delete it and get it again."

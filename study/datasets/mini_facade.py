@@ -1,7 +1,7 @@
 """mini-facade: 256x256 photographs of facades and their 5-class masks.
 
-`<data-dir>/facade/starter_set/{train,test_dev}/NAME.jpg` with a palette `NAME.png` beside it, whose
-pixel values are class indices.
+`<data-dir>/facade/starter_set/{train,test_dev}/NAME.jpg` with a mask `NAME.png` beside it, whose
+pixels are class indices (grey) or have the classes' colours (palette, or red, green and blue).
 
 The training split of the published starter set is 302 facades, each cropped three times: images
 i, i+302 and i+604 show one building. `groups` says which images belong together, and the split
@@ -10,23 +10,30 @@ keeps a group on one side.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from study.cache import Entry, cached, checksum, file_stamps
 from study.data import DataSource
-from study.datasets import cmp_facade
+from study.datasets import cmp_facade, pairs
 from study.datasets.archive import unpacked
+from study.datasets.mask import palette_of, read_mask
+from study.datasets.pairs import Pairs
 from study.errors import InputError
 from study.likeness import connect, look_alikes
-from study.photo import averaged
+from study.photo import TURNED, BadImage, averaged, read_photo
+from study.unused_files import UnusedFiles, is_systems
 
 CLASSES = ("others", "facade", "pillar", "window", "balcony")
 # The data set's own colours, from the palette of its masks.
@@ -34,7 +41,7 @@ PALETTE = ((0, 0, 0), (0, 128, 255), (128, 255, 128), (255, 128, 0), (255, 0, 0)
 SIZE = 256  # pixels, height and width
 SPLITS = {"train": "train", "test_dev": "test"}  # folder -> name in the cache
 
-LAYOUT = 2  # of what the cache holds; another number has it made anew
+LAYOUT = 3  # of what the cache holds; another number has it made anew
 
 # The published starter set: SHA-256 over names and contents of its training pairs.
 STARTER_SET_CHECKSUM = "1c17f13f84ec41966a4e4ae0825060df8f493fe6c22bf6e72742df1baefd222a"
@@ -46,68 +53,53 @@ def folder(source: DataSource) -> Path:
     return source.data_dir / "facade" / "starter_set"
 
 
-def find_pairs(root: Path) -> list[tuple[Path, Path]]:
+def find_pairs(root: Path) -> Pairs:
     """Return the pairs of photograph and mask in a folder, by name.
 
     Raises:
-        InputError: A photograph without its mask or the other way round, or no pair at all.
+        InputError: A photograph without its mask or the other way round, two of one name, or no
+            pair at all.
     """
-    # Files that begin with a dot belong to the system that packed them.
-    photos = {path.stem: path for path in sorted(root.glob("[!.]*.jpg"))}
-    masks = {path.stem: path for path in sorted(root.glob("[!.]*.png"))}
-    for stem, path in photos.items():
-        if stem not in masks:
-            raise InputError(f"{path} has no mask: {path.with_suffix('.png')} is missing.")
-    for stem, path in masks.items():
-        if stem not in photos:
-            raise InputError(f"{path} has no photograph: {path.with_suffix('.jpg')} is missing.")
-    if not photos:
-        raise InputError(f"{root} holds no pair of NAME.jpg and NAME.png.")
-    return [(photos[stem], masks[stem]) for stem in sorted(photos)]
+    found = pairs.find_pairs(root)
+    for first, second in found.twice:
+        raise InputError(f"{first} and {second.name} have one name; remove or rename one.")
+    if found.without:
+        file, missing, wanted = found.without[0]
+        num = len(found.without)
+        more = f" {num} files of {num + 2 * len(found.pairs)} have no partner." if num > 1 else ""
+        raise InputError(f"{file} has no {missing}: {wanted} is missing.{more}")
+    if not found.pairs:
+        named = f" ({found.unused})" if found.unused else ""
+        raise InputError(f"{root} holds no pair of NAME.jpg and NAME.png{named}.")
+    return found
 
 
-def read_photo(path: Path) -> np.ndarray:
-    """Decode a photograph: `(3, 256, 256)` uint8.
+def read_pair(pair: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Decode a photograph `(3, 256, 256)` and its mask `(256, 256)` of class indices, uint8.
+
+    Returns:
+        Both, and what was done to them that older versions did not.
 
     Raises:
-        InputError: Damaged, or of another size.
+        InputError: Damaged, of another size, or with a label or colour that is no class.
     """
+    path, mask_path = pair
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); get it again.") from None
-    if pixels.shape[:2] != (SIZE, SIZE):
-        height, width = pixels.shape[:2]
+        photo = read_photo(path)
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; get it again.") from None
+    if photo.pixels.shape[:2] != (SIZE, SIZE):
+        height, width = photo.pixels.shape[:2]
         raise InputError(f"{path} is {width}x{height} pixels, but must be {SIZE}x{SIZE}.")
-    return pixels.transpose(2, 0, 1)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Decode a mask: `(256, 256)` uint8 class indices.
-
-    Raises:
-        InputError: Damaged, of another size, or with a label that is no class.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise InputError(
-                    f"{path} has mode {image.mode}, but a mask is a palette or grey PNG whose "
-                    "pixel values are class indices."
-                )
-            labels = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); get it again.") from None
+    labels, by_color = read_mask(mask_path, dict(enumerate(CLASSES)), palette_of(PALETTE))
     if labels.shape != (SIZE, SIZE):
         height, width = labels.shape
-        raise InputError(f"{path} is {width}x{height} pixels, but its photograph is {SIZE}x{SIZE}.")
-    if labels.max() >= len(CLASSES):
         raise InputError(
-            f"{path} has the label {labels.max()}, but classes are 0 to {len(CLASSES) - 1} "
-            f"({', '.join(CLASSES)})."
+            f"{mask_path} is {width}x{height} pixels, but its photograph is {SIZE}x{SIZE}."
         )
-    return labels
+    done = [note for note in photo.notes if note == TURNED]
+    done += ["mask read by its colours"] if by_color else []
+    return photo.pixels.transpose(2, 0, 1), labels, done
 
 
 def acquire(source: DataSource, paths: Sequence[Path]) -> None:
@@ -116,45 +108,63 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
     Args:
         source: Says where to put it.
         paths: One folder or zip with `train` and `test_dev` in it, or the two CMP archives
-            (zips or unpacked folders); if empty and nothing is there yet, the two official
-            archives are downloaded.
+            (zips or unpacked folders); if empty, nothing is done to a set that is there.
 
     Raises:
-        InputError: Nothing usable in `paths`, or no network.
+        InputError: Nothing usable in `paths`, or neither paths nor a set.
     """
     target = folder(source)
     if not paths:
-        if all((target / split).is_dir() for split in SPLITS):
-            return
-        paths = cmp_facade.fetch(source.data_dir / "facade" / "download")
-    roots: list[Path] = []
+        if not any((target / split).is_dir() for split in SPLITS):
+            raise InputError(f"there is no facade data set in {target}. {cmp_facade.HOW_TO_GET}")
+        return
     if len(paths) == 1:
         with unpacked(paths[0]) as root:
-            roots = [parent.parent for parent in sorted(root.rglob("test_dev")) if parent.is_dir()]
-            roots = [found for found in roots if (found / "train").is_dir()]
-            roots = [found for found in roots if "__MACOSX" not in found.parts]
-            if roots:
-                _import_starter_set(roots[0], target)
+            found = _starter_sets(paths[0], root)
+            if len(found) > 1:
+                named = ", ".join(f"{one.relative_to(root)}/" for one in found)
+                raise InputError(f"{paths[0]} holds {len(found)} data sets ({named}); name one.")
+            if found:
+                _import_starter_set(found[0], target)
                 return
     cmp_facade.build(paths, target)
 
 
+def _starter_sets(path: Path, root: Path) -> list[Path]:
+    """Return the folders in one that have `train` and `test_dev` in them."""
+    holders: dict[Path, set[str]] = {}
+    for place, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not is_systems(name))
+        if here := SPLITS.keys() & set(folders):
+            holders[Path(place)] = here
+            folders[:] = [name for name in folders if name not in here]
+    for holder, here in holders.items():
+        if missing := SPLITS.keys() - here:
+            raise InputError(
+                f"{path} has a folder {min(here)}, but no {min(missing)} beside it "
+                f"(in {holder.relative_to(root)}/); a starter set has both."
+            )
+    return list(holders)
+
+
 def _import_starter_set(root: Path, target: Path) -> None:
-    for split in SPLITS:
-        for photo, mask in find_pairs(root / split):
-            read_photo(photo)
-            read_mask(mask)
+    found = {split: find_pairs(root / split) for split in SPLITS}
     drafts = {split: target / f".{split}.draft" for split in SPLITS}
     for split, draft in drafts.items():
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        for photo, mask in find_pairs(root / split):
-            shutil.copyfile(photo, draft / photo.name)
-            shutil.copyfile(mask, draft / mask.name)
+        for pair in found[split].pairs:
+            read_pair(pair)  # refuse a damaged file before anything is replaced
+            for file in pair:
+                copy = draft / file.relative_to(root / split)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+        if found[split].unused:
+            print(f"{root / split}: {found[split].unused}", file=sys.stderr)
     for split in SPLITS:  # never the training split of one set beside the test split of another
         shutil.rmtree(target / split, ignore_errors=True)
     for split, draft in drafts.items():
         draft.rename(target / split)
+    (target / cmp_facade.SOURCES).unlink(missing_ok=True)
 
 
 def load(source: DataSource) -> Entry:
@@ -176,20 +186,22 @@ def load(source: DataSource) -> Entry:
                 "archives), name another folder with --data-dir, or try the drawn data with "
                 "--dataset sample."
             )
-    pairs = {split: find_pairs(root / split) for split in SPLITS}
-    files = [path for found in pairs.values() for pair in found for path in pair]
+    found = {split: find_pairs(root / split) for split in SPLITS}
+    files = [path for split in SPLITS for pair in found[split].pairs for path in pair]
+    sources = [root / cmp_facade.SOURCES] if (root / cmp_facade.SOURCES).is_file() else []
 
     def build(draft: Path) -> dict[str, Any]:
         print("facade: verifying and caching the images, once on this machine", file=sys.stderr)
         counts = {}
+        done: Counter[str] = Counter()
         with ThreadPoolExecutor() as pool:
             for split, name in SPLITS.items():
-                images = np.stack(list(pool.map(read_photo, [pair[0] for pair in pairs[split]])))
-                targets = np.stack(list(pool.map(read_mask, [pair[1] for pair in pairs[split]])))
-                np.save(draft / f"{name}_images.npy", images)
-                np.save(draft / f"{name}_targets.npy", targets)
-                counts[name] = len(images)
-        train_checksum = checksum(path for pair in pairs["train"] for path in pair)
+                read = list(pool.map(read_pair, found[split].pairs))
+                np.save(draft / f"{name}_images.npy", np.stack([image for image, _, _ in read]))
+                np.save(draft / f"{name}_targets.npy", np.stack([labels for _, labels, _ in read]))
+                counts[name] = len(read)
+                done.update(note for _, _, notes in read for note in notes)
+        train_checksum = checksum(path for pair in found["train"].pairs for path in pair)
         images = np.load(draft / "train_images.npy")
         print("facade: looking for crops of the same building", file=sys.stderr)
         alike = look_alikes(images)
@@ -200,16 +212,33 @@ def load(source: DataSource) -> Entry:
         np.save(draft / "train_groups.npy", groups)
         np.save(draft / "train_shares.npy", class_shares(np.load(draft / "train_targets.npy")))
         known = train_checksum == STARTER_SET_CHECKSUM
+        for phrase, num in done.items():
+            print(f"facade: {num} times {phrase}", file=sys.stderr)
         return {
             "dataset": "mini-facade starter set" if known else "facade folder",
-            "checksum": checksum(files),
+            "checksum": _with_readings(checksum(files), done),
             **counts,
+            **({"read": [f"{num} times {phrase}" for phrase, num in done.items()]} if done else {}),
+            **(json.loads(sources[0].read_text()) if sources else {}),
             "facades": int(groups.max()) + 1,
             "grouped_by": grouped_by,
             "verified": "the published starter set" if known else "decodes, sizes, labels",
         }
 
-    return cached(source.cache_dir, "facade", [LAYOUT, *file_stamps(files)], build)
+    entry = cached(source.cache_dir, "facade", [LAYOUT, *file_stamps(files + sources)], build)
+    unused = UnusedFiles()
+    for pairs_of_split in found.values():
+        unused.update(pairs_of_split.unused)
+    if unused:
+        entry.meta["files"] = str(unused)
+    return entry
+
+
+def _with_readings(checksum_of_files: str, done: Mapping[str, int]) -> str:
+    """Return a checksum that tells files read in another way than older versions did."""
+    if not done:
+        return checksum_of_files
+    return hashlib.sha256(json.dumps([checksum_of_files, sorted(done)]).encode()).hexdigest()
 
 
 def find_groups(num: int, alike: np.ndarray, train_checksum: str) -> tuple[np.ndarray, str]:

@@ -1,0 +1,117 @@
+"""Masks: an image file that gives each pixel a class, by number or by colour.
+
+A number says nothing of its meaning, and another program may number the classes otherwise; so a
+palette is compared with the classes' colours, and what cannot be told is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from study.errors import InputError
+from study.photo import BadImage, opened, upright
+
+Color = tuple[int, int, int]
+NUMBERS = ("L", "I", "I;16", "I;16B", "I;16L")  # modes whose values are numbers
+COLORS = ("RGB", "RGBA")
+
+
+def read_mask(
+    path: Path, names: Mapping[int, str], colors: Mapping[Color, int]
+) -> tuple[np.ndarray, bool]:
+    """Read a mask: `(H, W)` uint8 labels, and whether they were found by colour.
+
+    A palette image, and one of colours, is read by its colours; if the palette's are shades of grey
+    like the numbers (or it is a grey image), by number.
+
+    Args:
+        path: A PNG, TIFF or other image file that keeps its values.
+        names: Name of the class by label.
+        colors: Label by colour, red, green, blue.
+
+    Raises:
+        InputError: Not decodable, lossy, or with values or colours that are no class.
+    """
+    try:
+        with opened(path) as image:
+            if image.format in ("JPEG", "MPO"):
+                raise BadImage("JPEG changes colours and numbers; save masks as PNG")
+            image.load()
+            image = upright(image)
+            mode, values = image.mode, np.asarray(image)
+            palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; get it again.") from None
+    if mode == "P":
+        used = np.unique(values)
+        if used.max() >= len(palette):
+            raise InputError(
+                f"{path} has the number {used.max()}, but its palette ends at {len(palette) - 1}; "
+                + _how_to(names, colors)
+            )
+        shades = np.repeat(used[:, None], 3, axis=1)
+        if not np.array_equal(palette[used], shades):
+            table = np.zeros(256, np.uint8)
+            table[used] = _labels(path, palette[used], names, colors)
+            labels: np.ndarray = table[values]
+            return labels, bool((labels != values).any())
+    elif mode in COLORS:
+        if mode == "RGBA" and values[..., 3].min() < 255:
+            raise InputError(f"{path} is transparent in places; " + _how_to(names, colors))
+        shown, where = np.unique(values[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
+        grey = (shown == shown[:, :1]).all() and not all(tuple(c.tolist()) in colors for c in shown)
+        if not grey:
+            table = _labels(path, shown, names, colors)
+            return table[where.reshape(-1)].reshape(values.shape[:2]), True
+        values = values[..., 0]
+    elif mode not in NUMBERS:
+        raise InputError(f"{path} has mode {mode}; " + _how_to(names, colors))
+    unknown = [value for value in np.unique(values).tolist() if value not in names]
+    if unknown:
+        raise InputError(
+            f"{path} has the label {unknown[-1]}, but classes are {min(names)} to {max(names)} "
+            f"({', '.join(names.values())}); " + _how_to(names, colors)
+        )
+    return values.astype(np.uint8), False
+
+
+def palette_of(colors: Sequence[Color]) -> dict[Color, int]:
+    """Return labels by colour, of classes that have the colours in this order."""
+    return {(red, green, blue): label for label, (red, green, blue) in enumerate(colors)}
+
+
+def _labels(
+    path: Path, shown: np.ndarray, names: Mapping[int, str], colors: Mapping[Color, int]
+) -> np.ndarray:
+    """Return the label of each colour `(n, 3)`."""
+    found = [colors.get((int(r), int(g), int(b))) for r, g, b in shown]
+    unknown = [
+        tuple(color.tolist()) for color, label in zip(shown, found, strict=True) if label is None
+    ]
+    if unknown:
+        raise InputError(
+            f"{path} has the colour {_hex(unknown[0])}"
+            + (f" and {len(unknown) - 1} others" if len(unknown) > 1 else "")
+            + ", which no class has; "
+            + _how_to(names, colors)
+        )
+    return np.array(found, np.uint8)
+
+
+def _how_to(names: Mapping[int, str], colors: Mapping[Color, int]) -> str:
+    known = {label: _hex(color) for color, label in colors.items()}
+    classes = ", ".join(
+        f"{label} or {known[label]} {name}" if label in known else f"{label} {name}"
+        for label, name in names.items()
+    )
+    return (
+        "save it as a grey PNG of numbers, or as a PNG in the classes' colours, "
+        f"without smoothing: {classes}."
+    )
+
+
+def _hex(color: Sequence[int]) -> str:
+    return "#" + "".join(f"{value:02x}" for value in color)

@@ -1,0 +1,68 @@
+"""Photographs with their masks: `NAME.jpg` and `NAME.png` in one folder, paired by name.
+
+Suffixes may be in any case, a photograph's also `.jpeg`; folders inside are looked into, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from study.unused_files import SYSTEM, UnusedFiles, is_systems
+
+PHOTOS, MASKS = (".jpg", ".jpeg"), (".png",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """What a folder holds.
+
+    Attributes:
+        pairs: Photograph and mask, in the order of their names.
+        without: Of each photograph without a mask, or mask without a photograph, the file, what
+            is missing ("mask"), and the file that would be it.
+        twice: Files that share folder, name and part with another one, and that other one.
+        unused: All other files.
+    """
+
+    pairs: list[tuple[Path, Path]]
+    without: list[tuple[Path, str, Path]]
+    twice: list[tuple[Path, Path]]
+    unused: UnusedFiles
+
+
+def find_pairs(root: Path) -> Pairs:
+    """Return the pairs in a folder and in those inside it, and all that is in no pair."""
+    photos: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    twice = []
+    unused = UnusedFiles()
+    for place, folders, files in os.walk(root):
+        for name in [name for name in folders if is_systems(name)]:
+            unused.add(SYSTEM, name)
+            folders.remove(name)
+        for name in sorted(files):
+            path = Path(place, name)
+            suffix = path.suffix.lower()
+            if is_systems(name):
+                unused.add(SYSTEM, name)
+            elif suffix not in PHOTOS + MASKS:
+                unused.add("neither JPEG nor PNG by their names", path.relative_to(root))
+            else:
+                found = photos if suffix in PHOTOS else masks
+                other = found.setdefault(str(path.relative_to(root).with_suffix("")), path)
+                if other != path:
+                    twice.append((other, path))
+    without = [
+        (path, "mask", path.with_suffix(".png"))
+        for name, path in photos.items()
+        if name not in masks
+    ]
+    without += [
+        (path, "photograph", path.with_suffix(".jpg"))
+        for name, path in masks.items()
+        if name not in photos
+    ]
+    pairs = [(photos[name], masks[name]) for name in sorted(photos.keys() & masks.keys())]
+    return Pairs(pairs, sorted(without), twice, unused)
