@@ -83,7 +83,12 @@ def main(argv: list[str] | None = None) -> int:
     hands_over = args.export is not None or args.register is not None
     if args.trial is not None and not hands_over:
         raise InputError("--trial says what to hand over; add --export or --register.")
-    record = StudyRecord.read(find_study(as_path(args.studies_dir), args.study))
+    folder = find_study(as_path(args.studies_dir), args.study)
+    if hands_over or args.confirm is not None:
+        from study.tracking_store import resolve_uri
+
+        StudyRecord.settle(folder, resolve_uri(args.tracking_uri))
+    record = StudyRecord.read(folder)
     for text in record.mended:
         print(text, file=sys.stderr)
     task = load_task(record.manifest["task"])

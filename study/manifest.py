@@ -10,6 +10,7 @@ from typing import Any
 
 from study.errors import DamagedFile, InputError
 from study.files import read_document, write_document
+from study.lineage import first_place, name_of
 from study.object_path import AnyPath, children, modified
 from study.objective import OPTIONAL
 from study.space import SearchSpace
@@ -28,6 +29,8 @@ IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "
 
 def read_manifest(path: AnyPath) -> dict[str, Any]:
     """Read the manifest in a study's folder, from `optuna.db` if `study.json` is damaged.
+
+    The study is called as its folder is, also after that was renamed or copied.
 
     Raises:
         InputError: There is none, or both are damaged.
@@ -51,6 +54,8 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
     missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
     if missing:
         raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")
+    manifest.setdefault("place", first_place(path, manifest))
+    manifest["study"] = name_of(path, manifest)
     return manifest
 
 

@@ -17,6 +17,7 @@ import re
 import sqlite3
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -169,12 +170,18 @@ class OptunaFile:
                 sqlite_uri.uri_of(self.path),
                 engine_kwargs={"creator": functools.partial(_connect, self.path)},
             )
+            for name in optuna.get_all_study_names(self._storage):
+                if name != self.manifest["study"]:  # renamed; it is written anew from the record
+                    optuna.delete_study(study_name=name, storage=self._storage)
             study = optuna.create_study(
                 study_name=self.manifest["study"],
                 storage=self._storage,
                 directions=directions(self.goal),
                 load_if_exists=True,
             )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([one.metric for one in self.goal.objectives])
             kept = json.dumps({k: v for k, v in self.manifest.items() if k != "starts"})
             if study.user_attrs.get(MANIFEST) != kept:
                 study.set_user_attr(MANIFEST, kept)

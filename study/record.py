@@ -22,6 +22,7 @@ from typing import Any
 from study.candidates import values_of
 from study.errors import DamagedFile, InputError
 from study.hold import Hold, hold
+from study.lineage import place_of, separate, settled
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
 from study.object_path import AnyPath, ObjectPath, children
 from study.objective import Goal
@@ -77,6 +78,7 @@ class StudyRecord:
         manifest: dict[str, Any],
         command: str,
         lost: Callable[[str], None] = lambda why: None,
+        uri: str = "",
     ) -> StudyRecord:
         """Open a study for writing, starting it if there is none.
 
@@ -85,6 +87,8 @@ class StudyRecord:
             manifest: What the study is; must agree with that of an earlier start.
             command: The command line, kept in the manifest.
             lost: Told, from another thread, if another driver takes the study over.
+            uri: Absolute tracking URI, by which a copied study knows whether it has a store of
+                its own.
 
         Raises:
             InputError: The folder cannot be written, another process has the study open, or the
@@ -101,26 +105,60 @@ class StudyRecord:
                 "--studies-dir."
             ) from None
         try:
-            return StudyRecord._opened(path, manifest, command, held)
+            return StudyRecord._opened(path, manifest, command, held, uri)
         except BaseException:
             held.release()
             raise
 
     @staticmethod
-    def _opened(path: AnyPath, manifest: dict[str, Any], command: str, held: Hold) -> StudyRecord:
+    def _opened(
+        path: AnyPath, manifest: dict[str, Any], command: str, held: Hold, uri: str
+    ) -> StudyRecord:
         driver = {"host": socket.gethostname(), "pid": os.getpid()}
         if any((path / name).exists() for name in ("study.json", "optuna.db", "trials")):
             known = read_manifest(path)
             refuse_other_study(path, known, manifest)
-            manifest = known
+            if "confirms" in manifest:  # the study that it confirms may have become another
+                known["confirms"] = manifest["confirms"]
+            manifest = settled(path, known, uri)
         else:  # another study of this name, in another folder, has runs of its own in MLflow
-            manifest["id"] = uuid.uuid4().hex
+            manifest |= {"id": uuid.uuid4().hex, "place": place_of(path)}
         start = {"command": command, "time": now(), **driver, "versions": versions()}
-        manifest = {**manifest, "starts": [*manifest.get("starts", []), start]}
+        manifest = {
+            **manifest,
+            "starts": [*manifest.get("starts", []), start],
+            "lineage": [*manifest.get("lineage", []), uuid.uuid4().hex[:12]],
+        }
         write_manifest(path, manifest)
         record = StudyRecord(path, manifest, write=True)
         record._hold = held
         return record
+
+    @staticmethod
+    def settle(path: AnyPath, uri: str) -> None:
+        """Make a study that was copied or moved go on where it is, before something is written.
+
+        Raises:
+            InputError: There is no study, or its folder cannot be written.
+        """
+        manifest = read_manifest(path)
+        if manifest["place"] == place_of(path):
+            return
+        try:
+            held = hold(path, lambda why: None)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the study's folder {path} ({error.strerror})."
+            ) from None
+        try:
+            write_manifest(path, settled(path, read_manifest(path), uri))
+        finally:
+            held.release()
+
+    def separate(self) -> None:
+        """Make this a study of its own: its runs in MLflow turned out to be another folder's."""
+        self.manifest = separate(self.path, self.manifest)
+        write_manifest(self.path, self.manifest)
 
     def close(self, abandoned: bool = False) -> None:
         """Let another process write the study, or leave it to the one that does already."""

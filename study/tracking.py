@@ -148,10 +148,19 @@ class StudyTracker:
         """The study's runs in MLflow; reaches for the store if it was not reached yet."""
         if self._store is None or self._look_again:
             client = connect(self.uri)
-            self._store = StudyRuns(
-                *(client, self.uri, self.record, self.task, self.settings, self.known)
-            )
-            self._store.resume()
+            about = (self.record, self.task, self.settings, self.known)
+            store = StudyRuns(client, self.uri, *about)
+            if store.is_anothers():
+                logger.warning(
+                    "MLflow has a later command of study %s than its folder %s: one of two copies, "
+                    "it is a study of its own from now on, and its trials get runs of their own",
+                    *(self.record.manifest["study"], self.record.path),
+                )
+                self.record.separate()
+                self.runs.clear()
+                store = StudyRuns(client, self.uri, *about)
+            store.resume()
+            self._store = store
             self._look_again = False
         return self._store
 

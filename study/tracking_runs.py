@@ -154,9 +154,15 @@ class StudyRuns:
         self.client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True
 
+    def is_anothers(self) -> bool:
+        """Return whether the last command that wrote these runs is none of this folder's study."""
+        last = self.client.get_run(self.parent).data.tags.get("study.start")
+        return last is not None and last not in self.record.manifest["lineage"]
+
     def resume(self) -> None:
-        """Have the study's run shown as one that runs."""
+        """Have the study's run shown as one that runs, by this command."""
         self.client.update_run(self.parent, status="RUNNING")
+        self.client.set_tag(self.parent, "study.start", self.record.manifest["lineage"][-1])
 
     def describe(self, num_ended: int, runs: Mapping[int, Run]) -> None:
         """Write how the study stands to its run.

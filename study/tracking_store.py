@@ -33,6 +33,7 @@ from study.record import REPORT_FILE
 from study.run_folder import RunFolder
 from study.task import Task
 from study.tracking_access import check_access, refusal
+from study.tracking_locations import follow_move
 from study.trial_record import metrics_of
 
 
@@ -89,6 +90,8 @@ def connect(uri: str) -> MlflowClient:
                     _create(path)
                 client = MlflowClient(uri)
                 client.search_experiments(max_results=1)
+                if path is not None:
+                    follow_move(path)
         except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
             raise refusal(uri, error) from None
     return client

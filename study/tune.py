@@ -77,7 +77,7 @@ def run(
         except StudyStopped:
             print(f"{stopping.why} before anything was begun", file=sys.stderr)
             return stopping.exit_code
-    record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon)
+    record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon, uri)
     stopping.watch(record.path)
     for text in record.mended:
         print(f"mended: {text}", file=sys.stderr)

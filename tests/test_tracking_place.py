@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-import PIL.Image
+import optuna
 import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from study import tune
+from study import best, tune
 from study.errors import InputError
 from study.plan import make_plan
 from study.record import StudyRecord
@@ -32,19 +33,17 @@ def flags(home: Path, name: str, num: int) -> list[str]:
     ]
 
 
-def train(home: Path, name: str, num: int) -> StudyRecord:
+def train(home: Path, name: str, num: int, more: Sequence[str] = ()) -> StudyRecord:
     """Have a study's record say that it trained so many trials."""
-    plan = make_plan(build_parser().parse_args(flags(home, name, num)))
-    record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command")
+    plan = make_plan(build_parser().parse_args([*flags(home, name, num), *more]))
+    uri = f"sqlite:///{home / 'mlflow.db'}"
+    record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
     while record.num_ended() < num:
         trial = record.ask()
         for epoch in (1, 2):
             values = dict.fromkeys(KEYS, 0.1 * epoch + 0.01 * trial.number)
             record.report(trial.number, {"epoch": epoch, "ended": 1e9 + epoch, **values})
         record.end(trial.number, "finished")
-        figures = record.run_folder(trial.number).path / "figures"
-        figures.mkdir()
-        PIL.Image.new("L", (4, 4)).save(figures / "curve.png")
     record.close()
     return record
 
@@ -90,7 +89,7 @@ def check(home: Path, experiment: str, record: StudyRecord) -> Run:
                 int(row["epoch"]): row[key] for row in trial.history
             }
         names = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
-        assert "figures/curve.png" in names
+        assert "figures/learning_curves.png" in names
     return parent
 
 
@@ -160,3 +159,121 @@ def test_the_experiment_deleted_is_restored_when_the_study_goes_on(
     shutil.rmtree(record.path)
     with pytest.raises(InputError, match="mlflow experiments restore -x"):
         tune.main(flags(tmp_path, "s", 3))
+
+
+def test_a_copy_becomes_a_study_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = extended(tmp_path, "a", 2)
+    before = check(tmp_path, "a", one).info.run_id
+    shutil.copytree(one.path, one.path.with_name("b"))
+    assert best.main(["b", "--studies-dir", str(tmp_path / "studies")]) == 0
+    assert "study b (fashion)" in capsys.readouterr().out
+    two = extended(tmp_path, "b", 3)
+    assert f"is a copy of {one.path}; from now on it is a study of its own" in caplog.text
+    caplog.clear()
+    assert check(tmp_path, "b", two).info.run_id != before
+    assert check(tmp_path, "a", extended(tmp_path, "a", 4)).info.run_id == before
+    check(tmp_path, "b", extended(tmp_path, "b", 4))
+    assert "is a copy of" not in caplog.text
+
+
+def test_a_copy_is_told_from_the_study_before_its_best_trial_is_exported(tmp_path: Path) -> None:
+    one = extended(tmp_path, "a", 2)
+    shutil.copytree(one.path, one.path.with_name("b"))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    StudyRecord.settle(one.path.with_name("b"), uri)
+    two, task = StudyRecord.read(one.path.with_name("b")), load_task("fashion")
+    assert two.run_folder(1).run_id is None
+    for trial in two.trials():
+        run_of(uri, two, task, trial)
+    check(tmp_path, "b", two)
+    check(tmp_path, "a", one)
+
+
+@pytest.mark.parametrize("store", ["same", "own"])
+def test_a_whole_project_copied_keeps_its_runs_if_its_store_came_along(
+    tmp_path: Path, store: str
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    before = check(old, "a", extended(old, "a", 2)).info.run_id
+    shutil.copytree(old, new)
+    if store == "same":
+        (new / "mlflow.db").unlink()
+        (new / "mlflow.db").symlink_to(old / "mlflow.db")
+    record = train(new, "a", 3)
+    assert tune.main(flags(new, "a", 3)) == 0
+    if store == "own":
+        assert check(new, "a", record).info.run_id == before
+    else:
+        assert len(runs_of(old, "a")) == 2 + 3 and len(runs_of(old, "a", "study")) == 2
+    assert len(runs_of(old, "a")) == (2 if store == "own" else 5)
+
+
+def test_a_copy_on_another_machine_is_told_by_the_commands_that_mlflow_saw(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = extended(tmp_path, "a", 2)
+    other, hidden = tmp_path / "other", tmp_path / "hidden"
+    shutil.copytree(one.path, other / "studies" / "a")
+    (tmp_path / "studies").rename(hidden)  # the other machine does not see it
+    uri = ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    train(other, "a", 3)
+    assert tune.main([*flags(other, "a", 3), *uri]) == 0
+    assert "goes on with its runs in MLflow" in caplog.text
+    hidden.rename(tmp_path / "studies")
+    mine = extended(tmp_path, "a", 4)
+    assert "MLflow has a later command of study a than its folder" in caplog.text
+    numbers = [int(run.data.tags["study.trial"]) for run in runs_of(tmp_path, "a")]
+    assert sorted(numbers) == [0, 0, 1, 1, 2, 2, 3]
+    ids = {run.info.run_id for run in runs_of(tmp_path, "a")}
+    theirs = StudyRecord.read(other / "studies" / "a")
+    for record in (mine, theirs):
+        ids -= {record.run_folder(trial.number).run_id for trial in record.trials()}
+    assert not ids
+
+
+def test_a_study_that_is_renamed_takes_its_experiment_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = extended(tmp_path, "a", 2)
+    before = check(tmp_path, "a", one).info.run_id
+    one.path.rename(one.path.with_name("b"))
+    after = check(tmp_path, "b", extended(tmp_path, "b", 3))
+    assert after.info.run_id == before and after.info.run_name == "study b [sample data]"
+    assert client_of(tmp_path).get_experiment_by_name("a") is None
+    assert "its MLflow experiment 'a' is renamed like it" in caplog.text
+    names = optuna.get_all_study_names(f"sqlite:///{one.path.with_name('b') / 'optuna.db'}")
+    assert names == ["b"]
+    mirror = f"sqlite:///{one.path.with_name('b') / 'optuna.db'}"
+    assert optuna.load_study(study_name="b", storage=mirror).metric_names == ["val/accuracy"]
+    # A new study takes the old name, and a second renaming finds its name taken.
+    again = extended(tmp_path, "a", 1)
+    check(tmp_path, "a", again)
+    again.path.rename(again.path.with_name("c"))
+    client_of(tmp_path).create_experiment("c")
+    check(tmp_path, "a", extended(tmp_path, "c", 2))
+    assert "its runs stay in the MLflow experiment 'a'" in caplog.text
+
+
+def test_studies_in_a_bucket_are_copied_and_moved_alike(tmp_path: Path, bucket: str) -> None:
+    pytest.importorskip("boto3")
+    import boto3
+
+    place = ["--studies-dir", f"{bucket}/life"]
+    one = train(tmp_path, "a", 1, place)
+    assert tune.main([*flags(tmp_path, "a", 1), *place]) == 0
+    check(tmp_path, "a", one)
+    store = boto3.resource("s3").Bucket("team")
+    for name in ("b", "c"):  # a copy, and a study that moved
+        for found in list(store.objects.filter(Prefix="life/a/")):
+            source = {"Bucket": "team", "Key": found.key}
+            store.copy(source, found.key.replace("life/a/", f"life/{name}/"))
+            if name == "c":
+                found.delete()
+        two = train(tmp_path, name, 2, place)
+        assert tune.main([*flags(tmp_path, name, 2), *place]) == 0
+        check(tmp_path, name, two)
+        if name == "b":
+            check(tmp_path, "a", one)

@@ -1,0 +1,93 @@
+"""Where a SQLite store's artifacts are after it was moved, or copied, together with them.
+
+MLflow writes absolute paths into each experiment, run and model, and knows no call to change them.
+`mlflow.db` and `mlruns/` lie side by side, so a store that is opened looks whether they still do.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "mlruns"  # beside the store
+COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+# Experiments that `study` made: where others lie is not known.
+OURS = """
+SELECT artifact_location FROM experiments WHERE name = 'study.doctor' OR experiment_id IN (
+    SELECT experiment_id FROM experiment_tags WHERE key = 'mlflow.sharedViewState.trials'
+    UNION SELECT experiment_id FROM runs JOIN tags USING (run_uuid) WHERE key = 'study.role')
+"""
+
+
+def local_path(location: str) -> Path | None:
+    """Return the folder that an artifact location is; None if it is none of this machine."""
+    if location.startswith("file:"):
+        return Path(unquote(urlsplit(location).path))
+    return Path(location) if location.startswith("/") else None
+
+
+def follow_move(file: Path) -> None:
+    """Point a store to the artifacts that lie beside it, if it points elsewhere.
+
+    Nothing is changed as long as the artifacts are where the store says. Where they are in neither
+    place, new ones go beside the store.
+
+    Args:
+        file: The SQLite store, which exists.
+    """
+    here = file.parent / FOLDER
+    with closing(sqlite3.connect(file, timeout=60)) as store:
+        tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
+        if not {"experiments", "experiment_tags", "runs", "tags"} <= tables:
+            return  # a store of another make, or of a version that MLflow has still to renew
+        for root in _roots(location for (location,) in store.execute(OURS)):
+            if root == here or (root.exists() and here.exists() and root.samefile(here)):
+                continue
+            old = f"{root.as_uri()}/"
+            runs = "SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?"
+            found = [uri.removeprefix(old) for (uri,) in store.execute(runs, (len(old), old))]
+            along = any((here / unquote(rest)).exists() for rest in found)
+            if not along and root.exists():
+                continue
+            for old, new in ((root.as_uri(), here.as_uri()), (str(root), str(here))):
+                _replace(store, f"{old}/", f"{new}/")
+            store.commit()
+            if along or not found:
+                text = "the tracking store %s was moved; its artifacts are those in %s, not in %s"
+                logger.warning(text, file, here, root)
+            else:
+                text = (
+                    "the artifacts of earlier runs of %s are neither in %s nor any more in %s; if "
+                    "you have them, move them to the first; new ones go there"
+                )
+                logger.warning(text, file, here, root)
+
+
+def _roots(locations: Iterable[str | None]) -> set[Path]:
+    """Return the folders `mlruns` in which experiments lie."""
+    found = {local_path(location) for location in locations if location}
+    return {path.parent for path in found if path is not None and path.parent.name == FOLDER}
+
+
+def _replace(store: sqlite3.Connection, old: str, new: str) -> None:
+    """Replace the beginning of all locations."""
+    tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
+    for table, column in COLUMNS:
+        if table in tables:
+            store.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old), old),
+            )
