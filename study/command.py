@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 128 + n stopped by signal 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import re
@@ -19,6 +20,16 @@ from study.plotting import ignore_user_settings
 from study.setting import parse_value
 from study.task import TrainConfig, Value, config_fields, did_you_mean
 
+# What a system says of its disks, rights and limits; what a program of ours did not find is a bug.
+OUTSIDE = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOTDIR", "EISDIR"),
+        *("ENAMETOOLONG", "ELOOP", "EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ESTALE", "ENODEV"),
+    )
+    if hasattr(errno, name)
+)
+LIMITS = {errno.EMFILE: "-n", errno.EFBIG: "-f", errno.EAGAIN: "-u"}
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -26,8 +37,8 @@ def run_command(main: Callable[[], int]) -> int:
     """Run a command's `main` and turn what it raises into a message and an exit code.
 
     `InputError` is how all modules report a user's mistake, so it becomes one line on stderr, as
-    does a full disk, a damaged file or a Ray that does not start; anything else is a fault of ours
-    and keeps its traceback (exit code 1).
+    does a full disk, a damaged file, a Ray that does not start, or what the system refuses;
+    anything else is a fault of ours and keeps its traceback (exit code 1).
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # Nothing is reported home, by Ray or by MLflow.
@@ -49,6 +60,25 @@ def run_command(main: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output, `head` perhaps, has gone
         sys.stderr.close()
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        told = outside_reason(error)
+        if told is None:
+            raise
+        print(f"failed: {told}", file=sys.stderr)
+        return 1
+
+
+def outside_reason(error: Exception) -> str | None:
+    """Return in a line what the system refused; None if the error is a fault of ours."""
+    if isinstance(error, MemoryError):
+        return "there is no memory left (ulimit -v, or other programs)."
+    if isinstance(error, OSError) and error.errno in OUTSIDE:
+        place = f": {error.filename}" if error.filename is not None else ""
+        limit = f" (ulimit {LIMITS[error.errno]})" if error.errno in LIMITS else ""
+        return f"{error.strerror}{limit}{place}"
+    if "can't start new thread" in str(error):
+        return "no more threads may be started; end other programs, or raise ulimit -u or -v."
+    return None
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

@@ -113,6 +113,11 @@ def show(survey: cluster.Survey, problems: list[tuple[str, str]], fits: str | No
     lines = [table(header, [_row(host, report) for host, report in survey.reports.items()])]
     if fits:
         lines.append(f"\nfits: {fits}")
+    lines += [
+        f"note: {host}: {note}"
+        for host, report in survey.reports.items()
+        for note in (report.notes if report else ())
+    ]
     if not problems:
         return "\n".join([*lines, "all is well"])
     lines.append("\nproblems:")

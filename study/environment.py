@@ -13,6 +13,7 @@ from __future__ import annotations
 import locale
 import os
 import pwd
+import shutil
 import signal
 import socket
 import stat
@@ -29,6 +30,12 @@ from study.files import is_writable
 # and the longest name there.
 SOCKET_BYTES = 107
 RAY_PATH = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
+# What is meant for other programs of MLflow, or junk to it: a study says where its runs go.
+FOREIGN = (
+    *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID"),
+    *("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_DIR", "MLFLOW_REGISTRY_DIR", "MLFLOW_LOGGING_LEVEL"),
+    *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"),
+)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,6 +53,10 @@ def prepare() -> None:
     _find_temporary_folder()
     _find_user()
     _leave_loopback_alone()
+    if shutil.which("bash") is None:  # by which Ray starts its workers
+        os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), os.defpath]))
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     if any(entry[0] == "error" for entry in warnings.filters):
         # A warning of a library is no error, here and in the processes to come.
         warnings.resetwarnings()
@@ -77,7 +88,7 @@ def _use_utf8() -> None:
         and not sys.flags.utf8_mode
         and not sys.flags.ignore_environment
         and main is not None
-        and main.name.startswith("study.")
+        and main.name.startswith("study")
     ):
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stderr.encoding}:backslashreplace")
         os.environ["PYTHONUTF8"] = "1"

@@ -14,9 +14,11 @@ import uuid
 from pathlib import Path
 
 import study
+from study.cgroup import memory_limit
 from study.data import DataSource
 from study.errors import InputError, StorageError
 from study.object_path import AnyPath, as_path
+from study.resources import local_cpus, local_gpus, unused_gpu
 from study.task import load_task
 
 # What changes numbers or files if it differs between machines.
@@ -66,6 +68,7 @@ class NodeReport:
             it could not.
         probe: What the file holds.
         problems: In sentences that say what to do.
+        notes: In sentences too, of what keeps no study from running.
     """
 
     host: str
@@ -79,6 +82,7 @@ class NodeReport:
     wrote: str | None
     probe: str
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def check_node(request: Request) -> NodeReport:
@@ -100,13 +104,14 @@ def check_node(request: Request) -> NodeReport:
         python=platform.python_version(),
         versions={package: _version(package) for package in PACKAGES},
         code=code_fingerprint(),
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cpus=local_cpus(),
+        memory=int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_limit())),
         gpus=_gpus(request.gpus, problems),
         checksum=checksum,
         wrote=name if stored else None,
         probe=probe,
         problems=tuple(problems),
+        notes=tuple(filter(None, [unused_gpu()])),
     )
 
 
@@ -153,15 +158,16 @@ def _check_storage(folder: AnyPath, name: str, probe: str, problems: list[str]) 
 
 
 def _gpus(counted: float, problems: list[str]) -> tuple[str, ...]:
-    if not counted:
+    if not counted and not local_gpus():
         return ()  # spares importing torch
     import torch
 
     found = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if len(found) < counted:
         problems.append(
-            f"Ray counts {counted:g} GPUs, but torch can use {len(found)}; mend the driver, or "
-            "install a build of torch for it."
+            f"Ray counts {counted:g} GPUs, but training can use {len(found)}; mend the driver, "
+            "install a build of torch for it, or start Ray there with --num-gpus "
+            f"{len(found)} (of Apple's GPUs training uses none)."
         )
     return tuple(found)
 

@@ -40,6 +40,8 @@ from study.task import Task, Value, base_values, build_config, config_fields, lo
 from study.warm_start import warm_start
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_LENGTH = 200  # a file's name has 255 bytes at most, and MLflow and exports add to it
+MAX_SEED = 2**62  # what SQLite, numpy and torch take, with room for the numbers of trials
 # Of the epochs, before the first trial may be stopped. Replays of kept learning curves
 # (tests/benchmarks/searchers.py): after one epoch of 20 the later winner is stopped in one to two
 # studies of three, and the search settles where learning starts fast.
@@ -158,12 +160,15 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     """
     task = load_task(args.task)
     name = args.name or task.name
-    if not NAME.fullmatch(name):
-        raise InputError(f"--name {name!r}: use letters, digits, dots, dashes and underscores.")
+    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
+        raise InputError(
+            f"--name {name[:40]!r}: use letters, digits, dots, dashes and underscores, "
+            f"{NAME_LENGTH} at most."
+        )
     check_resource_flags(args)
     _check_studies_dir(args.studies_dir)
-    if args.seed < 0:
-        raise InputError(f"--seed must be 0 or more, but got {args.seed}.")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise InputError(f"--seed must be 0 to 2**62, but got {str(args.seed)[:40]}.")
     if args.grace_period is not None and args.grace_period < 1:
         raise InputError(f"--grace-period must be at least 1, but got {args.grace_period}.")
     if not args.reduction_factor > 1:

@@ -53,17 +53,23 @@ def set_ray_options() -> None:
         os.environ.pop(name, None)
 
 
+def forget_other_rays() -> None:
+    """Drop what is meant for another Ray than the one to be started; it is read on import."""
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+
+
 def _make_room() -> Path:
     """Return the folder for Ray's files, and see to what it writes and asks outside of it.
 
     Raises:
         InputError: There is none.
     """
-    for name in FOREIGN:
-        os.environ.pop(name, None)
     parent = socket_folder()
     os.environ["RAY_TMPDIR"] = str(parent)
     token = Path.home() / ".ray" / "auth_token"
+    if not os.path.isfile(os.environ.get("RAY_AUTH_TOKEN_PATH", "")):
+        os.environ.pop("RAY_AUTH_TOKEN_PATH", None)  # Ray would end over it
     named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if not named and not os.access(token, os.R_OK) and not is_writable(token.parent):
         # Ray would write one to the home; one that lives as long as this process does as well.
@@ -95,6 +101,7 @@ def start_ray(resources: Resources | None) -> None:
         StartError: It did not start at all.
         InputError: There is no place for its files.
     """
+    forget_other_rays()
     set_ray_options()
     stay_on_loopback()
     import ray
@@ -119,7 +126,8 @@ def start_ray(resources: Resources | None) -> None:
         except Exception as error:  # Ray raises no other kind here
             ray.shutdown()
             if "timed out during startup" not in str(error):
-                raise
+                reason = " ".join(str(error).split())[:500]
+                raise StartError(f"Ray does not start: {reason}") from error
             print("Ray did not start within 30 s, as on a busy machine", file=sys.stderr)
     raise StartError(
         f"Ray did not start in {NUM_STARTS} attempts; end other programs on this machine, or look "

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import math
 import os
+import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.cgroup import cpu_quota
 from study.errors import InputError
 
+# What GPUs are in /dev, and what a build of torch for them is for.
+GPU_FILES = (
+    ("nvidia[0-9]*", "CUDA"),
+    ("dxg", "CUDA"),  # Windows Subsystem for Linux
+    ("nvhost-gpu", "CUDA"),  # Jetson
+    ("kfd", "ROCm"),  # AMD
+)
 # What a trial takes whose workers are other processes. Every cluster's head node has 1 of it, so no
 # worker's core is touched: of 2 cores 0.01 for a driver would leave room for one worker only.
 DRIVER = {"node:__internal_head__": 0.001}
@@ -62,21 +73,42 @@ class Resources:
 def local_cpus() -> int:
     """Return the number of cores that this process may use."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")  # of a container, in microseconds per period
-    if quota.exists():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cpus = max(1, min(cpus, int(limit) // int(period)))
-    return cpus
+    return int(max(1, min(cpus, cpu_quota())))
 
 
-def local_gpus() -> int:
+def local_gpus(devices: Path = Path("/dev")) -> int:
     """Return the number of GPUs that torch can use here."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if not _gpu_files(devices) and not os.environ.get("CUDA_VISIBLE_DEVICES"):
         return 0  # spares importing torch
     import torch
 
     return torch.cuda.device_count()
+
+
+def unused_gpu(devices: Path = Path("/dev")) -> str | None:
+    """Return a sentence about a GPU of this machine that training does not use; None without one.
+
+    Args:
+        devices: The folder of devices; another one in tests.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None  # hidden on purpose
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "Apple's GPU is not used: training computes on the CPU here, and on CUDA or ROCm."
+    found = _gpu_files(devices)
+    if not found or local_gpus(devices):
+        return None
+    build = importlib.metadata.version("torch")
+    name, kind = found[0]
+    return (
+        f"there is a GPU ({name}), but torch {build} cannot use it: install the build of torch for "
+        f"{kind} (https://pytorch.org/get-started/locally) and a driver that fits, and make sure "
+        f"that this user may open {name}."
+    )
+
+
+def _gpu_files(devices: Path) -> list[tuple[Path, str]]:
+    return [(file, kind) for name, kind in GPU_FILES for file in sorted(devices.glob(name))]
 
 
 def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:

@@ -27,7 +27,7 @@ from study.live import progress_for
 from study.plan import StudyPlan, make_plan
 from study.progress import Progress
 from study.provenance import facts
-from study.ray_session import set_ray_options, shut_down_ray, start_ray
+from study.ray_session import forget_other_rays, set_ray_options, shut_down_ray, start_ray
 from study.record import StudyRecord
 from study.resources import DRIVER, say_trials
 from study.snapshot import Schedule
@@ -166,6 +166,7 @@ def reach_tracking_and_start_ray(study: StudyPlan) -> str:
     new = isinstance(folder, Path) and not folder.exists() and is_writable(folder.parent)
     if not new or study.args.address is not None or not tracking_store.is_usable_file(uri):
         return reach_tracking(study)
+    forget_other_rays()
     import ray  # noqa: F401 - not in two threads that import at once
 
     with ThreadPoolExecutor(1) as thread:

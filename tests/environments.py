@@ -2,6 +2,7 @@
 
     python tests/environments.py --number 100 --seed 0     # so many at random, 1 to 3 settings each
     python tests/environments.py --each                    # every setting by itself
+    python tests/environments.py --together                # all that must work, in few studies
     python tests/environments.py --only umask              # those whose name holds it
 
 Each runs the first command of the README, cut small. It must end with exit code 0 and all trials in
@@ -97,9 +98,9 @@ SETTINGS = [
     *variables("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"pip": ["none"]}}', "junk"),
     *variables("RAY_TMPDIR", "/nonexistent", "relative", f"{{here}}/{'r' * 90}"),
     *variables("RAY_AUTH_MODE", "token", "disabled"),
-    *variables("RAY_AUTH_MODE", "junk", works=False),
+    *variables("RAY_AUTH_MODE", "junk"),
     *variables("RAY_AUTH_TOKEN", "theirs"),
-    *variables("RAY_AUTH_TOKEN_PATH", "/nonexistent", works=False),
+    *variables("RAY_AUTH_TOKEN_PATH", "/nonexistent"),
     *variables("RAY_OVERRIDE_RESOURCES", '{"CPU": 0}', "junk"),
     *variables("RAY_memory_monitor_refresh_ms RAY_DEDUP_LOGS", "0"),
     *variables("RAY_LOG_TO_STDERR RAY_LOG_TO_DRIVER", "1"),
@@ -124,12 +125,12 @@ SETTINGS = [
     *variables("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool"),
     *variables("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "junk", works=False),
     *variables("MLFLOW_LOGGING_LEVEL", "DEBUG"),
-    *variables("MLFLOW_LOGGING_LEVEL", "junk", works=False),
+    *variables("MLFLOW_LOGGING_LEVEL", "junk"),
     *variables("MLFLOW_HTTP_REQUEST_TIMEOUT MLFLOW_HTTP_REQUEST_MAX_RETRIES", "99999"),
     *variables("MLFLOW_TRUNCATE_LONG_VALUES MLFLOW_CONFIGURE_LOGGING", "false"),
     *variables("MLFLOW_TRACKING_DIR MLFLOW_REGISTRY_DIR", "/proc/none"),
     *variables("MLFLOW_ENABLE_WORKSPACES", "true", works=False),
-    *variables("DATABRICKS_RUNTIME_VERSION", "15.4", works=False),
+    *variables("DATABRICKS_RUNTIME_VERSION", "15.4"),
     *variables("DATABRICKS_HOST DATABRICKS_TOKEN", "junk"),
     *variables("OPTUNA_STORAGE", "sqlite:////proc/none.db"),
     *variables("OTEL_EXPORTER_OTLP_ENDPOINT OTEL_TRACES_EXPORTER", "http://127.0.0.1:1"),
@@ -163,7 +164,7 @@ SETTINGS = [
     *variables("PYTHONHASHSEED", "0"),
     *variables("PYTHONMALLOC", "debug"),
     *variables("PYTHONINTMAXSTRDIGITS", "640"),
-    *variables("PYTHONIOENCODING", "ascii", "latin-1:strict", "utf-16"),
+    *variables("PYTHONIOENCODING", "ascii", "latin-1:strict", "cp1252"),
     # Locale, terminal, time
     Setting(
         name="ASCII only",
@@ -184,7 +185,7 @@ SETTINGS = [
     *variables("LD_PRELOAD LD_LIBRARY_PATH", "/nonexistent.so"),
     *variables("TORCH_DEVICE_BACKEND_AUTOLOAD TORCH_CPP_LOG_LEVEL TORCH_SHOW_CPP_STACKTRACES", "0"),
     *variables("GRPC_VERBOSITY GLOG_v", "debug"),
-    *variables("PATH", "/nonexistent", "", works=False),
+    *variables("PATH", "/nonexistent", ""),
     # Limits and what a process inherits
     *shells("umask 0", "umask 077", "umask 0777", "umask 0277"),
     *shells("ulimit -n 1024", "ulimit -c 0", "ulimit -s 512", "ulimit -s unlimited", "ulimit -l 0"),
@@ -348,15 +349,35 @@ def _fault(settings: list[Setting], outcome: Outcome) -> str | None:
     return None
 
 
+def contradict(settings: list[Setting]) -> bool:
+    """Return whether one of these settings would undo another."""
+    names = [name for setting in settings for name, _ in setting.env]
+    places = [s for s in settings if s.folder or "cd " in s.shell]
+    shells = [
+        s.shell.split()[: 1 if s.shell.startswith("exec") else 2] for s in settings if s.shell
+    ]
+    doubled = any(shells.count(words) > 1 for words in shells)
+    return len(names) != len(set(names)) or len(places) > 1 or doubled
+
+
+def together(settings: list[Setting]) -> list[list[Setting]]:
+    """Return as few groups as there can be of settings that do not contradict each other."""
+    groups: list[list[Setting]] = []
+    for setting in settings:
+        for group in groups:
+            if not contradict([*group, setting]):
+                group.append(setting)
+                break
+        else:
+            groups.append([setting])
+    return groups
+
+
 def draw(generator: random.Random, others: bool) -> list[Setting]:
     """Return one to three settings that do not contradict each other."""
     table = [setting for setting in SETTINGS if others or not setting.user]
     chosen = generator.sample(table, generator.randint(1, 3))
-    names = [name for setting in chosen for name, _ in setting.env]
-    folders = [s for s in chosen if s.folder or "cd " in s.shell]
-    if len(names) != len(set(names)) or len(folders) > 1:
-        return draw(generator, others)
-    return chosen
+    return draw(generator, others) if contradict(chosen) else chosen
 
 
 def main() -> int:
@@ -365,18 +386,23 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=100, help="of environments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", action="store_true", help="every setting by itself")
+    parser.add_argument("--together", action="store_true", help="all that must work, in groups")
     parser.add_argument("--only", help="every setting by itself whose name holds this")
+    parser.add_argument("--part", default="0/1", help="K/N: every N-th from K, to share the work")
     args = parser.parse_args()
     others = can_be_other_user()
     if args.each or args.only:
         chosen = [[s] for s in SETTINGS if (args.only or "") in s.name and (others or not s.user)]
+    elif args.together:
+        chosen = together([s for s in SETTINGS if s.works and (others or not s.user)])
     else:
         generator = random.Random(args.seed)
         chosen = [draw(generator, others) for _ in range(args.number)]
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="e", dir="/tmp") as base:
         os.chmod(base, 0o755)
-        for number, settings in enumerate(chosen):
+        first, step = map(int, args.part.split("/"))
+        for number, settings in list(enumerate(chosen))[first::step]:
             outcome = run(settings, Path(base) / str(number))
             outcomes.append(outcome)
             print(
