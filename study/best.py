@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
 import sys
 from typing import Any
 
@@ -25,6 +24,7 @@ from study.object_path import as_path
 from study.objective_flags import add_require_flag, parse_floors
 from study.progress import standings
 from study.record import StudyRecord
+from study.redaction import command_line
 from study.resources import add_machine_flags
 from study.tables import per_class_table
 from study.task import Task, load_task
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.confirm is not None:
         from study.confirmation import confirm
 
-        command = "python -m study.best " + shlex.join(argv)
+        command = command_line("best", argv)
         if code := confirm(record, ranking, args.confirm, args, command):
             return code
     confirmation = find(record, ranking)

@@ -17,6 +17,7 @@ from typing import Any
 from study import environment
 from study.errors import DamagedFile, InputError, StartError, StorageError
 from study.plotting import ignore_user_settings
+from study.redaction import mask_output, without_password
 from study.setting import parse_value
 from study.task import TrainConfig, Value, config_fields, did_you_mean
 
@@ -40,6 +41,7 @@ def run_command(main: Callable[[], int]) -> int:
     does a full disk, a damaged file, a Ray that does not start, or what the system refuses;
     anything else is a fault of ours and keeps its traceback (exit code 1).
     """
+    mask_output()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # Nothing is reported home, by Ray or by MLflow.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -116,6 +118,7 @@ def add_tracking_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
+        type=without_password,
         help="MLflow store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)",
     )
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from study.errors import StorageError, TrialError
 from study.files import write_text
+from study.redaction import redacted
 from study.run_folder import RunFolder
 from study.trial_record import TrialRecord
 
@@ -40,7 +41,7 @@ def out_of_memory(error: BaseException | str) -> bool:
 def reason_of(error: BaseException) -> str:
     """Return one line for people."""
     text = str(error).strip()
-    line = text.splitlines()[0] if text else ""
+    line = redacted(text.splitlines()[0]) if text else ""
     return line if isinstance(error, TrialError) else f"{type(error).__name__}: {line}"
 
 
@@ -48,7 +49,7 @@ def keep_traceback(folder: RunFolder, error: BaseException) -> None:
     """Write the traceback of an error to `error.txt`."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with suppress(StorageError):  # the error itself says more
-        write_text(folder.error_file, "".join(traceback.format_exception(error)))
+        write_text(folder.error_file, redacted("".join(traceback.format_exception(error))))
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ from study.files import read_document, write_document
 from study.lineage import first_place, name_of
 from study.object_path import AnyPath, children, modified
 from study.objective import OPTIONAL
+from study.redaction import redacted
 from study.space import SearchSpace
 from study.task import did_you_mean
 
@@ -51,6 +52,8 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
         logger.warning("%s What it said is taken from optuna.db.", error)
         manifest = recalled
     manifest.setdefault("sampler", "tpe")  # once the only one
+    for start in manifest.get("starts", []):  # kept as typed before there were masks
+        start["command"] = redacted(start["command"])
     missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
     if missing:
         raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")

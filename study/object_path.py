@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, TypeVar
 
 from study.errors import InputError, StorageError
+from study.redaction import redacted
 
 SCHEMES = ("s3", "gs")
 RETRY_SECONDS = (1.0, 4.0)  # beside what the file system tries by itself
@@ -166,12 +167,17 @@ def as_path(text: str) -> AnyPath:
     """Return the absolute path, or the place in an object store, that a text names.
 
     Raises:
-        InputError: It is a URI of another kind.
+        InputError: It is a URI of another kind, or holds a password.
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Path(text).expanduser().absolute()
     key, _, query = rest.partition("?")
+    if redacted(text) != text or "@" in key.split("/")[0]:
+        raise InputError(
+            f"{redacted(text)!r} names keys, which would be kept with the study; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile in AWS_PROFILE."
+        )
     if scheme not in SCHEMES or not all(key.strip("/").split("/")):
         raise InputError(
             f"{text!r} is no folder; name one, or a place like s3://bucket/studies (gs:// works "

@@ -29,6 +29,7 @@ from study.objective import Goal
 from study.optuna_file import OptunaFile
 from study.provenance import versions
 from study.recall import recall_trials
+from study.redaction import redacted
 from study.run_folder import RunFolder
 from study.sampling import Sampling
 from study.task import Value
@@ -123,7 +124,7 @@ class StudyRecord:
             manifest = settled(path, known, uri)
         else:  # another study of this name, in another folder, has runs of its own in MLflow
             manifest |= {"id": uuid.uuid4().hex, "place": place_of(path)}
-        start = {"command": command, "time": now(), **driver, "versions": versions()}
+        start = {"command": redacted(command), "time": now(), **driver, "versions": versions()}
         manifest = {
             **manifest,
             "starts": [*manifest.get("starts", []), start],

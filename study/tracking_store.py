@@ -30,6 +30,7 @@ from study.errors import InputError
 from study.files import local_copy
 from study.object_path import AnyPath
 from study.record import REPORT_FILE
+from study.redaction import without_password
 from study.run_folder import RunFolder
 from study.task import Task
 from study.tracking_access import check_access, refusal
@@ -43,7 +44,9 @@ def resolve_uri(flag: str | None) -> str:
     Args:
         flag: `--tracking-uri`; else `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` here.
     """
-    uri = flag or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if "MLFLOW_TRACKING_URI" in os.environ:  # which MLflow reads, too
+        os.environ["MLFLOW_TRACKING_URI"] = without_password(os.environ["MLFLOW_TRACKING_URI"])
+    uri = without_password(flag or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     if uri.startswith("sqlite:"):
         return sqlite_uri.absolute(uri)
     if "://" not in uri and not uri.startswith("databricks"):

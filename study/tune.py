@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from study.progress import Progress
 from study.provenance import facts
 from study.ray_session import forget_other_rays, set_ray_options, shut_down_ray, start_ray
 from study.record import StudyRecord
+from study.redaction import command_line
 from study.resources import DRIVER, say_trials
 from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         if study.resources is not None:
             print(describe_estimate(study, estimate(study), args.price_per_hour))
         return 0
-    return run(study, manifest, "python -m study.tune " + shlex.join(argv))
+    return run(study, manifest, command_line("tune", argv))
 
 
 def run(

@@ -1,0 +1,99 @@
+"""Passwords and keys that a user types into a URI: used in this process, shown and kept nowhere.
+
+All that is shown passes `mask_output`, and what is kept of command lines and errors `redacted`. The
+password of a tracking URI goes to the environment variable in which its own tools look for it, so
+that no message of a library can repeat it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+MASK = "***"
+ADVICE = (
+    "the password in the tracking URI is used, but kept nowhere; leave it out and set "
+    "{variables} instead"
+)
+DATABASE = "PGPASSWORD (or write ~/.pgpass)"
+SERVER = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+SECRET = r"password|passwd|pwd|secret|token|signature|credential|api_?key|access_?key"
+RULES = [
+    # scheme://user:PASSWORD@host, up to the last @: a password may hold one, and a slash. A number
+    # before a slash is a port.
+    (r"(://[^\s/:@'\"?#]*:)(?!\d{1,5}(?:[/?#]|$))[^\s'\"<>]{1,400}@", rf"\1{MASK}@"),
+    (r"(https?://)(?!\*)[^\s/:@'\"?#]{1,400}@", rf"\1{MASK}@"),  # http://TOKEN@host
+    (rf"(?i)([?&;][\w.-]*(?:{SECRET})[\w.-]*=)[^&\s'\"#;]+", rf"\1{MASK}"),
+    (r"\b([A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|ACCESS_KEY)=)[^\s'\"]+", rf"\1{MASK}"),
+    (r"(?i)\b((?:password|passwd|pwd)=)(?!\*)[^\s'\",;)&]+", rf"\1{MASK}"),
+    (
+        rf"(?i)(['\"][\w-]*(?:{SECRET})['\"]\s*:\s*)(?:'[^'\n]+'|\"[^\"\n]+\")",
+        rf"\1'{MASK}'",
+    ),
+    (r"(?i)(authorization\W{1,6}(?:basic|bearer)\s+)[^\s'\"]+", rf"\1{MASK}"),
+]
+PATTERNS = [(re.compile(pattern), new) for pattern, new in RULES]
+# Without one of these no rule fits, and long texts are passed on at once.
+SIGN = re.compile(rf"://|(?i:{SECRET}|authorization)")
+
+
+def redacted(text: str) -> str:
+    """Return a text with `***` in place of each password, token and key in it."""
+    if SIGN.search(text):
+        for pattern, new in PATTERNS:
+            text = pattern.sub(new, text)
+    return text
+
+
+def command_line(module: str, words: Sequence[str]) -> str:
+    """Return what was typed, as it may be shown and kept: `python -m study.tune ...`."""
+    whole = re.compile(r"(?s)(://[^/:@?#]*:)(?!\d{1,5}(?:[/?#]|$)).*@")  # blanks and quotes, too
+    kept = [redacted(whole.sub(rf"\1{MASK}@", word)) for word in words]
+    return f"python -m study.{module} " + shlex.join(kept)
+
+
+def without_password(uri: str) -> str:
+    """Return a tracking URI without its password, which the environment gets instead.
+
+    A server's password goes to MLflow's variables, and PostgreSQL's to that of its library. Of
+    other databases it stays, because their drivers look nowhere else.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri
+    place, at, host = parts.netloc.rpartition("@")
+    user, colon, password = place.partition(":")
+    if not at or not colon:
+        return uri
+    scheme, _, driver = parts.scheme.partition("+")
+    if scheme in ("http", "https"):
+        kept, variables, advice = host, {"MLFLOW_TRACKING_USERNAME": unquote(user)}, SERVER
+        name = "MLFLOW_TRACKING_PASSWORD"
+    elif scheme == "postgresql" and driver in ("", "psycopg", "psycopg2"):
+        kept, variables, advice, name = f"{user}@{host}", {}, DATABASE, "PGPASSWORD"
+    else:
+        return uri
+    if password != MASK:  # as it stands in a command that was kept
+        os.environ.update({**variables, name: unquote(password)})
+        print(ADVICE.format(variables=advice), file=sys.stderr)
+    return parts._replace(netloc=kept).geturl()
+
+
+def mask_output() -> None:
+    """Let all that this process writes to its standard streams pass `redacted`."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or hasattr(stream, "written_unmasked"):
+            continue
+        write = stream.write
+
+        def masked(text: str, write=write) -> int:  # type: ignore[no-untyped-def]
+            return int(write(redacted(text)) or 0)
+
+        for name, value in (("written_unmasked", write), ("write", masked)):
+            setattr(stream, name, value)
