@@ -13,7 +13,7 @@ import torch
 
 from study import checkpoint, distributed
 from study.batches import Batches
-from study.data import DataSource, ImageSet
+from study.data import DataSource, ImageSet, say_absent
 from study.errors import TrialError
 from study.evaluation import evaluate
 from study.interval import Interval, bootstrap
@@ -131,6 +131,7 @@ def test_once(
         sized = images.targets if images.targets.ndim == 3 else images.images
         size = "{}x{} pixels".format(*sized.shape[-2:])
         if split == "test":
+            say_absent(task, images, "the test split")
             write_arrays(folder.path / "test.npz", scored.evidence)
     test = {
         "why": why,

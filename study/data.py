@@ -89,6 +89,38 @@ def prepare(task: Task, source: DataSource) -> dict[str, Any]:
     return task.identity(source)
 
 
+def check_classes(task: Task, splits: Splits) -> None:
+    """Say which classes training or validation has nothing of.
+
+    Raises:
+        InputError: Validation has a single class, so that every network scores 1.
+    """
+    say_absent(task, splits.train, "training")
+    present = say_absent(task, splits.val, "validation")
+    if len(present) == 1 and len(task.classes) > 1:
+        raise InputError(
+            f"validation has one class only, {present[0]} (of {len(task.classes)}): every network "
+            "would be scored perfect. Add images with other classes, or check how the targets were "
+            "written."
+        )
+
+
+def say_absent(task: Task, images: ImageSet, where: str) -> list[str]:
+    """Say on stderr which classes an image set has nothing of; return those that it has."""
+    counts = np.zeros(256, np.int64)
+    for places in np.array_split(images.indices, max(1, len(images) // 64)):
+        counts += np.bincount(images.targets[places].ravel(), minlength=256)[:256]
+    absent = [name for name, count in zip(task.classes, counts, strict=False) if not count]
+    if absent:
+        print(
+            f"{task.name}: {where} has nothing of {', '.join(absent)}; no score tells of "
+            f"{'it' if len(absent) == 1 else 'them'}, and means are over the other "
+            f"{len(task.classes) - len(absent)} classes",
+            file=sys.stderr,
+        )
+    return [name for name in task.classes if name not in absent]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.data`."""
     parser = argparse.ArgumentParser(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.command import check_price, parse_assignments, parse_time
-from study.data import DataSource, prepare
+from study.data import DataSource, check_classes, prepare
 from study.errors import InputError, StorageError
 from study.manifest import (
     METRICS_VERSION,
@@ -232,7 +232,9 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     )
     if args.address is None:
         study = study.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
-    return dataclasses.replace(study, identity=prepare(task, source))
+    study = dataclasses.replace(study, identity=prepare(task, source))
+    check_classes(task, task.load_splits(source, config))
+    return study
 
 
 def _check_studies_dir(text: str) -> None:

@@ -25,7 +25,7 @@ from study.command import (
     config_values,
     run_command,
 )
-from study.data import DataSource, prepare
+from study.data import DataSource, check_classes, prepare
 from study.errors import InputError, TrialError
 from study.provenance import facts
 from study.run_folder import RunFolder
@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     if resume is not None:
         _check_resume(config, resume, args)
     identity = prepare(task, source)
+    check_classes(task, task.load_splits(source, config))
     folder = _run_folder(task, args)
     return _train(task, config, source, identity, folder, resume, args)
 

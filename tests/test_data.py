@@ -15,11 +15,13 @@ from conftest import run_module
 from PIL import Image
 
 from study.cache import checksum
-from study.data import DataSource
+from study.data import DataSource, ImageSet, Splits, check_classes, say_absent
 from study.datasets import cmp_facade, fashion_mnist, mini_facade
 from study.datasets.archive import unpacked
 from study.datasets.drawn_facades import draw_set
 from study.errors import InputError
+from study.tasks.facade import TASK as FACADE
+from study.tasks.fashion import TASK as FASHION
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +242,34 @@ def test_masks_of_another_palette_and_turned_photographs_give_the_same_arrays(
     files = [file for pair in mini_facade.find_pairs(train).pairs for file in pair]
     files += [f for p in mini_facade.find_pairs(train.with_name("test_dev")).pairs for f in p]
     assert after.meta["checksum"] != checksum(files)
+
+
+def test_a_class_that_is_nowhere_is_told(capsys) -> None:
+    targets = np.array([[[0, 1]], [[0, 0]], [[3, 1]], [[1, 1]]], np.uint8)
+    images = np.zeros((4, 3, 1, 2), np.uint8)
+    some = ImageSet(images, targets, np.array([0, 1]))
+    assert say_absent(FACADE, some, "validation") == ["others", "facade"]
+    assert capsys.readouterr().err == (
+        "facade: validation has nothing of pillar, window, balcony; no score tells of them, and "
+        "means are over the other 2 classes\n"
+    )
+    check_classes(FACADE, Splits(ImageSet(images, targets, np.array([2])), some))
+    with pytest.raises(InputError, match="validation has one class only, others .of 5.: every net"):
+        check_classes(FACADE, Splits(some, ImageSet(images, targets, np.array([1]))))
+    labels = np.arange(10, dtype=np.uint8)
+    for chosen, said in ((labels, 0), (labels[1:], 1)):
+        assert len(say_absent(FASHION, ImageSet(labels, labels, chosen), "training")) == 10 - said
+    assert "nothing of T-shirt/top; no score tells of it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_masks_of_one_class_are_refused(facade_dir: Path, tmp_path: Path, command: str) -> None:
+    for mask in (facade_dir / "facade" / "starter_set").rglob("*.png"):
+        Image.fromarray(np.ones((256, 256), np.uint8)).save(mask)
+    done = run_module(command, "facade", "--data-dir", facade_dir, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: validation has one class only, facade (of 5)" in done.stderr
+    assert "training has nothing of others, pillar, window, balcony" in done.stderr
 
 
 def test_cmp_archives_become_a_set(tmp_path: Path, drawn_pairs) -> None:
