@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from html import escape
 from itertools import accumulate
 from typing import Any
 
@@ -211,10 +212,11 @@ def counting_axis(title: str, span: float) -> Chart:
 
 def about(record: StudyRecord, trial: TrialRecord) -> str:
     """Return what to show of a trial under the pointer, in lines."""
-    lines = [f"<b>trial {trial.number}</b>, {WORDS[trial.state]}, {trial.epochs} epochs"]
+    title = f"<b>trial {trial.number}</b>, {WORDS[trial.state]}, {trial.epochs} epochs"
+    lines = []
     if trial.best:
         metrics = record.goal.metrics
         lines += [f"{name} {trial.best[name]:.4f}" for name in metrics if name in trial.best]
     lines += [trial.reason[:90]] if trial.reason else []
     lines += [f"{name} {number(value)}" for name, value in trial.values.items()]
-    return "<br>".join(line.replace("<", "&lt;") if "<b>" not in line else line for line in lines)
+    return "<br>".join([title, *(escape(line, quote=False) for line in lines)])

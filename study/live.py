@@ -20,6 +20,7 @@ from typing import Any, Self, TextIO
 
 from study.progress import SHARE, Progress
 from study.record import StudyRecord
+from study.redaction import cleaned
 from study.snapshot import Schedule, lines, snapshot
 from study.stopping import Stopping
 from study.trial_record import TrialRecord
@@ -87,7 +88,7 @@ class Block:
         rows = [row[:columns] for row in rows][:height]
         texts = [*self._waiting, above]
         del self._waiting[: len(texts) - 1]
-        said = [text.rstrip("\n") for text in texts if text]
+        said = [cleaned(text).rstrip("\n") for text in texts if text]
         content = "".join(line + "\n" for line in (*said, *rows))
         # To the line's start, up, and erase all below; a key's echo such as ^C goes too.
         content = (f"\x1b[{up}A" if up else "") + "\r\x1b[J" + content

@@ -1,6 +1,6 @@
-"""Passwords and keys that a user types into a URI: used in this process, shown and kept nowhere.
+"""What must not be shown: passwords and keys, and characters that command a terminal.
 
-All that is shown passes `mask_output`, and what is kept of command lines and errors `redacted`. The
+All that is shown passes `cleaned`, and what is kept of command lines and errors `redacted`. The
 password of a tracking URI goes to the environment variable in which its own tools look for it, so
 that no message of a library can repeat it.
 """
@@ -42,12 +42,26 @@ PATTERNS = [(re.compile(pattern), new) for pattern, new in RULES]
 SIGN = re.compile(rf"://|(?i:{SECRET}|authorization)")
 
 
+# Colours go; what else commands a terminal, or turns the direction of writing, is spelt out. A line
+# that begins with a carriage return is a download's progress.
+COLORS = re.compile(r"\x1b\[[\d;]*m")
+CONTROLS = re.compile(
+    r"(?<!^)\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
+
 def redacted(text: str) -> str:
     """Return a text with `***` in place of each password, token and key in it."""
     if SIGN.search(text):
         for pattern, new in PATTERNS:
             text = pattern.sub(new, text)
     return text
+
+
+def cleaned(text: str) -> str:
+    """Return a text as it may be shown on a terminal, whatever names of files are in it."""
+    text = COLORS.sub("", text)
+    return redacted(CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text))
 
 
 def command_line(module: str, words: Sequence[str]) -> str:
@@ -86,14 +100,15 @@ def without_password(uri: str) -> str:
 
 
 def mask_output() -> None:
-    """Let all that this process writes to its standard streams pass `redacted`."""
+    """Let all that this process writes to its standard streams pass `cleaned`."""
+    os.environ.setdefault("PYTHON_COLORS", "0")
     for stream in (sys.stdout, sys.stderr):
         if stream is None or hasattr(stream, "written_unmasked"):
             continue
         write = stream.write
 
         def masked(text: str, write=write) -> int:  # type: ignore[no-untyped-def]
-            return int(write(redacted(text)) or 0)
+            return int(write(cleaned(text)) or 0)
 
         for name, value in (("written_unmasked", write), ("write", masked)):
             setattr(stream, name, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from html import escape
 from itertools import pairwise
 
 from study.charts import Chart, axis_of, counting_axis, marker, scored
@@ -38,7 +39,7 @@ def parallel(record: StudyRecord) -> Chart:
             y += [*places, score, None]
             shown = [f"{p.name} {number(trial.values.get(p.name, '-'))}" for p in parameters]
             shown += [f"{record.manifest['metric']} {trial.value:.4f}", ""]
-            texts += [f"trial {trial.number}: {text}" for text in shown]
+            texts += [f"trial {trial.number}: {escape(text, quote=False)}" for text in shown]
         data.append(
             {
                 **{"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y},
@@ -128,7 +129,10 @@ def _points(trials: Sequence[TrialRecord], name: str, shape: Chart) -> Chart:
         **{"type": "scatter", "mode": "markers", "marker": shape},
         "x": [x if isinstance(x := t.values[name], float) else number(x) for t in trials],
         "y": [trial.value for trial in trials],
-        "text": [f"trial {t.number}, {name} {number(t.values[name])}" for t in trials],
+        "text": [
+            f"trial {t.number}, {name} {escape(number(t.values[name]), quote=False)}"
+            for t in trials
+        ],
         "hovertemplate": "%{text}: %{y:.4f}<extra></extra>",
     }
 

@@ -25,9 +25,10 @@ from test_tracking import free_port, server
 from study.command import run_command
 from study.errors import InputError
 from study.faults import keep_traceback, reason_of
+from study.live import Block
 from study.manifest import read_manifest
 from study.object_path import as_path
-from study.redaction import command_line, redacted, without_password
+from study.redaction import cleaned, command_line, redacted, without_password
 from study.run_folder import RunFolder
 from study.tracking_access import refusal
 from study.tracking_store import resolve_uri
@@ -139,6 +140,42 @@ def test_all_output_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_command(main) == 2
     shown = b"".join(stream.buffer.getvalue() for stream in streams).decode()  # type: ignore[attr-defined]
     assert SECRET not in shown and shown.count("mysql://me:***@db") >= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\x1b[31mred\x1b[0m.jpg", "ared.jpg"),
+        ("\x1b]0;title\x07 \x1b[2J", "\\x1b]0;title\\x07 \\x1b[2J"),
+        ("safe\rskipped", "safe\\rskipped"),
+        ("gpj.\u202eexe", "gpj.\\u202eexe"),
+        ("\x9b2J", "\\x9b2J"),
+        ("\r 45 %", "\r 45 %"),  # a download's progress
+        ("caf\u00e9\t\u6f22\u5b57\n\u2581\u2588 \u00b7\r\n", None),
+    ],
+)
+def test_nothing_shown_commands_a_terminal(text: str, expected: str | None) -> None:
+    assert cleaned(text) == (text if expected is None else expected)
+
+
+def test_what_is_printed_above_a_table_is_cleaned(tmp_path: Path) -> None:
+    main, other = os.openpty()
+    with open(other, "w") as terminal:
+        block = Block(terminal)
+        block.draw([], f"mysql://me:{SECRET}@db \x1b[2J")
+        shown = os.read(main, 1000).decode()
+    os.close(main)
+    assert "mysql://me:***@db \\x1b[2J" in shown and SECRET not in shown
+
+
+def test_names_of_files_are_cleaned(tmp_path: Path) -> None:
+    """As a user sees it: of an image that is none, and of a folder that is none."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "meta.json").write_text("{}")
+    (tmp_path / "evil" / "model.pt2").write_text("")
+    for words in (["\x1b[2Jno"], ["evil", "\x1b]0;x\x07"]):
+        done = run_module("predict", *words, "b.jpg", cwd=tmp_path)
+        assert done.returncode == 2 and "\x1b" not in done.stderr + done.stdout, done.stderr
 
 
 def test_errors_are_kept_with_masks(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from conftest import Finished, run_module
 from test_record import MANIFEST
 
 from study import importance, report, report_facts
+from study.charts import about
 from study.command import run_command
 from study.ledger import Ledger, spans_of
 from study.record import StudyRecord
@@ -204,6 +205,16 @@ def test_few_trials_are_marked_one_by_one(tmp_path: Path, num: int) -> None:
 def test_importance_says_what_it_lacks(tmp_path: Path) -> None:
     text = page(study(tmp_path / "s", [trial(n, "finished", [0.1]) for n in range(4)]))
     assert "takes 5 ended trials, but study s has 4" in text and "--importance" not in text
+
+
+def test_a_reason_is_no_markup(tmp_path: Path) -> None:
+    """Whatever it holds: a line with bold letters of its own once went out as it was."""
+    reason = 'loss of <b>3 & 4</b> <a href="https://example.org">more</a>'
+    failed = dataclasses.replace(trial(0, "failed", [0.5]), reason=reason)
+    title, *lines = about(study(tmp_path / "s", [failed]), failed).split("<br>")
+    assert title.startswith("<b>trial 0</b>, failed")
+    assert any("loss of &lt;b&gt;3 &amp; 4&lt;/b&gt;" in line for line in lines)
+    assert not any("<" in line for line in lines)
 
 
 def test_what_a_study_spent(tmp_path: Path, trials: list[TrialRecord]) -> None:
