@@ -11,6 +11,7 @@ from typing import Any, Literal
 from study.errors import DamagedFile
 from study.files import read_document, write_document
 from study.object_path import AnyPath
+from study.redaction import redacted
 from study.task import Value, best_row
 
 # How a trial ended: all epochs, early by the scheduler, or with an error.
@@ -105,12 +106,13 @@ class TrialRecord:
 
     def with_failure(self, reason: str, parts: int) -> TrialRecord:
         """Return the record with a failure after which the trial is tried again."""
-        failure = {"time": now(), "epoch": self.epochs + 1, "reason": reason}
+        failure = {"time": now(), "epoch": self.epochs + 1, "reason": redacted(reason)}
         return dataclasses.replace(self, failures=(*self.failures, failure), parts=parts)
 
     def with_end(self, ending: Ending, reason: str | None) -> TrialRecord:
         """Return the record of the trial when it has ended."""
-        return dataclasses.replace(self, state=ending, reason=reason, ended=now())
+        kept = redacted(reason) if reason else reason
+        return dataclasses.replace(self, state=ending, reason=kept, ended=now())
 
     def save(self, folder: AnyPath) -> None:
         """Write `trial.json`.

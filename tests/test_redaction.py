@@ -32,6 +32,7 @@ from study.redaction import cleaned, command_line, redacted, without_password
 from study.run_folder import RunFolder
 from study.tracking_access import refusal
 from study.tracking_store import resolve_uri
+from study.trial_record import TrialRecord
 
 SECRET = "c0rrect-horse"
 AROUND = [  # (before, after) the secret, in what must be shown as before***after
@@ -184,6 +185,11 @@ def test_errors_are_kept_with_masks(tmp_path: Path) -> None:
     keep_traceback(folder, error)
     text = (tmp_path / "0000" / "error.txt").read_text() + reason_of(error)
     assert SECRET not in text and text.count("postgresql://me:***@db/x") == 2
+    trial = TrialRecord(number=0, metric="val/accuracy", mode="max", values={}).with_failure(
+        str(error), 1
+    )
+    (failure,) = trial.failures  # what Ray told of it
+    assert failure["reason"] == trial.with_end("failed", str(error)).reason == redacted(str(error))
 
 
 @pytest.mark.parametrize("place", [f"s3://AKIA:{SECRET}@bucket", f"s3://b/x?secret_key={SECRET}"])
