@@ -1,6 +1,6 @@
 """What `--dry-run` estimates beside what the same study then takes, on the real data.
 
-    STUDY_DATA_DIR=... python tests/benchmarks/estimate.py [--only NAME] [--repeats 1] [--json FILE]
+    STUDY_DATA_DIR=... python tests/benchmarks/estimate.py [--only NAME] [--repeats 3]
 
 The machine must have nothing else to do. One study is one throw of dice: which of its trials are
 stopped early decides its length, so `10 %` and `90 %` say what such studies take. Apart from the
@@ -10,7 +10,6 @@ that were trained over the measured ones.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,11 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from report import Report, out_parser
+
 from study.estimate import estimate
 from study.plan import make_plan
 from study.record import StudyRecord
 from study.study_flags import build_parser
-from study.tables import table
 
 NARROW = """\
 search:
@@ -71,29 +71,34 @@ def compare(command: str, home: Path, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a table and write JSON."""
-    parser = argparse.ArgumentParser(description="Estimates of --dry-run beside real studies.")
+    """Run the studies, print a table and write JSON."""
+    parser = out_parser(__doc__)
     parser.add_argument("--only", choices=STUDIES, help="one of the studies (default: all)")
-    parser.add_argument("--repeats", type=int, default=1, help="with other seeds (default: 1)")
+    parser.add_argument("--repeats", type=int, default=3, help="with other seeds (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the first (default: 0)")
-    parser.add_argument("--json", default="estimate.json", help="file (default: %(default)s)")
     args = parser.parse_args()
-    file = Path(args.json).absolute()
-    found: dict[str, list[dict[str, float]]] = {}
+    report = Report("estimate", args.out)
+    here = os.getcwd()
     for name in [args.only] if args.only else STUDIES:
+        found = []
         for seed in range(args.seed, args.seed + args.repeats):
             with tempfile.TemporaryDirectory() as home:
-                found.setdefault(name, []).append(compare(STUDIES[name], Path(home), seed))
-            os.chdir(file.parent)
-            file.write_text(json.dumps(found, indent=1))
-    rows = [
-        [name, *(f"{value:.3g}" for value in entry.values())]
-        for name, entries in found.items()
-        for entry in entries
-    ]
-    print(table(["study, seconds", *next(iter(found.values()))[0]], rows))
-    for name, entries in found.items():
-        print(f"{name}: median ratio {statistics.median(e['ratio'] for e in entries):.2f}")
+                found.append(compare(STUDIES[name], Path(home), seed))
+                os.chdir(here)
+            print(name, json.dumps(found[-1]), flush=True)
+        for what, key in {
+            "the estimate itself, s": "probe",
+            "estimated over measured time": "ratio",
+            "the same for epochs trained": "epochs",
+            "the same for the seconds of these epochs": "epoch",
+        }.items():
+            report.add(f"{name}: {what}", [one[key] for one in found])
+        inside = [one["10 %"] <= one["measured"] <= one["90 %"] for one in found]
+        report.add(
+            f"{name}: studies inside the range for 8 of 10, %", 100 * statistics.mean(inside)
+        )
+        report.note(name, found)
+    report.write()
 
 
 if __name__ == "__main__":

@@ -11,23 +11,29 @@ and logarithm of size, of that of the true front.
     half    no stopping, half as many trials
     first   ASHA by the first objective (`study.rungs.Rungs`)
     fronts  non-dominated trials go on, and the best third by rank (`study.pareto.FrontRungs`)
+
+Then searches by TPE of `SEARCHED` trials, two at a time, none stopped: the part of the hypervolume
+of all configurations that is found, with parameters drawn together and each for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import mean
+from statistics import mean, stdev
 
 import numpy as np
+import optuna
 from curves import EPOCHS, GRIDS
 from report import Report, out_parser
 from searchers import CONCURRENT, NUM_TRIALS, Landscape
 
 from study.pareto import FrontRungs, front
 from study.rungs import Rungs
+from study.sampling import tpe
 from study.task import build_config, load_task
 
 GRACE, FACTOR = 4, 3.0
+SEARCHED = 48  # trials of a search by TPE
 Rule = Callable[[int, int, tuple[float, float]], bool]
 
 
@@ -96,6 +102,35 @@ def replay(
     return float(sum(reached)), float(stopped), part / whole
 
 
+def search(
+    landscape: Landscape, size: dict[tuple[int, ...], float], multivariate: bool, seed: int
+) -> float:
+    """Return the share of the hypervolume of all configurations that TPE finds."""
+    final = {place: float(np.nanmax(curve)) for place, curve in landscape.curves.items()}
+    points = {place: (score, float(np.log(size[place]))) for place, score in final.items()}
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.sampler = tpe(seed, objectives=2, multivariate=multivariate)
+    running: list[tuple[optuna.trial.Trial, tuple[int, ...]]] = []
+    seen = []
+    for number in range(SEARCHED + CONCURRENT):
+        if len(running) == CONCURRENT or number >= SEARCHED:
+            trial, place = running.pop(0)
+            seen.append(points[place])
+            study.tell(trial, list(points[place]))
+        if number < SEARCHED:
+            trial = study.ask()
+            chosen = tuple(
+                trial.suggest_int(name, 0, len(known) - 1)
+                for name, known in zip(landscape.names, landscape.values, strict=True)
+            )
+            running.append((trial, chosen))
+    corner = (
+        float(np.quantile(list(final.values()), 0.1)),
+        max(size for _, size in points.values()),
+    )
+    return hypervolume(seen, corner) / hypervolume(list(points.values()), corner)
+
+
 def hypervolume(points: list[tuple[float, float]], corner: tuple[float, float]) -> float:
     """Return the area that points (score, size) dominate, up to a corner."""
     area, height = 0.0, corner[0]
@@ -109,8 +144,9 @@ def hypervolume(points: list[tuple[float, float]], corner: tuple[float, float]) 
 def main() -> None:
     """Compare."""
     parser = out_parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=30)
     args = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     report = Report("fronts", args.out)
     report.note("seeds", args.seeds)
     for task in GRIDS:
@@ -131,6 +167,18 @@ def main() -> None:
                     [] if against is None else [against],
                     better="higher" if place == 2 else "lower",
                 )
+        for multivariate in (False, True):
+            shares = [
+                100 * search(landscape, size, multivariate, seed) for seed in range(args.seeds)
+            ]
+            how = "together" if multivariate else "each for itself"
+            report.add(
+                f"{task}: TPE, {SEARCHED} trials, parameters drawn {how}: hypervolume, %",
+                mean(shares),
+                better="higher",
+            )
+            error = stdev(shares) / len(shares) ** 0.5
+            report.note(f"{task}: TPE, parameters drawn {how}: error of the mean", error)
     report.write()
 
 

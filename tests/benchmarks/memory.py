@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from contenders import run
 from report import Report, median, out_parser
@@ -39,34 +41,55 @@ Sizes = dict[str, float]  # MiB by `KEYS`
 def main() -> None:
     parser = out_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=25, help="of training before measuring")
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     settings = {**WIDTHS, "image_size": 256, "batch_size": BATCH_SIZE}
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     report = Report("memory", args.out)
-    pss: dict[tuple[str, int], float] = {}
-    for task, given in (("empty", []), ("facade", flags)):
-        for concurrent in (1, 2):
-            trials = study(task, concurrent, args.seconds, given)
-            report.note(f"{task}, {concurrent} at a time, MiB", trials)
-            pss[task, concurrent] = sum(whole["Pss"] for whole, _ in trials)
-            name = f"{task}, {concurrent} at a time:"
-            report.add(f"{name} PSS of all trials, MiB", pss[task, concurrent])
-            report.add(f"{name} private part, a trial, MiB", [t["Private"] for t, _ in trials])
-            if task == "facade":
-                size = trials[0][1]["Size"]
-                total = sum(arrays["Pss"] for _, arrays in trials)
-                report.add(f"{name} arrays mapped by a trial, RSS, MiB", [
-                    arrays["Rss"] for _, arrays in trials
-                ])  # fmt: skip
-                report.add(f"{name} arrays, PSS of all trials, MiB", total, limit=size)
-                report.note("arrays, MiB", size)
-    more = {task: pss[task, 2] - pss[task, 1] for task in ("empty", "facade")}
-    report.add("a further trial, PSS, MiB", more["facade"])
-    report.add("of it interpreter, torch and Ray, MiB", more["empty"])
-    report.add("the rest: its own data and network, MiB", more["facade"] - more["empty"])
+    limits: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
+    raw: dict[str, list[Any]] = {}
+    for _ in range(args.repeats):
+        for name, value in once(args.seconds, flags, limits, raw).items():
+            found.setdefault(name, []).append(value)
+    for name, values in found.items():
+        report.add(name, values, limit=limits.get(name))
+    report.note("of every study, MiB", raw)
     report.note("settings", settings)
     report.note("seconds of training before", args.seconds)
     report.write()
+
+
+def once(
+    seconds: float, flags: list[str], limits: dict[str, float], raw: dict[str, list[Any]]
+) -> dict[str, float]:
+    """Run the four studies; return MiB by what they are, and fill in limits and raw sizes."""
+    pss: dict[tuple[str, int], float] = {}
+    private: dict[tuple[str, int], float] = {}
+    found: dict[str, float] = {}
+    for task, given in (("empty", []), ("facade", flags)):
+        for concurrent in (1, 2):
+            trials = study(task, concurrent, seconds, given)
+            name = f"{task}, {concurrent} at a time"
+            raw.setdefault(name, []).append(trials)
+            pss[task, concurrent] = sum(whole["Pss"] for whole, _ in trials)
+            private[task, concurrent] = mean(whole["Private"] for whole, _ in trials)
+            found[f"{name}: PSS of all trials, MiB"] = pss[task, concurrent]
+            found[f"{name}: private part, a trial, MiB"] = private[task, concurrent]
+            if task == "facade":
+                mapped = mean(arrays["Rss"] for _, arrays in trials)
+                found[f"{name}: arrays mapped by a trial, RSS, MiB"] = mapped
+                total = f"{name}: arrays, PSS of all trials, MiB"
+                found[total] = sum(arrays["Pss"] for _, arrays in trials)
+                limits[total] = trials[0][1]["Size"]
+    more = {task: pss[task, 2] - pss[task, 1] for task in ("empty", "facade")}
+    found["a further trial, PSS, MiB"] = more["facade"]
+    found["of it interpreter, torch and Ray, PSS, MiB"] = more["empty"]
+    found["the rest, its own data and network, PSS, MiB"] = more["facade"] - more["empty"]
+    # The PSS of the first falls when a second one shares its pages: what is private is the bill.
+    alone = "private memory of a facade trial beside another, less an empty one's, MiB"
+    found[alone] = private["facade", 2] - private["empty", 2]
+    return found
 
 
 def study(

@@ -8,7 +8,8 @@
     report.note("settings", {"threads": 1})
     report.write()
 
-Each comparison is between medians of repeats that took turns in one run.
+Each comparison is between medians of repeats that took turns in one run. `document.py` writes what
+the files say into the documents.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Report:
     def __init__(self, name: str, out: Path | None = None) -> None:
         self.name = name
         self.out = out or RESULTS / f"{name}.json"
+        self.load_at_start = os.getloadavg()[0]
         self.rows: list[Row] = []
         self.notes: dict[str, Any] = {}
 
@@ -147,7 +149,9 @@ class Report:
             {
                 **dataclasses.asdict(row),
                 "median_ours": median(row.ours),
+                "range_ours": [min(row.ours), max(row.ours)],
                 "median_against": median(row.against) if row.against else None,
+                "range_against": [min(row.against), max(row.against)] if row.against else None,
                 "ratio": row.ratio,
                 "reached": row.reached,
                 "repeats": len(row.ours),
@@ -157,7 +161,7 @@ class Report:
         content = {
             "benchmark": self.name,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
+            "machine": {**machine(), "load_at_start": self.load_at_start},
             "versions": versions(),
             "rows": rows,
             "notes": self.notes,

@@ -42,6 +42,7 @@ def main() -> None:
     parser = out_parser(__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--reports", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3, help="they replace what the file has")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--bare", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -54,9 +55,14 @@ def main() -> None:
         found = json.loads(report.out.read_text())["notes"]["found"]
     size = f"{args.trials}x{args.reports}"
     for side in args.sides:
-        found.setdefault(size, {})[side] = measure(side, args.trials, args.reports)
-        print(side, json.dumps(found[size][side]), flush=True)
+        found.setdefault(size, {})[side] = []
+    for _ in range(args.repeats):
+        for side in args.sides:
+            found[size][side].append(measure(side, args.trials, args.reports))
+            print(side, json.dumps(found[size][side][-1]), flush=True)
     for size, sides in found.items():
+        for side, runs in sides.items():  # of a file from before there were repeats
+            sides[side] = runs if isinstance(runs, list) else [runs]
         for side in [side for side in SIDES if side in sides]:
             add_rows(report, f"{size} {side}", sides[side], sides.get("plain"), side != "plain")
     report.note("at a time", CONCURRENT)
@@ -67,11 +73,12 @@ def main() -> None:
 
 
 def add_rows(
-    report: Report, name: str, of: dict[str, Any], plain: dict[str, Any] | None, ours: bool
+    report: Report, name: str, runs: list[Any], plain: list[Any] | None, ours: bool
 ) -> None:
     """Add what was found of one side."""
+    of = {key: [run[key] for run in runs] for key in runs[0]}
     for what, key in (("command", "command_s"), ("first to last trial's end", "trials_s")):
-        against = [plain[key]] if plain and ours else []
+        against = [run[key] for run in plain] if plain and ours else []
         goal = 1 / 1.3 if key == "command_s" and ours else None
         report.add(f"{name}: {what}, s", of[key], against, reach=goal)
     limits = (1.3, MEMORY_MIB) if ours else (None, None)

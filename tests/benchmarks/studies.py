@@ -73,6 +73,7 @@ def main() -> None:
     }.items():
         if name in rates:
             report.add(what, rates["ours"], rates[name], better="higher", reach=reach)
+    report.note("dashboard", "Ray's pattern starts it, which Ray Train needs; ours does without")
     report.note("seconds", {name: median(found) for name, found in walls.items()})
     report.note("best val/accuracy", scores)
     report.note("images", {"train": args.train_images, "val": args.val_images})
