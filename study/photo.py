@@ -115,6 +115,8 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
         raise BadImage(_no_image(source)) from None
     except MemoryError:
         raise BadImage("there is not enough memory for it; make it smaller") from None
+    except PermissionError as error:
+        raise BadImage(f"cannot be read ({error.strerror})") from None
     except Exception as error:  # whatever a damaged file makes Pillow's readers raise
         raise BadImage(f"cannot be decoded ({type(error).__name__}: {error})") from None
 

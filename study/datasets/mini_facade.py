@@ -97,8 +97,8 @@ def read_pair(pair: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray, list[str
         raise InputError(
             f"{mask_path} is {width}x{height} pixels, but its photograph is {SIZE}x{SIZE}."
         )
-    done = [note for note in photo.notes if note == TURNED]
-    done += ["mask read by its colours"] if by_color else []
+    done = ["photographs turned as their EXIF data say"] if TURNED in photo.notes else []
+    done += ["masks read by their colours"] if by_color else []
     return photo.pixels.transpose(2, 0, 1), labels, done
 
 
@@ -212,13 +212,14 @@ def load(source: DataSource) -> Entry:
         np.save(draft / "train_groups.npy", groups)
         np.save(draft / "train_shares.npy", class_shares(np.load(draft / "train_targets.npy")))
         known = train_checksum == STARTER_SET_CHECKSUM
-        for phrase, num in done.items():
-            print(f"facade: {num} times {phrase}", file=sys.stderr)
+        readings = ", ".join(f"{num} {phrase}" for phrase, num in sorted(done.items()))
+        if readings:
+            print(f"facade: {readings}", file=sys.stderr)
         return {
             "dataset": "mini-facade starter set" if known else "facade folder",
             "checksum": _with_readings(checksum(files), done),
             **counts,
-            **({"read": [f"{num} times {phrase}" for phrase, num in done.items()]} if done else {}),
+            **({"read": readings} if readings else {}),
             **(json.loads(sources[0].read_text()) if sources else {}),
             "facades": int(groups.max()) + 1,
             "grouped_by": grouped_by,

@@ -9,6 +9,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from study.errors import InputError
 from study.unused_files import SYSTEM, UnusedFiles, is_systems
 
 PHOTOS, MASKS = (".jpg", ".jpeg"), (".png",)
@@ -33,20 +34,29 @@ class Pairs:
 
 
 def find_pairs(root: Path) -> Pairs:
-    """Return the pairs in a folder and in those inside it, and all that is in no pair."""
+    """Return the pairs in a folder and in those inside it, and all that is in no pair.
+
+    Raises:
+        InputError: One of the folders cannot be read.
+    """
     photos: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     twice = []
     unused = UnusedFiles()
-    for place, folders, files in os.walk(root):
-        for name in [name for name in folders if is_systems(name)]:
-            unused.add(SYSTEM, name)
-            folders.remove(name)
+    for place, folders, files in os.walk(root, onerror=_refuse):
+        for name in list(folders):
+            if is_systems(name):
+                unused.add(SYSTEM, name)
+                folders.remove(name)
+            elif os.path.islink(os.path.join(place, name)):
+                unused.add("link to a folder", Path(place, name).relative_to(root))
         for name in sorted(files):
             path = Path(place, name)
             suffix = path.suffix.lower()
             if is_systems(name):
                 unused.add(SYSTEM, name)
+            elif not path.is_file():
+                unused.add("broken link", path.relative_to(root))
             elif suffix not in PHOTOS + MASKS:
                 unused.add("neither JPEG nor PNG by their names", path.relative_to(root))
             else:
@@ -66,3 +76,7 @@ def find_pairs(root: Path) -> Pairs:
     ]
     pairs = [(photos[name], masks[name]) for name in sorted(photos.keys() & masks.keys())]
     return Pairs(pairs, sorted(without), twice, unused)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}).")
