@@ -29,11 +29,12 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
     best = f"metrics.`{best_metric(record)}`"
     metrics = [best, *(f"metrics.`{name}`" for name in record.goal.metrics[1:])]
     settings = [f"params.`{parameter.name}`" for parameter in record.space.parameters]
+    classes = [f"tags.`{_class_tag(task, name)}`" for name in task.classes]
     view = {
         "searchFilter": "tags.`study.role` = 'trial'",
         "orderByKey": best,
         "orderByAsc": record.manifest["mode"] == "min",
-        "selectedColumns": [*metrics, "tags.`study.best_epoch`", *settings],
+        "selectedColumns": [*metrics, "tags.`study.best_epoch`", *classes, *settings],
     }
     return {
         "mlflow.experimentKind": "custom_model_development",
@@ -48,10 +49,26 @@ def best_metric(record: StudyRecord) -> str:
     return f"best/{record.manifest['metric'].split('/', 1)[1]}"
 
 
-def trials_link(experiment: str) -> str:
-    """Return the link to an experiment's trials with the columns that matter."""
-    query = f"viewStateShareKey={VIEW}&{TRAINING}"
-    return f"[All trials, the best on top](#/experiments/{experiment}/runs?{query})"
+def class_tags(task: Task, trial: TrialRecord) -> dict[str, str]:
+    """Return the scores of each class at a trial's best epoch, as tags of its run.
+
+    As metrics they would be of the last epoch, or make MLflow's page drag: it has 30 at most.
+    """
+    scores = {name: f"val/{task.class_metric}/{class_key(name)}" for name in task.classes}
+    return {
+        _class_tag(task, name): show(trial.metrics[key])
+        for name, key in scores.items()
+        if key in trial.metrics
+    }
+
+
+def _class_tag(task: Task, name: str) -> str:
+    return f"best/{task.class_metric}/{class_key(name)}"
+
+
+def trials_place(experiment: str) -> str:
+    """Return the place of an experiment's trials on MLflow's page, with the columns that matter."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&{TRAINING}"
 
 
 def study_note(
@@ -71,7 +88,8 @@ def study_note(
     data = manifest.get("data", {}).get("dataset", manifest["dataset"])
     lines = [f"**{task.title}**, {data}. Objective {record.goal}. Trials: {states or 'none yet'}."]
     place = f"#/experiments/{experiment}/runs/{parent}/artifacts/{REPORT_FILE}?{TRAINING}"
-    lines.append(f"\n{trials_link(experiment)} \u00b7 [The study as one page]({place})")
+    trials = f"[All trials, the best on top]({trials_place(experiment)})"
+    lines.append(f"\n{trials} \u00b7 [The study as one page]({place})")
     if manifest["dataset"] != "real":
         lines.insert(0, "**Sample data, drawn by the program: no result of real images.**\n")
     if ranking:

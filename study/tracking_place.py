@@ -35,9 +35,9 @@ def find_run(client: MlflowClient, experiments: list[str], condition: str) -> Ru
     return None
 
 
-def knows(client: MlflowClient, record: StudyRecord) -> bool:
-    """Return whether a store has any run of a study, deleted ones included."""
-    return find_run(client, _all_experiments(client), belongs(record.manifest)) is not None
+def find_anywhere(client: MlflowClient, record: StudyRecord) -> Run | None:
+    """Return any run of a study in a store, a deleted one if need be; None if there is none."""
+    return find_run(client, _all_experiments(client), belongs(record.manifest))
 
 
 def restored(client: MlflowClient, run: Run) -> bool:

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from study.errors import InputError
 from study.record import StudyRecord
 from study.task import Task
-from study.tracking_place import knows
+from study.tracking_place import find_anywhere
 from study.tracking_runs import StudyRuns
 from study.tracking_store import connect, experiment_id, log_history, upload_report
 from study.trial_record import TrialRecord
@@ -37,7 +37,7 @@ def run_of(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str
         InputError: The store does not answer, or it is another one than the study's.
     """
     client = connect(uri)
-    if record.run_folder(trial.number).run_id is not None and not knows(client, record):
+    if record.run_folder(trial.number).run_id is not None and find_anywhere(client, record) is None:
         raise InputError(
             f"the tracking store {uri} has no run of study {record.manifest['study']}; name the "
             "study's with --tracking-uri. If its runs were deleted for good, the command that ran "

@@ -18,7 +18,14 @@ from study.candidates import candidate_of
 from study.provenance import code_and_machine
 from study.record import StudyRecord
 from study.task import Task
-from study.tracking_notes import NOTE, best_metric, experiment_tags, study_note, trial_note
+from study.tracking_notes import (
+    NOTE,
+    best_metric,
+    class_tags,
+    experiment_tags,
+    study_note,
+    trial_note,
+)
 from study.tracking_place import belongs, find_experiment, find_run, restored
 from study.tracking_store import log_history, log_settings, upload_folder
 from study.trial_record import TrialRecord
@@ -114,9 +121,14 @@ class StudyRuns:
             run_id, tags = str(found.info.run_id), found.data.tags
             if restored(client, found):
                 self.restored.add(trial.number)
-            for key, value in self._place().items():
-                if tags.get(key) != value:
-                    client.set_tag(run_id, key, value)
+            due = self._place()
+            if (
+                trial.state != "running" and self.searches
+            ):  # not there, if an early version ended it
+                due |= class_tags(self.task, trial)
+            new = [RunTag(key, value) for key, value in due.items() if tags.get(key) != value]
+            if new:
+                client.log_batch(run_id, tags=new)
             history = client.get_metric_history(run_id, trial.metric)
             run = Run(run_id, max((metric.step for metric in history), default=0))
             resumable = tags.get("study.resumable") == "true"
@@ -143,7 +155,7 @@ class StudyRuns:
             texts = [f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
             tags["study.retries"] = "; ".join(texts)
         if trial.epoch is not None:
-            tags["study.best_epoch"] = str(trial.epoch)
+            tags |= {"study.best_epoch": str(trial.epoch), **class_tags(self.task, trial)}
         metrics = []
         if trial.value is not None and trial.epoch is not None and self.searches:
             at = int(1000 * trial.history[-1].get("ended", 0))

@@ -19,7 +19,7 @@ from typing import Any
 
 import mlflow
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
@@ -190,13 +190,22 @@ def experiment_id(
                 f"the MLflow experiment {name!r} was deleted; restore it with `mlflow experiments "
                 f"restore -x {found.experiment_id}`, or choose another --name."
             )
-        for key in (tags or {}).keys() - found.tags.keys():
-            client.set_experiment_tag(found.experiment_id, key, (tags or {})[key])
+        set_experiment_tags(client, found, tags or {})
         return str(found.experiment_id)
     location = None
     if (path := sqlite_uri.path_of(uri)) is not None:
         location = (path.parent / "mlruns" / name).as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags=dict(tags or {})))
+
+
+def set_experiment_tags(
+    client: MlflowClient, experiment: Experiment, tags: Mapping[str, str]
+) -> None:
+    """Set what an experiment lacks, and views anew: another version of ours may have made them."""
+    for key, value in tags.items():
+        known = experiment.tags.get(key)
+        if known is None or (known != value and key.startswith("mlflow.sharedViewState.")):
+            client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 class SingleRun:
