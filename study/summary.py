@@ -12,7 +12,22 @@ from study.tables import per_class_table
 from study.trial_record import counts
 
 
-def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
+def places(study: StudyPlan) -> list[str]:
+    """Return the flags by which another command finds a study."""
+    args = study.args
+    flags = {
+        "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
+        "--tracking-uri": args.tracking_uri,
+    }
+    return [word for flag, value in flags.items() if value for word in (flag, value)]
+
+
+def page_command(study: StudyPlan) -> str:
+    """Return the command that shows a study's trials in MLflow."""
+    return shlex.join(["python", "-m", "study.ui", study.name, *places(study)])
+
+
+def summary(study: StudyPlan, record: StudyRecord) -> str:
     """Return the end of a study: counts, the best trials, and what to type next."""
     count = counts(record.trials())
     sample = "" if study.source.dataset == "real" else "   SAMPLE DATA (drawn, not real)"
@@ -27,18 +42,8 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
     size = study.settings.get("image_size")
     measured = f"validation at {size}x{size} pixels" if size else "validation"
     args = study.args
-    flags = {
-        "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
-        "--data-dir": args.data_dir,
-        "--tracking-uri": args.tracking_uri,
-    }
-    given = [word for flag, value in flags.items() if value for word in (flag, value)]
+    given = [*places(study), *(["--data-dir", args.data_dir] if args.data_dir else [])]
     show = shlex.join(["python", "-m", "study.best", study.name, *given])
-    store = ["--backend-store-uri", args.tracking_uri] if args.tracking_uri else []
-    if not uri.startswith("sqlite"):
-        page = f"look at {uri}"
-    else:
-        page = shlex.join(["mlflow", "ui", *store])
     report = []
     if (record.path / REPORT_FILE).exists():
         report = [
@@ -55,6 +60,6 @@ def summary(study: StudyPlan, record: StudyRecord, uri: str) -> str:
             f"  {show} --confirm 3   # the best again, with other seeds: a score to believe",
             f"  {show} --export   # test it once and export it",
             *report,
-            f"  {page}   # all trials, curves and figures",
+            f"  {page_command(study)}   # all trials, curves and figures, in MLflow",
         ]
     )

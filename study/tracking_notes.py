@@ -30,8 +30,11 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
     metrics = [best, *(f"metrics.`{name}`" for name in record.goal.metrics[1:])]
     settings = [f"params.`{parameter.name}`" for parameter in record.space.parameters]
     classes = [f"tags.`{_class_tag(task, name)}`" for name in task.classes]
+    trials = "tags.`study.role` = 'trial'"
+    if study_id := record.manifest.get("id"):  # another study of this name may have been here
+        trials += f" and tags.`study.id` = '{study_id}'"
     view = {
-        "searchFilter": "tags.`study.role` = 'trial'",
+        "searchFilter": trials,
         "orderByKey": best,
         "orderByAsc": record.manifest["mode"] == "min",
         "selectedColumns": [*metrics, "tags.`study.best_epoch`", *classes, *settings],

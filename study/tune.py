@@ -33,7 +33,7 @@ from study.resources import DRIVER, say_trials
 from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
 from study.study_flags import build_parser
-from study.summary import summary
+from study.summary import page_command, summary
 
 if TYPE_CHECKING:
     from study.tracking import StudyTracker
@@ -63,7 +63,7 @@ def run(
     study: StudyPlan,
     manifest: dict[str, Any],
     command: str,
-    conclude: Callable[[StudyPlan, StudyRecord, str], str] | None = summary,
+    conclude: Callable[[StudyPlan, StudyRecord], str] | None = summary,
 ) -> int:
     """Run or continue a study, print how it ended, and return the exit code."""
     from study.tracking import StudyTracker
@@ -104,7 +104,8 @@ def run(
                     f"{study.resources.describe()}; "
                     f"{study.identity['dataset']}\n"
                     f"    objective {study.goal}{at_random}\n"
-                    f"    folder {study.folder}, tracking {uri}"
+                    f"    folder {study.folder}, tracking {uri}\n"
+                    f"    in MLflow: {page_command(study)}"
                 )
                 with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
                     run_trials(study, record, tracker, progress, stopping, known, left)
@@ -141,7 +142,7 @@ def run(
         record.close(stopping.abandoned)
         stopping.release_signals()
     if conclude is not None:
-        print(conclude(study, record, uri))
+        print(conclude(study, record))
     if stopping.why is not None:
         print(f"\n{stopping.why}", file=sys.stderr)
     if spent:
