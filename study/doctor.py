@@ -1,12 +1,13 @@
 """Whether everything is there that a study needs, on every machine of it.
 
-    python -m study.doctor                           # this machine, without Ray
+    python -m study.doctor                           # this machine
     python -m study.doctor facade --address auto     # every node of the cluster
     python -m study.doctor facade --address auto --wait 5
 
 Checks Python and package versions, the data set, that the studies' folder can be written and read
-back, CPUs, GPUs and memory, the tracking store from here (only the driver writes it), and says what
-fits at once. Exit code 1 if something is wrong; each problem names what to change.
+back, CPUs, GPUs and memory, the tracking store from here (only the driver writes it), and without
+a cluster that Ray starts as for a study; says what fits at once. Exit code 1 if something is wrong;
+each problem names what to change.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -22,11 +24,12 @@ from typing import Any
 from study import cluster
 from study.command import add_data_flags, add_studies_flag, add_tracking_flag, run_command
 from study.data import DataSource
-from study.errors import InputError
+from study.errors import InputError, StartError
 from study.node_check import NodeReport
 from study.object_path import as_path
 from study.resources import (
     Node,
+    Resources,
     add_resource_flags,
     check_resource_flags,
     local_cpus,
@@ -35,6 +38,8 @@ from study.resources import (
 )
 from study.tables import table
 from study.task import load_task
+
+WORKER_SECONDS = 30.0  # for a worker of Ray to start, on a busy machine
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,14 +73,18 @@ def main(argv: list[str] | None = None) -> int:
                 cluster.connect(args.address)
                 nodes = cluster.nodes_for(args)
             survey = cluster.survey(studies, task, source, nodes)
-        problems = list(survey.problems)
+            problems = list(survey.problems)
+            resources = None
+            try:
+                here = [Node(cpus=local_cpus(), gpus=local_gpus())]
+                resources = plan_for(args, nodes or here)
+            except InputError as error:
+                problems.append(("", str(error)))
+            if nodes is None and (problem := _ray_problem(resources)) is not None:
+                problems.append(("", problem))
         if (problem := tracking.result()) is not None:
             problems.append(("", problem))
-    fits = None
-    try:
-        fits = plan_for(args, nodes or [Node(cpus=local_cpus(), gpus=local_gpus())]).describe()
-    except InputError as error:
-        problems.append(("", str(error)))
+    fits = resources.describe() if resources else None
     if args.json:
         print(json.dumps(as_json(survey, problems, fits), indent=1))
     else:
@@ -91,6 +100,30 @@ def _tracking_problem(flag: str | None) -> str | None:
     except InputError as error:
         return f"{error} Start it, or name another store with --tracking-uri."
     return None
+
+
+def _ray_problem(resources: Resources | None) -> str | None:
+    """Start Ray as a study does, and have it do something; return what goes wrong."""
+    from study.ray_session import shut_down_ray, start_ray
+
+    try:
+        start_ray(
+            resources or Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0, concurrent=1)
+        )
+        import ray
+
+        ray.get(ray.remote(num_cpus=0)(_process_id).remote(), timeout=WORKER_SECONDS)
+    except (InputError, StartError) as error:
+        return str(error)
+    except Exception as error:  # Ray's own
+        return f"Ray starts, but does nothing ({type(error).__name__}): {error}"
+    finally:
+        shut_down_ray()
+    return None
+
+
+def _process_id() -> int:
+    return os.getpid()
 
 
 def as_json(

@@ -7,7 +7,7 @@ import math
 from study.estimate import Estimate
 from study.plan import StudyPlan
 from study.progress import number, settings_line
-from study.resources import say_trials
+from study.resources import say_trials, unused_gpu
 from study.rungs import Outlook
 from study.tables import duration, table
 
@@ -41,6 +41,8 @@ def describe(study: StudyPlan) -> str:
     )
     if study.resources is not None:
         lines.append(f"trials     {study.resources.describe()}")
+    if study.args.address is None and (note := unused_gpu()) is not None:
+        lines.append(f"note       {note}")
     lines.append(f"folder     {study.folder}")
     return "\n".join(lines)
 

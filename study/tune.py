@@ -29,7 +29,7 @@ from study.provenance import facts
 from study.ray_session import forget_other_rays, set_ray_options, shut_down_ray, start_ray
 from study.record import StudyRecord
 from study.redaction import command_line
-from study.resources import DRIVER, say_trials
+from study.resources import DRIVER, say_trials, unused_gpu
 from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
 from study.study_flags import build_parser
@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         if study.resources is not None:
             print(describe_estimate(study, estimate(study), args.price_per_hour))
         return 0
+    if args.address is None and (note := unused_gpu()) is not None:
+        print(note, file=sys.stderr)
     return run(study, manifest, command_line("tune", argv))
 
 

@@ -18,6 +18,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -289,11 +290,12 @@ def run(settings: list[Setting], home: Path, command: tuple[str, ...] = COMMAND)
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            start_new_session=True,
         )
         try:
             code: int | None = process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             code = None
         output.seek(0)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import socket
+import urllib.request
 from pathlib import Path
 
 import environments
 import pytest
 from conftest import LONG
 from environments import SETTINGS, Setting, can_be_other_user, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from study import environment
+from study.command import run_command
+from study.errors import InputError
+from study.plan import make_plan
+from study.study_flags import build_parser
 
 # What is asked of an environment that a command has prepared, without the seconds of Ray.
 PROBE = """
@@ -67,3 +78,110 @@ def test_an_environment_is_made_one_to_work_in(setting: Setting, tmp_path: Path)
     (line,) = [line for line in outcome.text.splitlines() if line.startswith("PROBE")]
     answer = json.loads(line.removeprefix("PROBE"))
     assert answer.pop("user") and all(answer.pop("streams")) and answer == PREPARED
+
+
+@given(
+    st.text(st.sampled_from("abc ü漢%\\n'?"), min_size=1, max_size=12),
+    st.integers(1, 20),
+)
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_sockets_of_ray_fit_wherever_temporary_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, repeated: int
+) -> None:
+    folder = tmp_path / (name * repeated)[:60]
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    found = environment.socket_folder()
+    path = f"{found}{environment.RAY_PATH}"
+    assert path.isascii() and path.isprintable() and len(path) <= 107
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(path)
+    os.unlink(path)
+
+
+def test_another_place_for_sockets_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / ("t" * 90)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    place = environment.socket_folder()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "too long by" in told and f"go to {place}/ray" in told
+    monkeypatch.setattr(environment, "_socket_folders", lambda first: iter([long]))
+    with pytest.raises(InputError, match="too long by .* set TMPDIR to a folder"):
+        environment.socket_folder()
+
+
+def test_a_temporary_folder_of_another_user_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / f"study-{os.getuid()}").symlink_to("/tmp")
+    with pytest.raises(InputError, match="is not this user's own folder"):
+        environment._own(tmp_path, "cache")
+
+
+def test_loopback_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "intranet.example")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    environment._leave_loopback_alone()
+    assert os.environ["no_proxy"] == "intranet.example,localhost,127.0.0.1,::1"
+    assert urllib.request.proxy_bypass("127.0.0.1")
+    monkeypatch.setenv("no_proxy", "*")
+    environment._leave_loopback_alone()
+    assert os.environ["no_proxy"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "No space left on device: x"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files (ulimit -n)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/y"), "Permission denied: /y"),
+        (MemoryError(), "there is no memory left"),
+        (RuntimeError("can't start new thread"), "no more threads may be started"),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(
+    error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> int:
+        raise error
+
+    assert run_command(main) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("failed: ") and line in told and told.count("\n") == 1
+
+
+def test_faults_of_ours_keep_their_traceback() -> None:
+    for error in (FileNotFoundError(errno.ENOENT, "No such file"), RuntimeError("a bug")):
+
+        def main(error: Exception = error) -> int:
+            raise error
+
+        with pytest.raises(type(error)):
+            run_command(main)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--name", "n" * 256), "--name 'nnnn"),
+        (("--name", "n" * 201), "200 at most"),
+        (("--seed", str(2**63)), "--seed must be 0 to 2**62, but got 9223372036854775808"),
+        (("--seed", "-1"), "--seed must be 0 to 2**62, but got -1"),
+        (("--seed", "9" * 500), "--seed must be 0 to 2**62, but got 999"),
+        (("--search-space", "s" * 300), "there is no search space"),
+        (("--search-space", "s" * 300 + ".yaml"), "there is no search space"),
+        (("--data-dir", "d" * 300, "--dataset", "real"), "ddd"),
+    ],
+)
+def test_arguments_without_measure_are_refused_in_a_line(
+    flags: tuple[str, str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fashion", "--dataset", "sample", *flags]
+    code = run_command(lambda: bool(make_plan(build_parser().parse_args(words))))
+    told = capsys.readouterr().err
+    assert code in (1, 2) and line in told and told.count("\n") == 1

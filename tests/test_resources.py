@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.errors import InputError
-from study.resources import Node, Resources, check_resource_flags, check_sync, plan_for
+from study.resources import (
+    Node,
+    Resources,
+    check_resource_flags,
+    check_sync,
+    local_cpus,
+    local_gpus,
+    plan_for,
+    unused_gpu,
+)
 
 
 def divide(
@@ -104,3 +115,32 @@ def test_normalisation_over_workers_needs_gpus() -> None:
     check_sync(True, 2, gpus=True)
     with pytest.raises(InputError, match="only on GPUs"):
         check_sync(True, 2, gpus=False)
+
+
+def test_gpus_that_training_does_not_use_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert unused_gpu(tmp_path) is None
+    for name, build in (("kfd", "ROCm"), ("dxg", "CUDA"), ("nvidia0", "CUDA")):
+        (tmp_path / name).touch()
+        told = unused_gpu(tmp_path)
+        assert told is not None and f"{tmp_path}/{name}" in told and f"torch for {build}" in told
+        assert local_gpus(tmp_path) == 0
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert unused_gpu(tmp_path) is None, "hidden on purpose"
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        (tmp_path / name).unlink()
+    (tmp_path / "dxg").touch()  # torch is asked where there is such a device
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert local_gpus(tmp_path) == 2 and unused_gpu(tmp_path) is None
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert "Apple's GPU is not used" in (unused_gpu(tmp_path) or "")
+
+
+def test_cores_are_those_of_the_group_and_one_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    for quota, cores in ((0.5, 1), (1.9, 1), (float("inf"), len(os.sched_getaffinity(0)))):
+        monkeypatch.setattr("study.resources.cpu_quota", lambda quota=quota: quota)
+        assert local_cpus() == cores
