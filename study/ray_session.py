@@ -12,6 +12,7 @@ from pathlib import Path
 from study.environment import socket_folder
 from study.errors import StartError
 from study.files import is_writable
+from study.limits import check_limits
 from study.resources import Resources, local_cpus, local_gpus
 
 NUM_STARTS = 3
@@ -63,8 +64,9 @@ def _make_room() -> Path:
     """Return the folder for Ray's files, and see to what it writes and asks outside of it.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or a limit of this process is too low.
     """
+    check_limits(local_cpus())
     parent = socket_folder()
     os.environ["RAY_TMPDIR"] = str(parent)
     token = Path.home() / ".ray" / "auth_token"

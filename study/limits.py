@@ -1,0 +1,76 @@
+"""Limits of this process (`ulimit`) under which Ray hangs, or ends over something else.
+
+    check_limits()     # raises InputError for one that is too low
+
+What may be raised is raised; the rest is refused before anything is begun.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+from study.errors import InputError
+
+OPEN_FILES = 512
+MOST_OPEN_FILES = 65_536
+# Below 200 threads Ray did not start on 2 cores (measured); each core has a worker more.
+THREADS, THREADS_PER_CORE = 150, 25
+STORE_SHARE = 0.3  # of memory, that Ray maps for its store of objects
+ADDRESS_BYTES = 6 * 2**30  # that its processes, and torch, map beside
+
+
+def check_limits(cores: int) -> None:
+    """Make sure that Ray can start.
+
+    Args:
+        cores: That trials will use.
+
+    Raises:
+        InputError: A limit is too low; says which.
+    """
+    _raise_open_files()
+    store = STORE_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for kind, flag, least, what in (
+        (resource.RLIMIT_FSIZE, "-f", store, "a file"),
+        (resource.RLIMIT_AS, "-v", store + ADDRESS_BYTES, "the memory of a process"),
+    ):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise InputError(
+                f"ulimit {flag} lets {what} have {limit >> 10} KiB, but Ray needs "
+                f"{int(least) >> 10} KiB on this machine; raise it (`ulimit {flag} unlimited`)."
+            )
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if limit != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is exempt
+        used, least = _num_threads(), THREADS + THREADS_PER_CORE * cores
+        if limit - used < least:
+            raise InputError(
+                f"ulimit -u lets this user have {limit} threads, of which {used} run, but a study "
+                f"on {cores} cores takes {least} or more; raise it."
+            )
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+        raise InputError(
+            f"ulimit -n lets a process open {soft} files, but Ray needs {OPEN_FILES}; raise it."
+        )
+
+
+def _num_threads() -> int:
+    """Return how many threads this user has."""
+    count = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if folder.stat().st_uid == os.geteuid():
+                count += len(os.listdir(folder / "task"))
+        except OSError:  # it has ended
+            continue
+    return count
