@@ -16,7 +16,7 @@ from study.files import read_document
 from study.manifest import find_study
 from study.objective import Goal
 from study.record import StudyRecord
-from study.sampling import draw
+from study.sampling import NUM_RANDOM, draw, tpe
 from study.space import Parameter, SearchSpace
 from study.trial_record import Ending, counts
 from study.warm_start import Earlier, warm_start
@@ -488,3 +488,15 @@ def test_find_study(tmp_path: Path) -> None:
     assert find_study(tmp_path, None).name == "newer"
     with pytest.raises(InputError, match="did you mean 'older'?"):
         find_study(tmp_path, "oldr")
+
+
+def test_tpe_has_one_set_of_arguments_whatever_optuna_s_defaults_are() -> None:
+    """And benchmarks, which chose them, have the same: nothing else makes a sampler."""
+    for objectives in (1, 2):
+        sampler = tpe(3, objectives=objectives)
+        assert sampler._multivariate is (objectives == 1) and sampler._constant_liar
+        assert sampler._n_startup_trials == NUM_RANDOM == 10
+    root = Path(__file__).parent.parent
+    files = [*(root / "study").rglob("*.py"), *(root / "tests" / "benchmarks").glob("*.py")]
+    made = [file.name for file in files if "TPESampler(" in file.read_text()]
+    assert made == ["sampling.py"]

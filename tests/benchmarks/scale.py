@@ -157,6 +157,8 @@ def bare(trials: int, reports: int, out: Path) -> None:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
+    from study.sampling import tpe
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     class Nothing(tune.Trainable):
@@ -188,7 +190,7 @@ def bare(trials: int, reports: int, out: Path) -> None:
                     space,
                     metric="score",
                     mode="max",
-                    sampler=optuna.samplers.TPESampler(seed=0),
+                    sampler=tpe(0),
                 ),
                 max_concurrent_trials=CONCURRENT,
                 reuse_actors=True,
