@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from study import photo
@@ -210,6 +212,35 @@ def test_one_function_opens_pictures() -> None:
     package = Path(photo.__file__).parent
     readers = [f.name for f in package.rglob("*.py") if "Image.open(" in f.read_text()]
     assert readers == ["photo.py"]
+
+
+WHOLE: dict[str, bytes] = {}
+for kind in ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"):
+    buffer = io.BytesIO()
+    Image.fromarray(SCENE).save(buffer, kind)
+    WHOLE[kind] = buffer.getvalue()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(sorted(WHOLE)),
+    changes=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), max_size=6),
+    cut=st.integers(0, 200),
+)
+def test_any_damage_gives_a_picture_or_says_why(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[int, int]], cut: int
+) -> None:
+    content = bytearray(WHOLE[kind])
+    for place, value in changes:
+        content[place % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(content[: len(content) - cut] if cut > 100 else content)
+    try:
+        read = read_photo(path)
+    except BadImage as error:
+        assert str(error)
+    else:
+        assert read.pixels.ndim == 3 and read.pixels.dtype == np.uint8
 
 
 def test_making_smaller_averages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,11 +92,10 @@ def _labels(
         tuple(color.tolist()) for color, label in zip(shown, found, strict=True) if label is None
     ]
     if unknown:
+        more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise InputError(
-            f"{path} has the colour {_hex(unknown[0])}"
-            + (f" and {len(unknown) - 1} others" if len(unknown) > 1 else "")
-            + ", which no class has; "
-            + _how_to(names, colors)
+            f"{path} has the colour {_hex(unknown[0])}{more}, which no class has; "
+            f"{_how_to(names, colors)}"
         )
     return np.array(found, np.uint8)
 
