@@ -31,9 +31,9 @@ from study.task import Task, best_row, class_key
 from study.trial_record import TrialRecord
 
 FEWEST, FEW = 5, 20  # trials: below the first there is nothing to say, below the second little
-# The best trials are this part of all, but so many if there are. In made-up studies, searched by TPE
-# (`tests/benchmarks/importance.py`), a quarter finds the parameter that matters above chance more
-# often than a tenth, Optuna's default; docs/measured.md has how often.
+# The best trials are this part of all, but so many if there are. In made-up studies, searched by
+# TPE (`tests/benchmarks/importance.py`), a quarter finds the parameter that matters above chance
+# more often than a tenth, Optuna's default; docs/measured.md has how often.
 QUANTILE, NUM_TOP = 0.25, 5
 NUM_SHUFFLES, CHANCE = 60, 0.95  # what chance gives in so many of the shuffles or less
 
