@@ -11,15 +11,17 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from study.environment import user_cache
 from study.errors import InputError
+from study.files import can_lock, lock
 
 # Part of every key: raise it when the layout of the arrays changes, and old entries are unused.
 LAYOUT = 1
@@ -63,26 +65,32 @@ def cached(
     folder = cache_dir / f"{name}-{digest}"
     if (folder / "meta.json").exists():
         return Entry(folder)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache_dir / f"{name}-{digest}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise InputError(
-            f"cannot write the cache folder {cache_dir} ({error.strerror}); "
-            "set STUDY_CACHE_DIR to one that can be written."
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock(cache_dir / f"{name}-{digest}.lock"))
+            alone = can_lock(cache_dir)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the cache folder {cache_dir} ({error.strerror}); "
+                "set STUDY_CACHE_DIR to one that can be written."
+            ) from None
         if not (folder / "meta.json").exists():
-            draft = folder.with_name(f".{folder.name}.draft")
+            # Where there are no locks, others may build the same: the first one counts.
+            own = "" if alone else f"{socket.gethostname()}-{os.getpid()}."
+            draft = folder.with_name(f".{folder.name}.{own}draft")
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             meta = build(draft)
             (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(draft, folder)
-    finally:
-        lock.release()
+            if alone or not (folder / "meta.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                os.replace(draft, folder)
+            except OSError:
+                if alone or not (folder / "meta.json").exists():
+                    raise
+                shutil.rmtree(draft, ignore_errors=True)
     return Entry(folder)
 
 

@@ -6,15 +6,18 @@ the content is the object without its key `sha256`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock
 
 from study.errors import DamagedFile, StorageError
 from study.object_path import AnyPath, ObjectPath
@@ -108,6 +111,41 @@ def is_writable(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def can_lock(folder: Path) -> bool:
+    """Return whether files in a folder can be locked; on some network drives none can.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where all can
+        return True
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+            return False
+    return True
+
+
+def lock(path: Path, timeout: float = -1) -> AbstractContextManager[object]:
+    """Return the lock of a file, or nothing where there are no locks.
+
+    `filelock` by itself makes a file there that outlives its process, and waits for it for ever.
+
+    Args:
+        path: The file, in a folder that exists.
+        timeout: Seconds to wait for it; negative for ever.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    return FileLock(path, timeout=timeout) if can_lock(path.parent) else nullcontext()
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -1,9 +1,8 @@
 """Holding a study, so that one driver at a time writes it.
 
-On a disk, also a shared one, the operating system locks a file. An object store has no locks: there
-the driver renews a small object, `.lease`, and whoever finds that it does not change for
-`LEASE_SECONDS` may take the study over. A driver that was taken for dead and comes back finds
-another's name in the lease and stops.
+On a disk, also a shared one, the operating system locks a file. An object store has no locks, nor
+have some network drives (Lustre mounted without them): there each driver has a small file of its
+own, its claim, in `.drivers`, and renews it (`study.claim`).
 """
 
 from __future__ import annotations
@@ -12,28 +11,29 @@ import json
 import os
 import socket
 import sys
-import threading
-import time
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from study.errors import HoldLost, InputError, StorageError
-from study.files import write_text
-from study.object_path import AnyPath, ObjectPath
+from study.claim import CLAIMS, Claim, claimant, read_holder, taken
+from study.errors import InputError, StorageError
+from study.files import can_lock, write_text
+from study.object_path import AnyPath, ObjectPath, children
 
-RENEW_SECONDS = 5.0
-LEASE_SECONDS = 20.0
 # A machine that died holds its lock on a shared disk until the server notices.
 OTHER_HOST_SECONDS = 100.0
 
 
 class Hold(Protocol):
-    """A study that is held."""
+    """A study that is held.
+
+    Attributes:
+        took_over: Whether it was another driver's that has not let go of it.
+    """
+
+    took_over: bool
 
     def check(self) -> None:
         """Make sure that it still is, before writing.
@@ -48,6 +48,8 @@ class Hold(Protocol):
 
 class _Locked:
     """A file that the operating system keeps locked as long as this process lives."""
+
+    took_over = False  # whoever had it before is gone, and its writes with it
 
     def __init__(self, lock: FileLock) -> None:
         self.release = lock.release
@@ -67,18 +69,20 @@ def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
         InputError: Another driver runs the study; says which.
         OSError: The folder cannot be written.
     """
-    if isinstance(folder, ObjectPath):
-        try:
-            return _Lease(folder / ".lease", lost)
-        except StorageError as error:
-            raise InputError(f"{error} Or name another with --studies-dir.") from None
+    try:
+        if isinstance(folder, ObjectPath) or not can_lock(folder):
+            return Claim(folder, lost)
+        if children(folder / CLAIMS):  # of a machine for which this disk has no locks
+            Claim(folder, lost).release()
+    except StorageError as error:
+        raise InputError(f"{error} Or name another with --studies-dir.") from None
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        holder = _read(folder / "driver.json")
+        holder = read_holder(folder / "driver.json")
         if holder.get("host") in (None, socket.gethostname()):
-            raise _taken(folder, holder) from None
+            raise taken(folder, holder) from None
         print(
             f"the study was being run on {holder['host']}; waiting up to "
             f"{OTHER_HOST_SECONDS:.0f} s to learn whether it still is",
@@ -87,7 +91,7 @@ def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
         try:
             lock.acquire(timeout=OTHER_HOST_SECONDS)
         except Timeout:
-            raise _taken(folder, holder) from None
+            raise taken(folder, holder) from None
     driver = {"host": socket.gethostname(), "pid": os.getpid()}
     write_text(folder / "driver.json", json.dumps(driver))
     return _Locked(lock)
@@ -102,15 +106,12 @@ def driver_of(folder: AnyPath) -> dict[str, Any]:
     Raises:
         StorageError: The store does not answer.
     """
+    claimed = claimant(folder)
+    if claimed is not None:
+        return claimed
     if isinstance(folder, ObjectPath):
-        holder = _read(folder / ".lease")
-        if not holder:
-            return {"host": None, "pid": None, "alive": False, "heard": None}
-        heard = max(0.0, time.time() - (folder / ".lease").modified())
-        lives = heard < LEASE_SECONDS and not _died_here(holder)
-        who = {"host": holder.get("host"), "pid": holder.get("pid")}
-        return {**who, "alive": lives, "heard": heard}
-    holder = _read(folder / "driver.json")
+        return {"host": None, "pid": None, "alive": False, "heard": None}
+    holder = read_holder(folder / "driver.json")
     alive = _is_locked(folder / ".lock")
     if not alive and holder and holder.get("host") != socket.gethostname():
         alive = None  # that host's locks may not show here
@@ -124,124 +125,33 @@ def _is_locked(path: Path) -> bool | None:
     Trying to lock it, if only for a moment, would refuse a driver that starts in this moment.
     """
     try:
-        inode = path.stat().st_ino
         known = Path("/proc/locks").read_text().splitlines()
+        devices, inode = _devices(path), path.stat().st_ino
     except FileNotFoundError:
         return None if not Path("/proc/locks").exists() else False
     except OSError:
         return None
     # 1: FLOCK  ADVISORY  WRITE 812 08:01:1234 0 EOF
-    held = [words for line in known if (words := line.split())[1:2] == ["FLOCK"]]
-    return any(words[5].rpartition(":")[2] == str(inode) for words in held)
+    held = [words[5] for line in known if (words := line.split())[1:2] == ["FLOCK"]]
+    return any(f"{device}:{inode}" in held for device in devices)
 
 
-class _Lease:
-    """An object that is renewed as long as its driver lives."""
+def _devices(path: Path) -> set[str]:
+    """Return the numbers that the device of a file may have in /proc/locks, `08:01` for one.
 
-    def __init__(self, path: ObjectPath, lost: Callable[[str], None]) -> None:
-        self.path = path
-        self.lost = lost
-        self.content: dict[str, Any] = {
-            "id": uuid.uuid4().hex,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "processes": _process_space(),
-            "renewed": 0,
-        }
-        self._sure = time.monotonic()
-        self._wait_for_free()
-        self._write()
-        time.sleep(0.5)  # another command may have found it free in the same moment: the last wins
-        holder = _read(path)
-        if holder.get("id") != self.content["id"]:
-            raise _taken(path.parent, holder)
-        self._released = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._thread.start()
-
-    def _wait_for_free(self) -> None:
-        holder = seen = _read(self.path)
-        until = time.monotonic() + LEASE_SECONDS
-        while seen and not _died_here(seen):
-            if seen != holder:
-                raise _taken(self.path.parent, seen)
-            if time.monotonic() > until:
-                return
-            time.sleep(1.0)
-            seen = _read(self.path)
-
-    def _write(self) -> None:
-        began = time.monotonic()
-        self.path.write_bytes(json.dumps(self.content).encode())
-        self._sure = began
-
-    def check(self) -> None:
-        """Refuse to write after a silence in which another driver may have taken the study."""
-        silent = time.monotonic() - self._sure
-        if silent > LEASE_SECONDS - RENEW_SECONDS:
-            raise HoldLost(
-                f"{self.path} could not be renewed for {silent:.0f} s, so another driver may have "
-                "taken the study over. Nothing recorded is lost: the same command goes on."
-            )
-
-    def _renew(self) -> None:
-        while not self._released.wait(RENEW_SECONDS):
-            # A store that is away takes no other driver's lease either.
-            with suppress(StorageError):
-                holder = _read(self.path)
-                if holder and holder.get("id") != self.content["id"]:
-                    self.lost(
-                        f"another driver has taken the study over ({_name(holder)}), this one "
-                        "having been silent for too long"
-                    )
-                    return
-                self.content["renewed"] += 1
-                self._write()
-
-    def release(self) -> None:
-        """Let go of it, if it is still ours."""
-        self._released.set()
-        self._thread.join(RENEW_SECONDS)
-        with suppress(StorageError):  # then it runs out
-            if _read(self.path).get("id") == self.content["id"]:
-                self.path.unlink(missing_ok=True)
-
-
-def _read(path: AnyPath) -> dict[str, Any]:
-    """Return who holds, empty if nobody or nobody knows."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _died_here(holder: dict[str, Any]) -> bool:
-    """Return whether the holder was a process of this machine that is gone."""
-    here = _process_space()
-    if not here or (holder.get("host"), holder.get("processes")) != (socket.gethostname(), here):
-        return False
-    return not Path(f"/proc/{holder.get('pid')}").exists()
-
-
-def _process_space() -> str:
-    """Name the numbering that process ids of this process belong to, empty if unknown.
-
-    Containers may share a host's name, and machines that were copied too.
+    That of its mount; Btrfs and overlays show another one in `stat`.
     """
+    number = path.stat().st_dev
+    found = {(os.major(number), os.minor(number))}
+    file = os.open(path, os.O_PATH)
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _name(holder: dict[str, Any]) -> str:
-    return f"host {holder.get('host', 'unknown')}, pid {holder.get('pid', 'unknown')}"
-
-
-def _taken(folder: AnyPath, holder: dict[str, Any]) -> InputError:
-    return InputError(
-        f"the study in {folder} is being run by another process ({_name(holder)}); wait for it, or "
-        "choose another --name."
-    )
+        rows = Path(f"/proc/self/fdinfo/{file}").read_text().splitlines()
+    finally:
+        os.close(file)
+    (mount,) = (row.split()[1] for row in rows if row.startswith("mnt_id:"))
+    for row in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = row.split()  # 36 35 98:0 /mnt1 /mnt2 rw,noatime ...
+        if words[0] == mount:
+            major, _, minor = words[2].partition(":")
+            found.add((int(major), int(minor)))
+    return {f"{major:02x}:{minor:02x}" for major, minor in found}

@@ -22,9 +22,24 @@ from study.redaction import redacted
 
 SCHEMES = ("s3", "gs")
 RETRY_SECONDS = (1.0, 4.0)  # beside what the file system tries by itself
-HOPELESS = re.compile(
-    r"ACCESS_DENIED|NO_SUCH|NOT_FOUND|INVALID|40[0-4]|expired|path component|query parameter",
-    re.IGNORECASE,
+# How Arrow's file systems write what a store answered: its code, or the HTTP status if it has none
+# for it ("AWS Error UNKNOWN (HTTP status 400) during PutObject"). They raise the same type for all.
+ANSWER = re.compile(
+    r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during|google::cloud::Status\((\w+)"
+)
+# Of those the ones that stay the same however often one asks.
+HOPELESS = frozenset(
+    (
+        *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "INVALID_SIGNATURE"),
+        *("SIGNATURE_DOES_NOT_MATCH", "INCOMPLETE_SIGNATURE", "MISSING_AUTHENTICATION_TOKEN"),
+        *("UNRECOGNIZED_CLIENT", "OPT_IN_REQUIRED", "REQUEST_EXPIRED", "REQUEST_TIME_TOO_SKEWED"),
+        *("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "INVALID_OBJECT_STATE"),
+        *("INVALID_ACTION", "INVALID_PARAMETER_VALUE", "INVALID_QUERY_PARAMETER", "VALIDATION"),
+        *("INVALID_PARAMETER_COMBINATION", "MISSING_PARAMETER", "MISSING_ACTION"),
+        *("301", "400", "401", "403", "404", "405"),
+        *("PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND", "INVALID_ARGUMENT"),
+        *("FAILED_PRECONDITION", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    )
 )
 
 T = TypeVar("T")
@@ -38,11 +53,14 @@ class ObjectPath:
         scheme: `s3` or `gs`.
         key: Bucket and name, `bucket/studies/facade`.
         query: Options for the file system, as in a URI.
+        guard: Called before every attempt to write or delete this or what is below it, and raises
+            an error if that must not be done any more.
     """
 
     scheme: str
     key: str
     query: str = ""
+    guard: Callable[[], None] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.key}" + (f"?{self.query}" if self.query else "")
@@ -124,12 +142,14 @@ class ObjectPath:
         """Return what the file system answers; one that is busy is asked again."""
         bucket = self.key.partition("/")[0]
         for pause in (*RETRY_SECONDS, None):
+            if self.guard is not None and verb in ("write", "delete"):
+                self.guard()
             try:
                 return call(_file_system(self.scheme, bucket, self.query))
             except FileNotFoundError:
                 raise
-            except (OSError, ValueError) as error:  # the second for what a URI cannot hold
-                if pause is not None and not HOPELESS.search(str(error)):
+            except (OSError, ValueError) as error:
+                if pause is not None and not is_hopeless(error, self.key):
                     time.sleep(pause)
                     continue
                 raise StorageError(
@@ -137,6 +157,26 @@ class ObjectPath:
                     "far is lost: the same command goes on."
                 ) from error
         raise AssertionError
+
+
+def is_hopeless(error: Exception, key: str) -> bool:
+    """Return whether asking a store again is of no use, by the kind of error or its answer.
+
+    Args:
+        error: What the file system raised.
+        key: Bucket and name that it was about; names that look like codes mean nothing.
+    """
+    if isinstance(error, ValueError):  # what a URI or a name cannot hold
+        return True
+    bucket, _, name = key.partition("/")
+    text = str(error)
+    for part in (key, name, bucket):
+        text = text.replace(f"'{part}'", "")
+    answer = ANSWER.search(text)
+    if answer is None:
+        return False
+    aws, status, google = answer.groups()
+    return (status or aws or google) in HOPELESS
 
 
 AnyPath: TypeAlias = Path | ObjectPath

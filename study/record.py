@@ -17,10 +17,11 @@ import socket
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from study.candidates import values_of
-from study.errors import DamagedFile, InputError
+from study.errors import DamagedFile, InputError, StorageError
 from study.hold import Hold, hold
 from study.lineage import place_of, separate, settled
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
@@ -115,6 +116,8 @@ class StudyRecord:
     def _opened(
         path: AnyPath, manifest: dict[str, Any], command: str, held: Hold, uri: str
     ) -> StudyRecord:
+        if isinstance(path, ObjectPath):  # all that is written through it, in whatever way
+            path = dataclasses.replace(path, guard=held.check)
         driver = {"host": socket.gethostname(), "pid": os.getpid()}
         if any((path / name).exists() for name in ("study.json", "optuna.db", "trials")):
             known = read_manifest(path)
@@ -163,9 +166,24 @@ class StudyRecord:
 
     def close(self, abandoned: bool = False) -> None:
         """Let another process write the study, or leave it to the one that does already."""
+        if self._hold is not None and self._hold.took_over and not abandoned:
+            self._write_again()
         self._optuna.close(send=not abandoned)
         if self._hold is not None:
             self._hold.release()
+
+    def _write_again(self) -> None:
+        """Write trials whose files are not what was written.
+
+        A driver that was given up for dead may have been in the middle of writing one, and what
+        hung in the network then may have landed since.
+        """
+        with suppress(StorageError):  # else the next command goes on from what is there
+            with ThreadPoolExecutor(16) as pool:
+                found = list(pool.map(self._try_load, range(len(self._trials))))
+            for trial, file in zip(self._trials, found, strict=True):
+                if file != trial:
+                    self._save(trial)
 
     def _load(self, write: bool) -> list[TrialRecord]:
         """Read the trials; one whose file is damaged comes back from `optuna.db`."""

@@ -13,12 +13,11 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, Experiment, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -27,7 +26,7 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from study import sqlite_uri
 from study.cache import cache_home, cached
 from study.errors import InputError
-from study.files import local_copy
+from study.files import local_copy, lock
 from study.object_path import AnyPath
 from study.record import REPORT_FILE
 from study.redaction import without_password
@@ -167,13 +166,13 @@ def check(uri: str) -> None:
         raise InputError(f"the tracking store {uri} does not give back what was written.")
 
 
-def _creation_lock(uri: str) -> FileLock:
+def _creation_lock(uri: str) -> AbstractContextManager[object]:
     """Return what keeps two commands from creating one SQLite store at once: each would fail.
 
     It lies with the temporary files, so that nothing strange appears beside the store.
     """
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"study-{os.getuid()}-{name}.lock")
+    return lock(Path(tempfile.gettempdir()) / f"study-{os.getuid()}-{name}.lock")
 
 
 def experiment_id(

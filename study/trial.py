@@ -19,12 +19,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from ray import tune
 
 from study.data import DataSource
 from study.errors import InputError, StorageError, TrialError
 from study.faults import keep_traceback, out_of_memory, reason_of
+from study.files import lock
 from study.object_path import AnyPath, as_path
 from study.objective import Goal
 from study.run_folder import RunFolder
@@ -121,10 +121,9 @@ def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
     stop = _StopFile(as_path(config["folder"]).parent / ".stop")
     with ExitStack() as held:
         if first and isinstance(folder.path, Path):
-            # A worker left over from a killed driver may still be about to save. In an object
-            # store, without locks, that does no harm: both save the same.
-            lock = FileLock(folder.path / ".lock", timeout=LOCK_SECONDS)
-            held.enter_context(lock)
+            # A worker left over from a killed driver may still be about to save. Without locks,
+            # as in an object store, that does no harm: both save the same.
+            held.enter_context(lock(folder.path / ".lock", LOCK_SECONDS))
         begin = (TrialRecord.load(folder.path), folder.last_state()) if first else None
         known, state = distributed.broadcast(begin)  # type: ignore[misc]
         parts = known.parts
