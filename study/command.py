@@ -19,6 +19,7 @@ from study.errors import DamagedFile, InputError, StartError, StorageError
 from study.plotting import ignore_user_settings
 from study.redaction import mask_output, without_password
 from study.setting import parse_value
+from study.streams import outlive_readers
 from study.task import TrainConfig, Value, config_fields, did_you_mean
 
 # What a system says of its disks, rights and limits; what a program of ours did not find is a bug.
@@ -41,6 +42,7 @@ def run_command(main: Callable[[], int]) -> int:
     does a full disk, a damaged file, a Ray that does not start, or what the system refuses;
     anything else is a fault of ours and keeps its traceback (exit code 1).
     """
+    outlive_readers()
     mask_output()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # Nothing is reported home, by Ray or by MLflow.
@@ -59,9 +61,6 @@ def run_command(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, `head` perhaps, has gone
-        sys.stderr.close()
-        return 0
     except (OSError, MemoryError, RuntimeError) as error:
         told = outside_reason(error)
         if told is None:

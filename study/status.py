@@ -23,6 +23,7 @@ from typing import Any
 from study.command import add_studies_flag, add_study_name, run_command
 from study.errors import InputError
 from study.object_path import AnyPath, as_path
+from study.streams import reader_gone
 
 WATCH_SECONDS = 2.0
 REMOTE_WATCH_SECONDS = 10.0  # of an object store, where every trial is a request
@@ -79,6 +80,8 @@ def watch(folder: AnyPath, seconds: float, as_json: bool) -> None:
         ended = sum(count.values()) - count["running"]
         done = state["num_samples"] is not None and ended >= state["num_samples"]
         if state["driver"]["alive"] is False or (done and not state["driver"]["alive"]):
+            return
+        if reader_gone(sys.stdout):
             return
         time.sleep(seconds)
 

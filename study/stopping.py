@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -29,7 +30,8 @@ class StudyStopped(BaseException):
 
 
 def _write_line(text: str) -> None:
-    os.write(2, f"\n{text}\n".encode())
+    with suppress(OSError):  # nobody reads it
+        os.write(2, f"\n{text}\n".encode())
 
 
 class Stopping:

@@ -1,0 +1,54 @@
+"""Standard output and error that outlive who reads them.
+
+`study.tune 2>&1 | head` ends `head`, not the study: what nobody reads any more is dropped, at the
+lowest level, so that prints of libraries, of threads and at the end of Python do no harm either.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+
+class _Lasting(io.FileIO):
+    """A file whose writes go nowhere once its reader is gone."""
+
+    gone = False
+
+    def write(self, content: Any) -> int:
+        """Write bytes, or drop them."""
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for what is started from now on as well
+            os.close(nowhere)
+            self.gone = True
+            return memoryview(content).nbytes
+
+
+def outlive_readers() -> None:
+    """Have this process go on when whoever reads its output ends."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # not that of a notebook or a test
+            stream.flush()
+            raw = _Lasting(stream.fileno(), "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                # Without a buffer, as with `python -u`, there is none here.
+                raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, lasting)
+            setattr(sys, f"__{name}__", lasting)
+
+
+def reader_gone(stream: TextIO) -> bool:
+    """Return whether nobody reads a stream of `outlive_readers` any more."""
+    buffer = getattr(stream, "buffer", None)
+    return getattr(getattr(buffer, "raw", buffer), "gone", False) is True
