@@ -13,6 +13,7 @@ from __future__ import annotations
 import locale
 import os
 import pwd
+import resource
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ FOREIGN = (
     *("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_DIR", "MLFLOW_REGISTRY_DIR", "MLFLOW_LOGGING_LEVEL"),
     *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"),
 )
+IMPORT_BYTES = 2**30  # of addresses, without which libraries end a process when they are loaded
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -47,6 +49,9 @@ def prepare() -> None:
         InputError: It cannot be, and what to do.
     """
     _open_streams()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < IMPORT_BYTES:
+        raise InputError(f"ulimit -v allows {limit >> 10} KiB of memory, too little; raise it.")
     _use_utf8()
     _hear_signals()
     os.umask(os.umask(0o077) & 0o077)  # files of ours can be read and written by ourselves
