@@ -136,12 +136,18 @@ class StudyPlan:
         """
         if not (self.folder / "study.json").exists():
             return
-        changed = changed_metrics(read_manifest(self.folder), self.goal.metrics)
+        known = read_manifest(self.folder)
+        changed = changed_metrics(known, self.goal.metrics)
         if changed and StudyRecord.read(self.folder).num_ended() < self.args.num_samples:
+            way = (
+                f"Give the new study another --name (with --warm-start-from {self.name} it tries "
+                "the best of this one first)."
+            )
+            if "confirms" in known:
+                way = f"Move {self.folder} away and type the command again: it trains all anew."
             raise InputError(
                 f"{self.title} began when {changed[0]} was each trial's own training loss; now it "
-                "is plain cross-entropy, and the two do not compare. Give the new study another "
-                f"--name (with --warm-start-from {self.name} it tries the best of this one first)."
+                f"is plain cross-entropy, and the two do not compare. {way}"
             )
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
