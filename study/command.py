@@ -42,6 +42,7 @@ def run_command(main: Callable[[], int]) -> int:
     does a full disk, a damaged file, a Ray that does not start, or what the system refuses;
     anything else is a fault of ours and keeps its traceback (exit code 1).
     """
+    environment.open_streams()
     outlive_readers()
     mask_output()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -48,7 +48,7 @@ def prepare() -> None:
     Raises:
         InputError: It cannot be, and what to do.
     """
-    _open_streams()
+    open_streams()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < IMPORT_BYTES:
         raise InputError(f"ulimit -v allows {limit >> 10} KiB of memory, too little; raise it.")
@@ -70,7 +70,7 @@ def prepare() -> None:
         os.environ["PYTHONWARNINGS"] = "ignore"
 
 
-def _open_streams() -> None:
+def open_streams() -> None:
     """Give closed standard streams to `/dev/null`: the next file opened would be taken for one."""
     for number in range(3):
         try:
