@@ -33,11 +33,16 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
     trials = "tags.`study.role` = 'trial'"
     if study_id := record.manifest.get("id"):  # another study of this name may have been here
         trials += f" and tags.`study.id` = '{study_id}'"
+    columns = [*metrics, "tags.`study.best_epoch`", *classes, *settings]
+    name = "attributes.`Run Name`"
     view = {
         "searchFilter": trials,
         "orderByKey": best,
         "orderByAsc": record.manifest["mode"] == "min",
-        "selectedColumns": [*metrics, "tags.`study.best_epoch`", *classes, *settings],
+        "selectedColumns": columns,
+        # Else all tags, the scores of classes among them, come after the last setting.
+        "columnOrder": [name, *columns],
+        "columnWidths": {name: 240} | {column: _width(column) for column in columns},
     }
     return {
         "mlflow.experimentKind": "custom_model_development",
@@ -50,6 +55,11 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
 def best_metric(record: StudyRecord) -> str:
     """Return the name under which MLflow has a trial's value: of a metric it shows the last one."""
     return f"best/{record.manifest['metric'].split('/', 1)[1]}"
+
+
+def _width(column: str) -> int:
+    """Return pixels in which a column's title can be read, and a number of five digits."""
+    return max(100, 40 + 7 * len(column.partition(".")[2].strip("`")))
 
 
 def class_tags(task: Task, trial: TrialRecord) -> dict[str, str]:

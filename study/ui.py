@@ -146,7 +146,10 @@ def _signals_end_it() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, leave) for number in ending}
+    # A script's background processes ignore Ctrl-C otherwise.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
