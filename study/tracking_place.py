@@ -35,9 +35,18 @@ def find_run(client: MlflowClient, experiments: list[str], condition: str) -> Ru
     return None
 
 
-def find_anywhere(client: MlflowClient, record: StudyRecord) -> Run | None:
-    """Return any run of a study in a store, a deleted one if need be; None if there is none."""
-    return find_run(client, _all_experiments(client), belongs(record.manifest))
+def find_anywhere(
+    client: MlflowClient, manifest: Mapping[str, Any], condition: str = ""
+) -> Run | None:
+    """Return a run of a study, in whatever experiment; a deleted one if need be; else None.
+
+    Args:
+        client: Of the store.
+        manifest: Of the study.
+        condition: What else the run fulfils.
+    """
+    both = " and ".join(filter(None, (condition, belongs(manifest))))
+    return find_run(client, _all_experiments(client), both)
 
 
 def restored(client: MlflowClient, run: Run) -> bool:
@@ -68,7 +77,7 @@ def find_experiment(
     named = client.get_experiment_by_name(name)
     run = find_run(client, [named.experiment_id], belongs(searched)) if named else None
     if run is None and searched.get("id"):
-        run = find_run(client, _all_experiments(client), belongs(searched))
+        run = find_anywhere(client, searched)
     found = client.get_experiment(run.info.experiment_id) if run is not None else named
     if found is not None and found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)

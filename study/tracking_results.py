@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
+from study.files import is_writable
 from study.record import StudyRecord
 from study.task import Task
-from study.tracking_place import find_anywhere
+from study.tracking_locations import local_path
+from study.tracking_place import find_anywhere, restored
 from study.tracking_runs import StudyRuns
-from study.tracking_store import connect, experiment_id, log_history, upload_report
+from study.tracking_store import connect, log_history, upload_report
 from study.trial_record import TrialRecord
 
 logger = logging.getLogger(__name__)
@@ -37,12 +40,16 @@ def run_of(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str
         InputError: The store does not answer, or it is another one than the study's.
     """
     client = connect(uri)
-    if record.run_folder(trial.number).run_id is not None and find_anywhere(client, record) is None:
+    if (
+        record.run_folder(trial.number).run_id is not None
+        and find_anywhere(client, record.manifest) is None
+    ):
         raise InputError(
             f"the tracking store {uri} has no run of study {record.manifest['study']}; name the "
             "study's with --tracking-uri. If its runs were deleted for good, the command that ran "
             "the study makes them anew."
         )
+    _check_artifacts(client, record.run_folder(trial.number).run_id)
     runs, ended = StudyRuns.of(client, uri, record, task), trial.state != "running"
     run = runs.find_or_create(trial, perhaps_there=True, goes_on=ended)
     if trial.number in runs.restored:
@@ -54,6 +61,24 @@ def run_of(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str
         left = any(one.state == "running" for one in record.trials())
         client.set_terminated(runs.parent, "KILLED" if left else "FINISHED")
     return run.run_id
+
+
+def _check_artifacts(client: MlflowClient, run_id: str | None) -> None:
+    """Make sure that the artifacts of a run can be written, if they are files of this machine.
+
+    Raises:
+        InputError: They cannot; says where.
+    """
+    try:
+        location = client.get_run(run_id).info.artifact_uri if run_id is not None else None
+    except MlflowException:
+        return  # it is made anew
+    folder = local_path(location or "")
+    if folder is not None and not is_writable(folder):
+        raise InputError(
+            f"MLflow's artifacts in {folder} cannot be written; put back that folder, or name "
+            "another store with --tracking-uri."
+        )
 
 
 def record_test(
@@ -102,7 +127,8 @@ def record_confirmation(
         tags: By name.
     """
     client = connect(uri)
-    for run in _runs(client, uri, name, "confirm", study_id):
+    run = _run(client, "confirm", {"study": name, "id": study_id})
+    if run is not None:
         known = run.data.metrics
         new = {key: value for key, value in metrics.items() if known.get(key) != value}
         log_history(client, run.info.run_id, [{"epoch": 0, **new}])
@@ -113,11 +139,14 @@ def record_confirmation(
 def record_report(uri: str, record: StudyRecord) -> None:
     """Put the page of a study on its run, if the store has it."""
     client, manifest = connect(uri), record.manifest
-    for run in _runs(client, uri, manifest["study"], "study", manifest.get("id", "")):
+    run = _run(client, "study", manifest)
+    if run is not None:
         upload_report(client, run.info.run_id, record.path)
 
 
-def _runs(client: MlflowClient, uri: str, name: str, role: str, study_id: str) -> list[Run]:
-    condition = f"tags.`study.role` = '{role}' and tags.`study.id` = '{study_id}'"
-    experiment = experiment_id(client, uri, name)
-    return list(client.search_runs([experiment], condition, max_results=1))
+def _run(client: MlflowClient, role: str, whose: Mapping[str, Any]) -> Run | None:
+    """Return the run of a study or confirmation, wherever it is; restored if it was deleted."""
+    run = find_anywhere(client, whose, f"tags.`study.role` = '{role}'")
+    if run is not None:
+        restored(client, run)
+    return run

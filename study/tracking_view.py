@@ -20,7 +20,7 @@ def prepare_view(uri: str, record: StudyRecord) -> str:
     """
     name = record.manifest["study"]
     client = connect(uri)
-    run = find_anywhere(client, record)
+    run = find_anywhere(client, record.manifest)
     if run is None:
         raise InputError(
             f"this tracking store has no run of study {name}; name the study's with "

@@ -17,7 +17,7 @@ from study.plan import make_plan
 from study.record import StudyRecord
 from study.study_flags import build_parser
 from study.task import load_task
-from study.tracking_results import run_of
+from study.tracking_results import record_report, run_of
 
 SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
 KEYS = ("val/loss", "val/accuracy")
@@ -143,6 +143,27 @@ def test_the_wrong_store_is_refused_and_nothing_is_written_there(tmp_path: Path)
         run_of(f"sqlite:///{other}", record, load_task("fashion"), record.trial(0))
     assert record.run_folder(0).run_id == known
     assert MlflowClient(f"sqlite:///{other}").get_experiment_by_name("s") is None
+
+
+def test_artifacts_that_cannot_be_written_are_told_before_anything_else(tmp_path: Path) -> None:
+    record = extended(tmp_path, "s", 1)
+    shutil.rmtree(tmp_path / "mlruns")
+    (tmp_path / "mlruns").write_text("a file")
+    with pytest.raises(InputError, match="artifacts in .* cannot be written"):
+        run_of(f"sqlite:///{tmp_path / 'mlflow.db'}", record, load_task("fashion"), record.trial(0))
+
+
+def test_a_page_and_a_result_find_their_runs_in_whatever_experiment(tmp_path: Path) -> None:
+    record = extended(tmp_path, "s", 1)
+    uri, client = f"sqlite:///{tmp_path / 'mlflow.db'}", client_of(tmp_path)
+    (parent,) = runs_of(tmp_path, "s", "study")
+    client.rename_experiment(parent.info.experiment_id, "renamed by hand")
+    client.delete_run(parent.info.run_id)
+    (record.path / "report.html").write_text("a new page")
+    record_report(uri, record)
+    place = client.download_artifacts(parent.info.run_id, "report.html", str(tmp_path))
+    assert Path(place).read_text() == "a new page"
+    assert client.get_experiment_by_name("s") is None
 
 
 def test_the_experiment_deleted_is_restored_when_the_study_goes_on(
