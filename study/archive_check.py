@@ -49,6 +49,8 @@ PRIVATE = {
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_log_softmax", "_softmax", "_to_copy"),
     *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_weight_norm"),
     *("_scaled_dot_product_flash_attention_for_cpu", "_unsafe_view", "_trilinear"),
+    *("_safe_softmax", "_prelu_kernel", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    *("_fft_r2c", "_fft_c2r", "_fft_c2c"),
 }
 VALUES = {"sym_size", "sym_numel", "sym_stride", "item", "is_nonzero"}
 CHECKS = {
