@@ -191,13 +191,17 @@ def _pictures(record: StudyRecord, room: int) -> list[dict[str, str]]:
     """Return the figures of the best trial as data URLs, as many as there is room for, bytes."""
     from PIL import Image
 
-    from study.photo import opened
+    from study.photo import BadImage, opened
 
     found: list[dict[str, str]] = []
     for trial in record.ranking()[:1]:
         for file in record.run_folder(trial.number).figures():
-            with opened(io.BytesIO(file.read_bytes())) as picture:
-                shown = picture.convert("RGB")
+            try:
+                with opened(io.BytesIO(file.read_bytes())) as picture:
+                    shown = picture.convert("RGB")
+            except BadImage as error:
+                print(f"left out: {file}: {error}", file=sys.stderr)
+                continue
             if shown.width > PICTURE_WIDTH:
                 height = round(shown.height * PICTURE_WIDTH / shown.width)
                 shown = shown.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import Finished, run_module
+from PIL import Image
 from test_record import MANIFEST
 
 from study import importance, report, report_facts
@@ -23,7 +24,7 @@ from study.charts import about
 from study.command import run_command
 from study.ledger import Ledger, spans_of
 from study.record import StudyRecord
-from study.report import page
+from study.report import _pictures, page
 from study.snapshot import Schedule
 from study.space import Parameter, SearchSpace
 from study.task import config_fields, load_task
@@ -284,6 +285,18 @@ def test_the_best_beside_the_baseline(tmp_path: Path, trials: list[TrialRecord])
 def test_the_command_for_more_trials(tmp_path: Path, trials: list[TrialRecord]) -> None:
     found = dict(report_facts.commands(study(tmp_path / "s", trials)))
     assert found["twice as many trials"] == COMMAND.replace("6", "12")
+
+
+def test_a_damaged_figure_is_left_out_and_named(
+    tmp_path: Path, trials: list[TrialRecord], capsys
+) -> None:
+    record = study(tmp_path / "studies" / "a", trials)
+    figures = record.run_folder(2).path / "figures"  # of the best trial
+    figures.mkdir()
+    Image.new("RGB", (8, 8)).save(figures / "whole.png")
+    (figures / "short.png").write_bytes((figures / "whole.png").read_bytes()[:40])
+    assert [picture["name"] for picture in _pictures(record, 10**6)] == ["whole"]
+    assert f"left out: {figures / 'short.png'}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("state", ["finished", "running", "failed"])
