@@ -38,7 +38,7 @@ SECONDS = 300  # of a command, on a machine with other work
 USER = "54321"  # a user id without a passwd entry
 # May read all, since this Python may lie in another user's home, and write nothing of others'.
 AS_USER = (
-    *("setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"),
+    *(shutil.which("setpriv") or "setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"),
     *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
 )
 
