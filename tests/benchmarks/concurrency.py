@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from statistics import mean
 from typing import Any
 
 from report import Report, out_parser
@@ -69,8 +70,8 @@ def main() -> None:
         apart: list[float] = []
         together: list[float] = []
         for _ in range(args.repeats):
-            apart += rates(case, cores, 1, 2)
-            together += rates(case, 1, cores, 2)
+            apart.append(mean(rates(case, cores, 1, 2)))
+            together.append(mean(rates(case, 1, cores, 2)))
         report.add(
             f"{case}: images/s, {cores} trials of 1 thread against 1 of {cores}",
             apart,
