@@ -3,6 +3,7 @@
 | fault | what happens |
 |---|---|
 | out of memory | batches in twice as many parts, from the last checkpoint |
+| ended by Ray for want of memory, something larger running beside it | again after a while |
 | exception, process or machine that died or hangs | again, `--max-failures` times in one epoch |
 | loss that is not finite, wrong input | failed: again it would end the same |
 | disk full | no trial's fault: the study stops, and the same command goes on |
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import traceback
 from collections.abc import Sequence
@@ -31,6 +33,72 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
+# Of how much the largest other process uses, a process uses at least so much that is to blame for
+# a want of memory.
+BLAME = 0.8
+# As Ray 2.60 tells it when its memory monitor has ended processes.
+MEMORY = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
+CONSIDERED = re.compile(
+    r"(Selected to kill: )?\((?:Actor\((\w+)\): )?[^\n]*?pid=(\d+), actual memory used=([\d.]+)GB"
+)
+USER = re.compile(r"^(\d+)\t([\d.]+)\t", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemoryKill:
+    """A process that Ray's memory monitor has ended.
+
+    Attributes:
+        own: GB that the process used.
+        largest: GB of the largest process beside it.
+        used: GB in use on its machine.
+        limit: GB that there are.
+    """
+
+    own: float
+    largest: float
+    used: float
+    limit: float
+
+    @staticmethod
+    def of(text: str, actor: str = "") -> MemoryKill | None:
+        """Return what the text of an error says of it; None if it is another error.
+
+        Args:
+            text: Of the error.
+            actor: The id of the process's actor in hexadecimal; by default it is the largest of
+                those that were ended.
+        """
+        memory = MEMORY.search(text)
+        if memory is None:
+            return None
+        considered = CONSIDERED.findall(text)
+        ended = [(float(gb), pid, name) for selected, name, pid, gb in considered if selected]
+        own, pid, _ = max([e for e in ended if e[2] == actor] or ended or [(0.0, "", "")])
+        others = [(pid, gb) for _, _, pid, gb in considered] + USER.findall(text)
+        return MemoryKill(
+            own=own,
+            largest=max((float(gb) for other, gb in others if other != pid), default=0.0),
+            used=float(memory[1]),
+            limit=float(memory[2]),
+        )
+
+    @property
+    def blamed(self) -> bool:
+        """Whether the process itself took much of the memory."""
+        return self.own >= BLAME * self.largest
+
+    def __str__(self) -> str:
+        if self.blamed:
+            lower, beside = "batch_size, image_size or --max-concurrent", ""
+        else:
+            lower, beside = "--max-concurrent", f" beside one of {self.largest:.1f} GB"
+        return (
+            f"out of memory: {self.used:.1f} of {self.limit:.1f} GB were in use, {self.own:.1f} GB "
+            f"by it{beside}; lower {lower}"
+        )
+
+
 def out_of_memory(error: BaseException | str) -> bool:
     """Return whether an error, or the text of one, means that memory was short."""
     if isinstance(error, MemoryError):
@@ -41,6 +109,8 @@ def out_of_memory(error: BaseException | str) -> bool:
 def reason_of(error: BaseException) -> str:
     """Return one line for people."""
     text = str(error).strip()
+    if (kill := MemoryKill.of(text)) is not None:
+        return str(kill)
     line = redacted(text.splitlines()[0]) if text else ""
     return line if isinstance(error, TrialError) else f"{type(error).__name__}: {line}"
 

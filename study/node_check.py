@@ -18,6 +18,7 @@ from study.cgroup import memory_limit
 from study.data import DataSource
 from study.errors import InputError, StorageError
 from study.object_path import AnyPath, as_path
+from study.ray_session import missing_program
 from study.resources import local_cpus, local_gpus, unused_gpu
 from study.task import load_task
 
@@ -89,6 +90,8 @@ def check_node(request: Request) -> NodeReport:
     """Check this machine."""
     problems: list[str] = []
     checksum = _checksum(request, problems)
+    if (missing := missing_program()) is not None:
+        problems.append(missing)
     probe = uuid.uuid4().hex
     name = f"{socket.gethostname()}-{probe[:8]}"
     stored = request.storage is not None and _check_storage(

@@ -6,8 +6,12 @@ import gc
 import logging
 import os
 import secrets
+import shutil
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from study.environment import socket_folder
 from study.errors import StartError
@@ -16,6 +20,8 @@ from study.limits import check_limits
 from study.resources import Resources, local_cpus, local_gpus
 
 NUM_STARTS = 3
+SHUTDOWN_SECONDS = 30.0
+KILL_SECONDS = 5.0  # for killed processes to be gone
 
 # What a study relies on, whatever the user's shell says.
 OPTIONS = {
@@ -79,6 +85,13 @@ def _make_room() -> Path:
     return parent / "ray"
 
 
+def missing_program() -> str | None:
+    """Return what Ray starts its workers with and is not on this machine, in a sentence."""
+    if shutil.which("bash") is None:  # they would never start, and nobody would say so
+        return "Ray starts its workers with bash, which is in no folder of PATH; add /bin to PATH."
+    return None
+
+
 def stay_on_loopback() -> None:
     """Have the Ray that is started here, and all its processes, listen on 127.0.0.1 alone.
 
@@ -109,6 +122,8 @@ def start_ray(resources: Resources | None) -> None:
     import ray
 
     assert resources is not None
+    if (problem := missing_program()) is not None:
+        raise StartError(problem)
     if ray.is_initialized():
         return
     folder = _make_room()
@@ -137,12 +152,43 @@ def start_ray(resources: Resources | None) -> None:
     )
 
 
-def shut_down_ray() -> None:
-    """Stop Ray if it runs."""
-    if "ray" in sys.modules:
-        import ray
+def logs_folder() -> str:
+    """Return where the Ray that runs here writes its logs."""
+    from ray._private import worker
 
-        # What Ray Tune leaves in cycles holds actors and objects. Collected later, by the thread
-        # of tracking perhaps, it would reach for a worker that is gone, and end the process.
-        gc.collect()
-        ray.shutdown()
+    node: Any = worker._global_node
+    return str(node.get_logs_dir_path())
+
+
+def shut_down_ray() -> bool:
+    """Stop Ray if it runs; return whether it let itself be stopped, else it is killed."""
+    if "ray" not in sys.modules:
+        return True
+    import ray
+
+    # What Ray Tune leaves in cycles holds actors and objects. Collected later, by the thread
+    # of tracking perhaps, it would reach for a worker that is gone, and end the process.
+    gc.collect()
+    # Where GCS or raylet do not answer, it never returns.
+    ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
+    ending.start()
+    ending.join(SHUTDOWN_SECONDS)
+    if ending.is_alive():
+        kill_ray()
+    return not ending.is_alive()
+
+
+def kill_ray() -> None:
+    """Kill all processes that this one has started, and what the raylet has left behind."""
+    import psutil
+
+    ours = psutil.Process().children(recursive=True)
+    raylets = {str(process.pid) for process in ours if process.name() == "raylet"}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it is gone, or another user's
+            if process.environ().get("RAY_RAYLET_PID") in raylets:
+                ours.append(process)
+    for process in ours:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(ours, timeout=KILL_SECONDS)

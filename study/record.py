@@ -185,6 +185,11 @@ class StudyRecord:
                 if file != trial:
                     self._save(trial)
 
+    def let_go(self) -> None:
+        """Let another process write the study, in the middle of anything this one does."""
+        if self._hold is not None:
+            self._hold.release()
+
     def _load(self, write: bool) -> list[TrialRecord]:
         """Read the trials; one whose file is damaged comes back from `optuna.db`."""
         folders = children(self.path / "trials")

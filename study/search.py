@@ -5,7 +5,6 @@ All of it is rebuilt from the study's record when a study goes on, as `study.sch
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +16,22 @@ from ray._raylet import PlacementGroupID
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from study.driver_clock import DriverClock
 from study.errors import StorageError
-from study.faults import NUM_ALIKE, common_failure, out_of_memory
+from study.faults import NUM_ALIKE, MemoryKill, common_failure, out_of_memory
 from study.progress import Progress
+from study.ray_session import logs_folder
+from study.ray_watch import RayWatch
 from study.record import StudyRecord
 from study.scheduler import NotPickled, RecordASHA
 from study.stopping import Stopping
 from study.tables import duration
 from study.tracking import StudyTracker
-from study.trial_record import Ending
+from study.trial_record import Ending, TrialRecord
+
+START_SECONDS = 180.0  # for the process of a trial, on a machine that is busy
+CROWDED_SECONDS = 20.0  # before a trial is started again that had no memory beside another
+NUM_CROWDED = 10  # so often in one epoch, then the study stops
 
 
 class RecordSearcher(NotPickled, Searcher):
@@ -76,6 +82,10 @@ class StudyCallback(NotPickled, tune.Callback):
         progress: Prints.
         scheduler: Knows which trials were stopped early; None if none ever is.
         stopping: Whether to leave.
+        watch: Whether Ray itself is there.
+        local: Whether Ray has this machine alone, so that nothing is waited for.
+        concurrent: How many trials fit at a time.
+        max_failures: How often a trial is started again in one epoch.
         keep: Of how many of the best ended trials the weights stay.
         timeout: Seconds without a report after which a trial counts as hung.
     """
@@ -87,6 +97,11 @@ class StudyCallback(NotPickled, tune.Callback):
         progress: Progress,
         scheduler: RecordASHA | None,
         stopping: Stopping,
+        watch: RayWatch,
+        *,
+        local: bool,
+        concurrent: int,
+        max_failures: int,
         keep: int,
         timeout: float,
     ) -> None:
@@ -95,11 +110,20 @@ class StudyCallback(NotPickled, tune.Callback):
         self.progress = progress
         self.scheduler = scheduler
         self.stopping = stopping
+        self.watch = watch
+        self.local = local
+        self.concurrent = concurrent
+        self.max_failures = max_failures
         self.keep = keep
         self.timeout = timeout
+        self.clock = DriverClock()
         self.heard: dict[int, float] = {}  # running trial -> when it last gave a sign
+        self.short = 0.0  # since when fewer trials run than there is room for, and none starts
         self.saved: set[int] = set()  # running trials that wait for the study to stop
         self.groups: dict[int, PlacementGroup] = {}  # of the workers of running trials
+        self.actors: dict[int, str] = {}  # running trial -> its actor, in hexadecimal
+        self.strikes: dict[int, int] = {}  # trial -> failures since its last epoch
+        self.crowded: dict[int, int] = {}  # trial -> ends beside something larger since then
         self.hung: dict[int, str] = {}  # trials that were killed for it -> reason
 
     @contextmanager
@@ -111,8 +135,11 @@ class StudyCallback(NotPickled, tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Stop the study if it is time, and trials that hang."""
+        self.clock.tick()
+        self.watch.check()
         self.stopping.check(saving=bool(self.heard.keys() - self.saved))
-        since = time.monotonic() - self.timeout
+        self._check_starts(trials)
+        since = self.clock.now - self.timeout
         late = [number for number, heard in self.heard.items() if heard < since]
         for trial in trials if late else ():
             number = trial.config["trial"]
@@ -121,11 +148,29 @@ class StudyCallback(NotPickled, tune.Callback):
                 ray.kill(trial.temporary_state.ray_actor)
                 self._free(number)
 
+    def _check_starts(self, trials: list[Any]) -> None:
+        """Wait for the processes of trials no longer than they can take."""
+        if len(self.heard) >= self.concurrent or self.stopping.why is not None:
+            self.short = self.clock.now
+        if self.clock.now - self.short < START_SECONDS:
+            return
+        self.short = self.clock.now
+        waiting = [trial for trial in trials if trial.status in ("PENDING", "RUNNING")]
+        if len(self.heard) >= len(waiting):
+            return
+        told = f"no process of a trial has started for {duration(START_SECONDS)}"
+        if self.local:
+            self.watch.dead(f"{told} (logs: {logs_folder()})")
+        else:
+            self.progress.say(f"{told}; `ray status` says what the cluster waits for")
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts, anew or again."""
         number = trial.config["trial"]
-        if trial.config["workers"] == 1:  # others may have to wait for a node
-            self.heard[number] = time.monotonic()
+        self.short = self.clock.now
+        self.actors[number] = trial.temporary_state.ray_actor._actor_id.hex()
+        if self.local or trial.config["workers"] == 1:  # others may have to wait for a node
+            self.heard[number] = self.clock.now
         self.tracker.touch(number)
         self.progress.epoch(number, self.record.trial(number).epochs)
 
@@ -137,7 +182,7 @@ class StudyCallback(NotPickled, tune.Callback):
         if "group" in result:
             self._free(number)  # of workers that ran out of memory
             self.groups[number] = PlacementGroup(PlacementGroupID.from_hex(result["group"]))
-        self.heard[number] = time.monotonic()
+        self.heard[number] = self.clock.now
         with self._writing():
             if "note" in result:
                 self.progress.say(f"trial {number:>3}  {result['note']}")
@@ -159,7 +204,8 @@ class StudyCallback(NotPickled, tune.Callback):
                 if result["epoch"] == self.record.trial(number).epochs + 1:
                     # Failures count that come in a row: a spot machine that goes away now and
                     # then costs its epoch, never the trial.
-                    trial.run_metadata.num_failures = 0
+                    self.strikes.pop(number, None)
+                    self.crowded.pop(number, None)
                 self.record.report(number, result["metrics"], ending)
                 self.tracker.touch(number)
                 self.progress.epoch(number, result["epoch"])
@@ -174,25 +220,51 @@ class StudyCallback(NotPickled, tune.Callback):
             self._end_if_finished(number)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a failure after which Ray starts the trial again."""
+        """Note a failure after which Ray starts the trial again, or end it."""
         number = trial.config["trial"]
+        self.watch.check()
         self._free(number)
-        reason, short_of_memory = self._why(number, trial)
         known = self.record.trial(number)
         if known.state != "running":  # it has all that counts
             return
+        reason, short_of_memory, kill = self._why(number, trial)
+        trial.config["pause"] = 0.0
+        if kill is not None and not kill.blamed:
+            self._wait_for_memory(trial, known, kill)
+            return
+        self.strikes[number] = self.strikes.get(number, 0) + 1
+        if self.strikes[number] > self.max_failures:
+            self._fail(number, reason)
+            trial.max_failures = 0  # its next process finds that it has ended; none comes after
+            return
+        parts = known.parts
+        if short_of_memory:
+            parts = max(parts, min(2 * parts, int(self.record.params(known).get("batch_size", 1))))
         with self._writing():
-            self.record.retry(number, reason, known.parts * (2 if short_of_memory else 1))
+            self.record.retry(number, reason, parts)
         self.tracker.touch(number)
         self.progress.say(f"trial {number:>3}  {reason}; again from epoch {known.epochs + 1}")
 
+    def _wait_for_memory(self, trial: Any, known: TrialRecord, kill: MemoryKill) -> None:
+        """Start a trial again later that merely ran beside something large."""
+        number = known.number
+        self.crowded[number] = self.crowded.get(number, 0) + 1
+        if self.crowded[number] == 1:
+            again = f"again from epoch {known.epochs + 1}, as often as it takes"
+            self.progress.say(f"trial {number:>3}  {kill}; {again}")
+        if self.crowded[number] >= NUM_CROWDED:
+            self.stopping.request(f"trial {number} has no room beside the others: {kill}", 1)
+        trial.config["pause"] = CROWDED_SECONDS
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End a trial that failed more often than it is started again."""
+        """End a trial that Ray does not start again."""
         number = trial.config["trial"]
+        self.watch.check()
         self._free(number)
-        reason, _ = self._why(number, trial)
-        if self.record.trial(number).state != "running":
-            return
+        if self.record.trial(number).state == "running":
+            self._fail(number, self._why(number, trial)[0])
+
+    def _fail(self, number: int, reason: str) -> None:
         tries = len(self.record.trial(number).failures) + 1
         with self._writing():
             self._end(number, "failed", reason + (f" (tried {tries} times)" if tries > 1 else ""))
@@ -204,18 +276,20 @@ class StudyCallback(NotPickled, tune.Callback):
         if group is not None:
             remove_placement_group(group)
 
-    def _why(self, number: int, trial: Any) -> tuple[str, bool]:
-        """Return why a trial failed, and whether memory was short."""
+    def _why(self, number: int, trial: Any) -> tuple[str, bool, MemoryKill | None]:
+        """Return why a trial failed, whether memory was short, and whether Ray has ended it."""
         file = trial.error_file  # Ray adds to it, and copies it for `get_error` only later
         text = Path(file).read_text().strip().rpartition("Failure # ")[2] if file else "unknown"
         short = out_of_memory(text)
         if number in self.hung:
-            return self.hung.pop(number), False
+            return self.hung.pop(number), False, None
+        if (kill := MemoryKill.of(text, self.actors.get(number, ""))) is not None:
+            return str(kill), True, kill
         if "The actor died" in text or "ActorDiedError" in text:
-            return "its process died" + (" for want of memory" if short else ""), short
+            return "its process died" + (" for want of memory" if short else ""), short, None
         if "ActorUnavailable" in text or "is unavailable" in text:
-            return "its process or its machine is gone", False
-        return text.splitlines()[-1], short
+            return "its process or its machine is gone", False, None
+        return text.splitlines()[-1], short, None
 
     def _end_if_finished(self, number: int) -> None:
         trial = self.record.trial(number)

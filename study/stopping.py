@@ -38,7 +38,8 @@ class Stopping:
     """Whether the study is to stop, and why.
 
     Args:
-        budget: Seconds from now after which it stops; None for never.
+        budget: Seconds after which it stops; None for never.
+        begun: From when on, by the monotonic clock; None from now on.
 
     Attributes:
         why: In a sentence for people; None as long as the study goes on.
@@ -49,7 +50,7 @@ class Stopping:
         tell: Prints a line while a signal is handled, where nothing may wait for a lock.
     """
 
-    def __init__(self, budget: float | None) -> None:
+    def __init__(self, budget: float | None, begun: float | None = None) -> None:
         self.budget = budget
         self.why: str | None = None
         self.exit_code = 0
@@ -59,7 +60,7 @@ class Stopping:
         self.abandoned = False
         self._file: AnyPath | None = None  # none before the study is open
         self._before: dict[signal.Signals, Any] = {}
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self._since = 0.0
 
     def watch(self, folder: AnyPath) -> None:

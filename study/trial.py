@@ -23,7 +23,7 @@ from ray import tune
 
 from study.data import DataSource
 from study.errors import InputError, StorageError, TrialError
-from study.faults import keep_traceback, out_of_memory, reason_of
+from study.faults import MemoryKill, keep_traceback, out_of_memory, reason_of
 from study.files import lock
 from study.object_path import AnyPath, as_path
 from study.objective import Goal
@@ -74,11 +74,15 @@ class StudyTrial(tune.Trainable):
             raise
 
     def _begin(self, config: dict[str, Any]) -> Generator[dict[str, Any]]:
+        if TrialRecord.load(self.folder.path).state != "running":
+            return  # it failed too often, and Ray starts it all the same
+        time.sleep(config.get("pause", 0))  # until something larger has perhaps ended
         if config["workers"] == 1:
-            return run_trial(config)
+            yield from run_trial(config)
+            return
         from study.workers import run_workers
 
-        return run_workers(config)
+        yield from run_workers(config)
 
     def cleanup(self) -> None:
         """Let go of the network, and end the workers."""
@@ -101,7 +105,8 @@ def smaller_parts(config: dict[str, Any], parts: int, error: Exception) -> dict[
         error: What happened.
     """
     share = config["settings"].get("batch_size", 1) // config["workers"]
-    if not out_of_memory(error) or 2 * parts > share:
+    kill = MemoryKill.of(str(error))
+    if not out_of_memory(error) or 2 * parts > share or (kill is not None and not kill.blamed):
         return None
     note = f"out of memory ({reason_of(error)}); goes on with each batch in {2 * parts} parts"
     return {"note": note, "parts": 2 * parts}

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +29,11 @@ from study.plan import StudyPlan, make_plan
 from study.progress import Progress
 from study.provenance import facts
 from study.ray_session import forget_other_rays, set_ray_options, shut_down_ray, start_ray
+from study.ray_watch import RayWatch
 from study.record import StudyRecord
 from study.redaction import command_line
 from study.resources import DRIVER, say_trials, unused_gpu
+from study.restart import Restart, go_on_after
 from study.snapshot import Schedule
 from study.stopping import Stopping, StudyStopped
 from study.study_flags import build_parser
@@ -71,9 +75,11 @@ def run(
     from study.tracking import StudyTracker
 
     study.refuse_changed_metrics()
-    stopping = Stopping(study.args.time_budget)
-    uri = reach_tracking_and_start_ray(study)
-    if study.args.address is not None and not _is_complete(study):
+    restart = Restart.take()
+    stopping = Stopping(study.args.time_budget, restart.begun)
+    local = study.args.address is None
+    uri = reach_tracking(study) if restart.why else reach_tracking_and_start_ray(study)
+    if not local and restart.why is None and not _is_complete(study):
         try:
             study = join_cluster(study, stopping, uri)
         except StudyStopped:
@@ -81,6 +87,8 @@ def run(
             return stopping.exit_code
     record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon, uri)
     stopping.watch(record.path)
+    if restart.why is not None:
+        stopping.request(restart.why, restart.exit_code)
     for text in record.mended:
         print(f"mended: {text}", file=sys.stderr)
     known = facts(study.identity, study.source)
@@ -91,26 +99,36 @@ def run(
     for trial in record.trials():  # what an earlier command could not send
         tracker.touch(trial.number)
     record.drop_losers(study.args.keep_weights)
+    screen = ExitStack()  # with the live table, if there is one
+    watch: RayWatch | None = None
+
+    def on_death(why: str) -> None:
+        go_on_after(why, restart, record, stopping, screen.close, local)
+
     try:
         if left > 0:
-            if study.args.address is None:
+            stopping.check()
+            if local:
                 start_ray(study.resources)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             assert study.resources is not None
+            watch = RayWatch(on_death, local, dashboard=study.resources.workers > 1)
             asked = Schedule.from_args(study.args)
             at_random = ", random search" if study.args.sampler == "random" else ""
-            with progress_for(record, asked, stopping) as progress:
-                progress.say(
-                    f"{study.title} {'continues' if record.trials() else 'begins'}: "
-                    f"{say_trials(left)} of up to {study.epochs} epochs, "
-                    f"{study.resources.describe()}; "
-                    f"{study.identity['dataset']}\n"
-                    f"    objective {study.goal}{at_random}\n"
-                    f"    folder {study.folder}, tracking {uri}\n"
-                    f"    in MLflow: {page_command(study)}"
-                )
-                with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
-                    run_trials(study, record, tracker, progress, stopping, known, left)
+            progress = screen.enter_context(progress_for(record, asked, stopping))
+            progress.say(
+                f"{study.title} {'continues' if record.trials() else 'begins'}: "
+                f"{say_trials(left)} of up to {study.epochs} epochs, "
+                f"{study.resources.describe()}; "
+                f"{study.identity['dataset']}\n"
+                f"    objective {study.goal}{at_random}\n"
+                f"    folder {study.folder}, tracking {uri}\n"
+                f"    in MLflow: {page_command(study)}"
+            )
+            # Ray prints there what becomes of nodes; of the only one the watch tells it.
+            with open(os.devnull, "w") as nowhere:
+                with redirect_stdout(nowhere if local else sys.stderr):
+                    run_trials(study, record, tracker, progress, stopping, watch, known, left)
         else:
             print(f"{study.title} has its {study.args.num_samples} trials.", file=sys.stderr)
     except StudyStopped:
@@ -119,7 +137,14 @@ def run(
         stopping.exit_code = 1
         raise
     finally:
-        shut_down_ray()
+        screen.close()
+        if watch is not None:
+            watch.close()
+        if not shut_down_ray():
+            if stopping.exit_code == 1 and stopping.why is None:  # a fault of ours
+                traceback.print_exc()
+                stopping.request("the study was ended by a fault", 1)
+            on_death("Ray hangs")
         status = "FAILED" if stopping.exit_code == 1 else "KILLED"
         # Without a number of trials the time budget says when a study is complete.
         spent = math.isinf(study.args.num_samples) and stopping.spent
@@ -239,6 +264,7 @@ def run_trials(
     tracker: StudyTracker,
     progress: Progress,
     stopping: Stopping,
+    watch: RayWatch,
     known: dict[str, str],
     num_trials: float,
 ) -> None:
@@ -276,7 +302,10 @@ def run_trials(
         if args.scheduler == "asha":
             scheduler = RecordASHA(record, args.grace_period, args.reduction_factor)
         callback = StudyCallback(
-            *(record, tracker, progress, scheduler, stopping),
+            *(record, tracker, progress, scheduler, stopping, watch),
+            local=args.address is None,
+            concurrent=resources.concurrent,
+            max_failures=args.max_failures,
             keep=args.keep_weights,
             timeout=args.trial_timeout,
         )
@@ -297,7 +326,8 @@ def run_trials(
                 storage_path=scratch,  # on this machine: Ray has nothing to share
                 verbose=0,
                 callbacks=[callback],
-                failure_config=tune.FailureConfig(max_failures=args.max_failures),
+                # Which failures count is decided by the callback: not all are the trial's.
+                failure_config=tune.FailureConfig(max_failures=-1),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

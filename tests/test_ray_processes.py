@@ -1,0 +1,153 @@
+"""The processes around a study, killed or stopped and continued: no trial is lost, none blamed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import long_only, plugin, run_module, started, wait_for
+from mlflow.tracking import MlflowClient
+
+from study.record import StudyRecord
+
+COMMAND = (
+    *("tune", "faulty", "--dataset", "sample", "--num-samples", 2, "--epochs", 3),
+    *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
+    *("--set", "hidden=16", "--set", "batch_size=128"),
+)
+# What the processes are called, and how their command lines are told apart.
+NAMES = {
+    "raylet": "raylet/raylet",
+    "GCS": "gcs_server",
+    "worker": "ray::StudyTrial",
+    "drawing": "study.drawing",
+    "agent": "ray::DashboardAgent",
+    "environments": "ray::RuntimeEnvAgent",
+}
+LOOPBACK = "127.0.0.1"
+
+
+def found(driver: int, name: str) -> psutil.Process | None:
+    """Return a process that belongs to a driver, None if it is not there."""
+    process = psutil.Process(driver)
+    if name == "driver":
+        return process
+    for child in process.children(recursive=True):
+        try:
+            if NAMES[name] in " ".join(child.cmdline()) and child.status() != "zombie":
+                return child
+        except psutil.Error:
+            continue
+    return None
+
+
+def run_and_strike(
+    home: Path, name: str, strike: Callable[[psutil.Process], None]
+) -> tuple[int, str]:
+    """Run a study, strike a process once both trials have saved an epoch; return its end."""
+    env = plugin(home)
+    record = home / "studies" / "faulty"
+    began = [home / "faults" / f"began-{number}" for number in (0, 1)]
+    saved = [record / "trials" / f"{number:04d}" / "last.pt" for number in (0, 1)]
+    env["PAUSE"] = "0.05"
+    with started(*COMMAND, cwd=home, env=env) as study:
+        if name == "drawing":  # it is there when the first trial has ended
+            wait_for(lambda: found(study.pid, name) or study.poll() is not None)
+        else:
+            wait_for(lambda: all(path.exists() for path in (*began, *saved)))
+        victim = found(study.pid, name)
+        assert victim is not None, (home / "output").read_text()
+        strike(victim)
+        return study.wait(400), (home / "output").read_text()
+
+
+def check_complete(home: Path, output: str, blamed: int = 0) -> None:
+    """Make sure that the study has all of its trials, once, here and in MLflow."""
+    trials = StudyRecord.read(home / "studies" / "faulty").trials()
+    assert [trial.state for trial in trials] == ["finished"] * 2, output
+    assert [sorted(trial.curve) for trial in trials] == [[1, 2, 3]] * 2, output
+    assert sum(len(trial.failures) for trial in trials) == blamed, output
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("faulty")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 3 and {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        if run.data.tags["study.role"] == "trial":
+            history = client.get_metric_history(run.info.run_id, "val/accuracy")
+            assert [metric.step for metric in history] == [1, 2, 3]
+
+
+def kill(victim: psutil.Process) -> None:
+    victim.kill()
+
+
+def stop(seconds: float) -> Callable[[psutil.Process], None]:
+    def strike(victim: psutil.Process) -> None:
+        victim.suspend()
+        time.sleep(seconds)
+        victim.resume()
+
+    return strike
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "raylet",
+        "GCS",
+        pytest.param("agent", marks=long_only),
+        pytest.param("environments", marks=long_only),
+    ],
+)
+def test_a_ray_that_has_died_is_started_again(tmp_path: Path, name: str) -> None:
+    code, output = run_and_strike(tmp_path, name, kill)
+    assert code == 0, output
+    told = [line for line in output.splitlines() if "it is started again" in line]
+    assert len(told) == 1 and told[0].startswith("Ray's "), output
+    assert "Traceback" not in output and "state-dump" not in output, output
+    check_complete(tmp_path, output)
+
+
+@pytest.mark.parametrize("name", ["GCS", pytest.param("raylet", marks=long_only)])
+def test_a_ray_that_hangs_is_started_again(tmp_path: Path, name: str) -> None:
+    code, output = run_and_strike(tmp_path, name, psutil.Process.suspend)
+    assert code == 0, output
+    assert f"Ray's {name} has not answered for 20 s; it is started again" in output
+    check_complete(tmp_path, output)
+
+
+@pytest.mark.parametrize("name", ["worker", "drawing"])
+def test_a_process_that_is_killed_is_replaced(tmp_path: Path, name: str) -> None:
+    code, output = run_and_strike(tmp_path, name, kill)
+    assert code == 0 and "started again" not in output, output
+    check_complete(tmp_path, output, blamed=name == "worker")
+
+
+def test_a_killed_driver_is_continued(tmp_path: Path) -> None:
+    code, output = run_and_strike(tmp_path, "driver", kill)
+    assert code == -signal.SIGKILL
+    done = run_module(*COMMAND, cwd=tmp_path, env=plugin(tmp_path))
+    assert done.returncode == 0, done.stderr
+    check_complete(tmp_path, output + done.stderr)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "driver",
+        *(
+            pytest.param(name, marks=long_only)
+            for name in ("raylet", "GCS", "worker", "drawing", "agent", "environments")
+        ),
+    ],
+)
+def test_a_process_that_stands_still_for_a_while_does_no_harm(tmp_path: Path, name: str) -> None:
+    code, output = run_and_strike(tmp_path, name, stop(10.0))
+    assert code == 0 and "started again" not in output, output
+    check_complete(tmp_path, output)
