@@ -239,7 +239,8 @@ class StudyCallback(NotPickled, tune.Callback):
             return
         parts = known.parts
         if short_of_memory:
-            parts = max(parts, min(2 * parts, int(self.record.params(known).get("batch_size", 1))))
+            batch = int(self.record.params(known).get("batch_size", 2 * parts))
+            parts = max(parts, min(2 * parts, batch // trial.config["workers"]))
         with self._writing():
             self.record.retry(number, reason, parts)
         self.tracker.touch(number)

@@ -46,7 +46,7 @@ def found(driver: int, name: str) -> psutil.Process | None:
 
 
 def run_and_strike(
-    home: Path, name: str, strike: Callable[[psutil.Process], None]
+    home: Path, name: str, strike: Callable[[psutil.Process], None], *flags: object
 ) -> tuple[int, str]:
     """Run a study, strike a process once both trials have saved an epoch; return its end."""
     env = plugin(home)
@@ -54,7 +54,7 @@ def run_and_strike(
     began = [home / "faults" / f"began-{number}" for number in (0, 1)]
     saved = [record / "trials" / f"{number:04d}" / "last.pt" for number in (0, 1)]
     env["PAUSE"] = "0.05"
-    with started(*COMMAND, cwd=home, env=env) as study:
+    with started(*COMMAND, *flags, cwd=home, env=env) as study:
         if name == "drawing":  # it is there when the first trial has ended
             wait_for(lambda: found(study.pid, name) or study.poll() is not None)
         else:
@@ -136,17 +136,53 @@ def test_a_killed_driver_is_continued(tmp_path: Path) -> None:
     check_complete(tmp_path, output + done.stderr)
 
 
+@long_only
 @pytest.mark.parametrize(
-    "name",
-    [
-        "driver",
-        *(
-            pytest.param(name, marks=long_only)
-            for name in ("raylet", "GCS", "worker", "drawing", "agent", "environments")
-        ),
-    ],
+    "name", ["raylet", "GCS", "worker", "drawing", "agent", "environments", "driver"]
 )
 def test_a_process_that_stands_still_for_a_while_does_no_harm(tmp_path: Path, name: str) -> None:
     code, output = run_and_strike(tmp_path, name, stop(10.0))
     assert code == 0 and "started again" not in output, output
     check_complete(tmp_path, output)
+
+
+def test_a_driver_that_stood_still_blames_no_trial_for_its_silence(tmp_path: Path) -> None:
+    """Ctrl-Z for longer than a trial may be silent; on the way: what listens, listens here."""
+
+    def strike(driver: psutil.Process) -> None:
+        listening = {}
+        for process in (driver, *driver.children(recursive=True)):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    listening[process.name(), connection.laddr.port] = connection.laddr.ip
+        assert {"raylet", "gcs_server"} <= {name for name, _ in listening}
+        open_ones = {k for k, ip in listening.items() if ip.removeprefix("::ffff:") != LOOPBACK}
+        assert not open_ones
+        stop(35.0)(driver)
+
+    code, output = run_and_strike(tmp_path, "driver", strike, "--trial-timeout", "30s")
+    assert code == 0, output
+    check_complete(tmp_path, output)
+
+
+@long_only
+def test_a_trial_that_is_too_large_is_halved_and_its_neighbour_is_not(tmp_path: Path) -> None:
+    """Ray's memory monitor for real, told that there are 3 GiB more than are in use now."""
+    memory = psutil.virtual_memory()
+    limit = (memory.total - memory.available + 3 * 2**30) / memory.total
+    done = run_module(
+        *(*COMMAND, "--set", "fault=eats"),
+        cwd=tmp_path,
+        env={
+            **plugin(tmp_path),
+            **{"EATS": "8192", "RAY_memory_usage_threshold": f"{limit:.3f}"},
+            "RAY_memory_monitor_refresh_ms": "100",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    large, small = StudyRecord.read(tmp_path / "studies" / "faulty").trials()
+    assert large.parts in (2, 4) and len(large.failures) == large.parts // 2, done.stderr
+    assert large.failures[0]["reason"].startswith("out of memory: "), done.stderr
+    assert "lower batch_size, image_size" in large.failures[0]["reason"]
+    assert small.parts == 1 and small.failures == (), done.stderr
+    assert {large.state, small.state} == {"finished"}

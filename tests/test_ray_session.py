@@ -8,10 +8,11 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from conftest import plugin, started, wait_for
+from conftest import long_only, plugin, started, wait_for
 
 from study import ray_session
 from study.errors import StartError
+from study.node_check import Request, check_node
 from study.resources import Resources
 
 LOOPBACK = "127.0.0.1"
@@ -51,7 +52,8 @@ def test_what_else_goes_wrong_is_not_tried_again(monkeypatch: pytest.MonkeyPatch
         ray_session.start_ray(RESOURCES)
 
 
-def test_a_local_study_listens_on_loopback_alone(tmp_path: Path) -> None:
+@long_only
+def test_workers_of_a_trial_listen_on_loopback(tmp_path: Path) -> None:
     """All that the study's processes listen on, while the workers of a trial train together."""
     env = plugin(tmp_path)
     (tmp_path / "faults" / "hold").touch()
@@ -73,3 +75,14 @@ def test_a_local_study_listens_on_loopback_alone(tmp_path: Path) -> None:
     assert {"raylet", "gcs_server"} <= names
     open_ones = {key[0] for key, ip in listening.items() if ip.removeprefix("::ffff:") != LOOPBACK}
     assert open_ones <= {"ray::RayTrainWorker"}, listening  # torch's store, which cannot be told
+
+
+def test_without_bash_no_worker_would_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request(
+        task=None, dataset="sample", data_dir="", cache_dir="", storage=None, gpus=0.0
+    )
+    assert not any("bash" in problem for problem in check_node(request).problems)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(StartError, match="bash, which is in no folder of PATH"):
+        ray_session.start_ray(RESOURCES)
+    assert any("bash" in problem for problem in check_node(request).problems)

@@ -1,7 +1,8 @@
 """Fashion-MNIST with trials that go wrong in ways their `fault` names, for real.
 
 In `$FAULTS` trials that begin and faults that strike once leave a mark, and while there is a file
-`hold` trials wait; `$PAUSE` is in seconds per batch.
+`hold` trials wait; `$PAUSE` is in seconds per batch. With the fault `eats` trial 0 takes `$EATS`
+MiB for a whole batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from study.task import setting
 from study.tasks.fashion import Fashion, FashionConfig
 
-FAULTS = ("none", "raises", "raises-once", "memory", "dies-once", "hangs-once")
+eaten = bytearray()
+FAULTS = ("none", "raises", "raises-once", "memory", "dies-once", "hangs-once", "eats")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,11 @@ class Faulty(Fashion):
                 time.sleep(3600)
         if fault == "memory" and len(targets) > config.batch_size // 4:
             torch.empty(2**55)  # more than there is
+        if fault == "eats" and config.seed == 0:
+            size = int(os.environ["EATS"]) * 2**20 * len(targets) // config.batch_size
+            if size > len(eaten):
+                eaten.extend(b"x" * (size - len(eaten)))
+                time.sleep(2)  # in which Ray's memory monitor sees it
         return super().loss(logits, targets, config)
 
     def _second_epoch(self, config: FaultyConfig) -> bool:
