@@ -12,12 +12,14 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import Timeout
 
 from study.environment import user_cache
 from study.errors import InputError
@@ -25,6 +27,7 @@ from study.files import can_lock, lock
 
 # Part of every key: raise it when the layout of the arrays changes, and old entries are unused.
 LAYOUT = 1
+PATIENCE_SECONDS = 5.0  # before saying that another process is waited for
 
 
 def cache_home() -> Path:
@@ -68,7 +71,16 @@ def cached(
     with ExitStack() as held:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            held.enter_context(lock(cache_dir / f"{name}-{digest}.lock"))
+            place = cache_dir / f"{name}-{digest}.lock"
+            try:
+                held.enter_context(lock(place, PATIENCE_SECONDS))
+            except Timeout:
+                print(
+                    f"waiting for another process that prepares {name} (if it hangs, end it: it "
+                    f"holds {place})",
+                    file=sys.stderr,
+                )
+                held.enter_context(lock(place))
             alone = can_lock(cache_dir)
         except OSError as error:
             raise InputError(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from study.trial_record import TrialRecord
 
 NICENESS = 10
+ANSWER_SECONDS = 100.0  # for what takes seconds; at its end a study waits a little longer
 REPORT = -1  # in the place of a trial's number
 
 
@@ -130,15 +131,19 @@ class Drawing:
             self._drawn(number)
 
     def _ask(self, line: str) -> str:
-        """Return the answer; nothing if the process died."""
+        """Return the answer; nothing if the process died, or had to be killed for its silence."""
         if self._process is None or self._process.poll() is not None:
             self._process = _start()
         assert self._process.stdin is not None and self._process.stdout is not None
         answer = ""
+        limit = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        limit.daemon = True
+        limit.start()
         with suppress(OSError):  # of writing to a process that is gone
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
+        limit.cancel()
         if not answer:  # its end is heard before it counts as ended
             self._process.kill()
             self._process.wait()

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from study.stopping import Stopping
 
 VARIABLE = "STUDY_RESTART"
+TIDY_SECONDS = 5.0
 MOST = 3  # restarts in a row without an epoch in between
 
 
@@ -101,8 +103,10 @@ def go_on_after(
         local: Whether Ray was started by this process.
     """
     kill_ray()
-    with suppress(Exception):  # a terminal that cannot be tidied up must not keep us here
-        tidy()
+    # A terminal that cannot be tidied up must not keep us here.
+    tidying = threading.Thread(target=tidy, daemon=True)
+    tidying.start()
+    tidying.join(TIDY_SECONDS)
     if not is_command():
         stopping.request(death, 1)
         return

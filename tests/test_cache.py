@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from study import cache
 from study.cache import cached, file_stamps
 from study.errors import InputError
 
@@ -68,3 +72,19 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="STUDY_CACHE_DIR"):
         cached(tmp_path / "file" / "cache", "slow", ["key"], build_slowly)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_wait_for_another_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache, "PATIENCE_SECONDS", 0.1)
+    told = threading.Event()
+    read(tmp_path)
+    (folder,) = tmp_path.glob("slow-*/")
+    shutil.rmtree(folder)
+    held = (tmp_path / f"{folder.name}.lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    monkeypatch.setattr(cache, "print", lambda *a, **k: (told.set(), print(*a, **k)), raising=False)
+    threading.Thread(target=lambda: (told.wait(60), held.close())).start()
+    assert read(tmp_path) == 499500
+    assert f"holds {tmp_path}" in capsys.readouterr().err

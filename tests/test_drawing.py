@@ -74,6 +74,23 @@ def test_a_process_that_was_killed_is_started_again(folder: RunFolder) -> None:
     assert again.wait(10) == 0
 
 
+def test_a_process_that_hangs_is_replaced(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Drawn()
+    drawn.damage(folder)
+    process = drawn.drawing._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    # The next one has as long for an answer as it needs.
+    limits, timer = iter([1.0]), threading.Timer
+    monkeypatch.setattr(threading, "Timer", lambda s, kill: timer(next(limits, s), kill))
+    (text,) = drawn.damage(folder)
+    assert "KeyError" in text, "not that it died"
+    assert process.poll() == -signal.SIGKILL
+    drawn.drawing.close()
+
+
 def test_figures_that_nobody_fetches_keep_nobody_waiting(folder: RunFolder) -> None:
     drawn = Drawn()
     assert drawn.drawing.damage(TRIAL, "fashion", folder, "note") is None
