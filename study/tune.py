@@ -107,7 +107,8 @@ def run(
 
     try:
         if left > 0:
-            stopping.check()
+            if stopping.why is not None:  # of before Ray died
+                raise StudyStopped
             if local:
                 start_ray(study.resources)
             stopping.catch_signals()  # Ray has set its own for SIGTERM
