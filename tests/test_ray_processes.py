@@ -86,10 +86,28 @@ def kill(victim: psutil.Process) -> None:
     victim.kill()
 
 
+def while_trials_wait(
+    home: Path, act: Callable[[psutil.Process], None]
+) -> Callable[[psutil.Process], None]:
+    """Return a strike after which no trial gets to its end before the study has noticed it."""
+
+    def strike(victim: psutil.Process) -> None:
+        hold = home / "faults" / "hold"
+        hold.touch()
+        act(victim)
+        output = home / "output"
+        try:
+            wait_for(lambda: "started again" in output.read_text(), 120)
+        finally:
+            hold.unlink()
+
+    return strike
+
+
 def stop(seconds: float) -> Callable[[psutil.Process], None]:
     def strike(victim: psutil.Process) -> None:
         victim.suspend()
-        time.sleep(seconds)
+        time.sleep(seconds)  # the stimulus itself
         victim.resume()
 
     return strike
@@ -105,7 +123,7 @@ def stop(seconds: float) -> Callable[[psutil.Process], None]:
     ],
 )
 def test_a_ray_that_has_died_is_started_again(tmp_path: Path, name: str) -> None:
-    code, output = run_and_strike(tmp_path, name, kill)
+    code, output = run_and_strike(tmp_path, name, while_trials_wait(tmp_path, kill))
     assert code == 0, output
     told = [line for line in output.splitlines() if "it is started again" in line]
     assert len(told) == 1 and told[0].startswith("Ray's "), output
@@ -115,7 +133,9 @@ def test_a_ray_that_has_died_is_started_again(tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["GCS", pytest.param("raylet", marks=long_only)])
 def test_a_ray_that_hangs_is_started_again(tmp_path: Path, name: str) -> None:
-    code, output = run_and_strike(tmp_path, name, psutil.Process.suspend)
+    code, output = run_and_strike(
+        tmp_path, name, while_trials_wait(tmp_path, psutil.Process.suspend)
+    )
     assert code == 0, output
     assert f"Ray's {name} has not answered for 20 s; it is started again" in output
     check_complete(tmp_path, output)
