@@ -13,6 +13,8 @@ from typing import Any
 import ray
 from ray import tune
 from ray._raylet import PlacementGroupID
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -32,6 +34,24 @@ from study.trial_record import Ending, TrialRecord
 START_SECONDS = 180.0  # for the process of a trial, on a machine that is busy
 CROWDED_SECONDS = 20.0  # before a trial is started again that had no memory beside another
 NUM_CROWDED = 10  # so often in one epoch, then the study stops
+
+
+def take_memory_kills_as_deaths() -> None:
+    """Have Ray Tune take the end of an actor for want of memory for the death that it is.
+
+    Ray 2.60 says it with an error that its Tune does not know and ends the whole study for.
+    """
+    manager: Any = RayActorManager
+    if hasattr(manager, "study_original"):
+        return
+    manager.study_original = manager._actor_task_failed
+
+    def failed(self: Any, task: Any, error: Exception) -> None:
+        if isinstance(error, OutOfMemoryError):
+            error = RayActorError(error_msg=str(error))
+        self.study_original(task, error)
+
+    manager._actor_task_failed = failed
 
 
 class RecordSearcher(NotPickled, Searcher):

@@ -277,10 +277,11 @@ def run_trials(
     from ray import tune
 
     from study.scheduler import RecordASHA
-    from study.search import RecordSearcher, StudyCallback
+    from study.search import RecordSearcher, StudyCallback, take_memory_kills_as_deaths
     from study.trial import StudyTrial
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
+    take_memory_kills_as_deaths()
     args = study.args
     resources = study.resources
     assert resources is not None

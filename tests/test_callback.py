@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from test_record import open_record, report
 
 from study import driver_clock, search
@@ -200,3 +202,21 @@ def test_the_last_trial_alone_is_no_wait(tmp_path: Path, monkeypatch: pytest.Mon
     study.callback.heard[0] = study.callback.clock.now
     study.callback.on_step_begin(0, trials)
     assert not study.dead and not study.said
+
+
+def test_ray_tune_survives_the_end_of_an_actor_for_want_of_memory() -> None:
+    """Ray 2.60 ends the whole study with a RuntimeError otherwise."""
+    search.take_memory_kills_as_deaths()
+    search.take_memory_kills_as_deaths()  # twice is as once
+    errors: list[Exception] = []
+    actor: Any = types.SimpleNamespace(
+        actor_id=1, _on_error=lambda actor, error: errors.append(error), _on_start=None
+    )
+    task: Any = types.SimpleNamespace(_tracked_actor=actor, _on_error=None)
+    manager: Any = object.__new__(RayActorManager)
+    manager._failed_actor_ids = set()
+    manager._cleanup_actor = lambda tracked_actor: None
+    manager._actor_task_failed(task, OutOfMemoryError(told(9.0, 1.0)))
+    assert isinstance(errors[0], RayActorError) and MemoryKill.of(str(errors[0])) is not None
+    with pytest.raises(RuntimeError, match="unexpected"):
+        manager._actor_task_failed(task, KeyError("another"))
