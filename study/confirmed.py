@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from study.candidates import NUM_CONFIRMED
-from study.interval import Interval, of_mean, shown, widened
+from study.interval import SHARE, Bounds, Interval, bounds_of, of_mean, shown, widened
 from study.object_path import AnyPath, children
 from study.objective import Goal
 from study.record import StudyRecord
@@ -31,6 +31,7 @@ class Confirmed:
         failed: How many trainings failed.
         metric: The study's first objective, without the split.
         missed: By how much the means over trainings miss the study's floors.
+        bounds: Between which values the metric lies.
     """
 
     trial: TrialRecord
@@ -40,6 +41,7 @@ class Confirmed:
     failed: int
     metric: str
     missed: float = 0.0
+    bounds: Bounds = SHARE
 
     def values(self, split: str) -> list[float]:
         """Return the metric of each training on `val` or `test`, both at the data's own size."""
@@ -61,12 +63,13 @@ class Confirmed:
 
         Each fold has validation images of its own, but all trainings have the same test images.
         """
-        interval, name = of_mean(self.by_fold(split)), f"{split}/{self.metric}"
+        interval = of_mean(self.by_fold(split), self.bounds)
+        name = f"{split}/{self.metric}"
         if split == "val" or interval is None:
             return interval
         known = [test for test in self.tests if name in test.get("intervals", {})]
         images = [(test["metrics"][name], test["intervals"][name]) for test in known]
-        return widened(self.mean(split), interval, images)
+        return widened(self.mean(split), interval, images, self.bounds)
 
     def as_json(self) -> dict[str, Any]:
         """Return the configuration's scores as a JSON object."""
@@ -137,7 +140,8 @@ class Confirmation:
         score = self.record.goal.objectives[0].score
         first, second = (one.by_fold("val") for one in pair)
         ahead = [score(a - b) for a, b in zip(first, second, strict=True)]
-        return mean(ahead), of_mean(ahead)
+        width = pair[0].bounds[1] - pair[0].bounds[0]  # of a difference of two shares: -1 to 1
+        return mean(ahead), of_mean(ahead, (-width, width))
 
     def as_json(self) -> dict[str, Any]:
         """Return the confirmation as a JSON object."""

@@ -152,6 +152,7 @@ class Task(abc.ABC):
     downloads: bool = False  # whether a missing real data set is fetched without being asked for
     shows: str = WHOLE  # how `study.predict` prepares a photograph
     colors: Sequence[tuple[int, int, int]] | None = None  # red, green, blue by class, 0 to 255
+    bounds: Mapping[str, tuple[float, float]] = {}  # of its meter's metrics that are not in [0, 1]
 
     def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
         """Put the real data set into the data directory: from `paths`, or by download."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from sklearn.metrics import average_precision_score
 
 from study import interval
 from study.counts import log_odds, predicted
 from study.meters import ClassificationMeter, SegmentationMeter
+from study.tasks.fashion import TASK
 
 CPU = torch.device("cpu")
 
@@ -20,6 +21,69 @@ def test_the_interval_of_a_mean_is_scipy_s() -> None:
     expected = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
     assert interval.of_mean(values) == pytest.approx(expected)
     assert interval.of_mean([0.6]) is None
+
+
+@pytest.mark.parametrize("values", [[0.3, 0.97], [0.001, 0.9, 0.2], [0.999, 0.98], [0.0, 1.0]])
+def test_the_interval_of_a_share_is_one_of_shares(values: list[float]) -> None:
+    low, high = interval.of_mean(values, interval.SHARE) or (-1.0, 2.0)
+    assert 0 <= low < np.mean(values) < high <= 1
+    plain_low, plain_high = interval.of_mean(values) or (0.0, 0.0)
+    assert plain_low < 0 or plain_high > 1, "a case that is none"
+    images = [(value, (0.9 * value, min(1.0, 1.2 * value))) for value in values]
+    wide = interval.widened(float(np.mean(values)), (low, high), images, interval.SHARE)
+    assert 0 <= wide[0] <= low and high <= wide[1] <= 1
+    mirrored = interval.of_mean([1 - value for value in values], interval.SHARE) or (-1.0, 2.0)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high))
+
+
+def test_the_interval_of_a_share_is_the_logit_s() -> None:
+    values = [0.91, 0.95, 0.97]
+    mean, half = np.mean(values), stats.t.ppf(0.975, 2) * stats.sem(values)
+    ends = special.expit(special.logit(mean) + np.array([-1, 1]) * half / (mean * (1 - mean)))
+    assert interval.of_mean(values, interval.SHARE) == pytest.approx(tuple(ends))
+    close = [0.61, 0.611, 0.609]  # where the scale hardly bends it is Student's
+    assert interval.of_mean(close, interval.SHARE) == pytest.approx(
+        interval.of_mean(close), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_equal_values_have_an_interval_without_width(value: float) -> None:
+    same = interval.of_mean([value, value], interval.SHARE)
+    assert same == pytest.approx((value, value), abs=1e-12)
+    images = [(value, (value, value))] * 2
+    assert interval.widened(value, (value, value), images, interval.SHARE) == pytest.approx(
+        (value, value), abs=1e-12
+    )
+
+
+def test_the_interval_of_a_share_keeps_its_promise_near_one() -> None:
+    """Of beta-distributed trainings around 0.97, where the plain one has the mean too rarely."""
+    rng, mean, deviation = np.random.default_rng(0), 0.97, 0.02
+    size = mean * (1 - mean) / deviation**2 - 1
+    draws = rng.beta(mean * size, (1 - mean) * size, (4000, 3)).tolist()
+
+    def part(bounds: interval.Bounds) -> float:
+        ends = np.array([interval.of_mean(values, bounds) for values in draws])
+        return float(np.mean((ends[:, 0] <= mean) & (mean <= ends[:, 1])))
+
+    assert part(interval.SHARE) == pytest.approx(0.95, abs=0.01)
+    assert part(interval.UNBOUNDED) < 0.935
+
+
+def test_bounds_belong_to_the_metric() -> None:
+    losses = [0.01, 0.9]
+    low, high = interval.of_mean(losses, interval.bounds_of(TASK, "loss")) or (-1.0, 0.0)
+    assert 0 < low < np.mean(losses) < 1 < high
+    assert interval.bounds_of(TASK, "num_params") == interval.NOT_NEGATIVE
+    assert interval.bounds_of(TASK, "min_accuracy") == interval.SHARE
+
+    class Measures(type(TASK)):  # type: ignore[misc]
+        bounds = {"error_in_pixels": interval.NOT_NEGATIVE}
+
+    assert interval.bounds_of(Measures(), "error_in_pixels") == interval.NOT_NEGATIVE
+    # A metric that is none of shares and was not said to be: Student's, not a failure.
+    assert interval.of_mean([7.0, 9.0], interval.SHARE) == interval.of_mean([7.0, 9.0])
 
 
 def test_the_bootstrap_of_accuracy_is_scipy_s_and_knows_groups() -> None:
