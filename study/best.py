@@ -67,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--trial", metavar="N", type=int, help="with --export or --register: this trial instead "
         "of the winner",
     )  # fmt: skip
+    add(
+        "--force", action="store_true", help="with --trial: also a trial that has not ended; that "
+        "it was tested then is recorded with it",
+    )  # fmt: skip
     add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
     add_studies_flag(parser)
     add_tracking_flag(parser)
@@ -83,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     hands_over = args.export is not None or args.register is not None
     if args.trial is not None and not hands_over:
         raise InputError("--trial says what to hand over; add --export or --register.")
+    if args.force and args.trial is None:
+        raise InputError("--force belongs to --trial N, a trial that has not ended; name it.")
     folder = find_study(as_path(args.studies_dir), args.study)
     if hands_over or args.confirm is not None:
         from study.tracking_store import resolve_uri
@@ -133,20 +139,33 @@ def main(argv: list[str] | None = None) -> int:
         except (TrialError, DamagedFile) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
+    trouble = result.pop("trouble", None)
     if chosen is not None or args.confirm is not None:
-        renew_report(record, args)
+        trouble = renew_report(record, args) or trouble
     if args.json:
         print(json.dumps(result, indent=1))
+    if trouble is not None:
+        print(f"failed: {trouble}", file=sys.stderr)
+        return 1
     return 0
 
 
-def renew_report(record: StudyRecord, args: argparse.Namespace) -> None:
-    """Write the study's page anew with what was confirmed and tested, also in MLflow."""
+def renew_report(record: StudyRecord, args: argparse.Namespace) -> str | None:
+    """Write the study's page anew with what was confirmed and tested, also in MLflow.
+
+    Returns:
+        A sentence if MLflow cannot be told.
+    """
     from study import report, tracking_results, tracking_store
 
     record = StudyRecord.read(record.path)  # with its own floors
     report.write(record)
-    tracking_results.record_report(tracking_store.resolve_uri(args.tracking_uri), record)
+
+    def tell() -> None:
+        uri = tracking_store.resolve_uri(args.tracking_uri)
+        tracking_results.record_report(uri, record)
+
+    return tracking_results.told(tell)
 
 
 def choose(record: StudyRecord, ranking: list[TrialRecord], number: int | None) -> TrialRecord:

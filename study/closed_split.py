@@ -1,26 +1,40 @@
 """The closed split: scored once per set of weights, by `study.best` alone, and always recorded.
 
-`study.tested` reads what is recorded.
+    ready = prepare(task, source, record, trial)    # all that can fail for outside reasons
+    test = test_once(ready, "export")               # opens the split, unless these weights did
+
+`study.tested` keeps the record.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from study import checkpoint, distributed
 from study.batches import Batches
 from study.data import DataSource, ImageSet, say_absent
-from study.errors import TrialError
+from study.errors import StorageError, TrialError
 from study.evaluation import evaluate
 from study.interval import Interval, bootstrap
 from study.record import StudyRecord
-from study.run_folder import write_arrays
+from study.run_folder import RunFolder, write_arrays
 from study.task import Task, TrainConfig, build_config
-from study.tested import read_tests, study_folder, write_tests
+from study.tested import (
+    begin_opening,
+    folder_in_study,
+    read_openings,
+    record_opening,
+    study_folder,
+)
 from study.trial_record import TrialRecord, now
 
 Why = Literal["confirm", "export"]
@@ -78,71 +92,150 @@ def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: Ima
     return Score(metrics, bootstrap(meter, seen.shown), task.evidence(network, meter, seen))
 
 
-def test_of(
-    tests: list[dict[str, Any]], record: StudyRecord, trial: TrialRecord
-) -> dict[str, Any] | None:
-    """Return the test of a trial's weights, None if there was none."""
-    digest = checkpoint.digest(record.run_folder(trial.number).best_checkpoint)
-    for test in tests:
-        if test["checkpoint"] == digest and test["checksum"] == record.manifest["checksum"]:
-            return test
-    return None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examination:
+    """A set of weights before its test: all is done that can fail, and the split is closed.
 
-
-def test_once(
-    task: Task,
-    source: DataSource,
-    record: StudyRecord,
-    trial: TrialRecord,
-    why: Why,
-) -> dict[str, Any]:
-    """Score a trial on the closed test split, and on validation at the same size.
-
-    The same weights are never scored again.
-
-    Args:
+    Attributes:
         task: The task.
-        source: The data.
         record: Where the trial is: a study, or the confirmation of one.
         trial: The trial.
+        network: Of its best epoch.
+        config: Its settings.
+        state: Its checkpoint.
+        checkpoint: SHA-256 of that.
+        validation: What it scores there, at the size of the test; None if it was tested before.
+        closed: The test images, which no network has seen yet; None if it was tested before.
+    """
+
+    task: Task
+    record: StudyRecord
+    trial: TrialRecord
+    network: torch.nn.Module
+    config: TrainConfig
+    state: dict[str, Any]
+    checkpoint: str
+    validation: Score | None
+    closed: ImageSet | None
+
+    @property
+    def folder(self) -> RunFolder:
+        """The trial's folder."""
+        return self.record.run_folder(self.trial.number)
+
+
+def prepare(task: Task, source: DataSource, record: StudyRecord, trial: TrialRecord) -> Examination:
+    """Do all that comes before a test: load weights and images, score validation at its size.
+
+    Raises:
+        DamagedFile: The checkpoint is missing or damaged.
+        TrialError: It is of another epoch.
+        InputError: The data set is not there, or the list of tests is damaged.
+    """
+    network, config, state = load_trained(task, record, trial)
+    digest = checkpoint.digest(record.run_folder(trial.number).best_checkpoint)
+    validation = closed = None
+    if _known(record, digest) is None:
+        validation = score(task, config, network, task.load_full_size(source, config, "val"))
+        closed = task.load_full_size(source, config, "test")
+    return Examination(
+        task=task, record=record, trial=trial, network=network, config=config, state=state,
+        checkpoint=digest, validation=validation, closed=closed,
+    )  # fmt: skip
+
+
+def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str, Any]:
+    """Score the closed test split, unless these weights were before.
+
+    That the split is opened is recorded before it is, and the scores before anyone sees them, so
+    that neither a kill nor another command at the same time hides an opening.
+
+    Args:
+        ready: The weights.
         why: What for.
+        forced: Whether the user wants it although the trial has not ended.
 
     Returns:
         `metrics` by full name (`test/...`, `val/...`), `intervals` of the task's metric, `size` of
-        the targets, `time`.
+        the targets, `time`, and `openings`, how often the split was opened for these weights.
+
+    Raises:
+        StorageError: The opening cannot be recorded, and did not take place; or the scores cannot.
     """
-    study = study_folder(record)
-    tests = read_tests(study)
-    folder = record.run_folder(trial.number)
-    network, config, _ = load_trained(task, record, trial)
-    known = test_of(tests, record, trial)
-    if known is not None:
-        return known
-    metrics: dict[str, float] = {}
-    intervals: dict[str, Interval] = {}
-    size, name = "", task.metric.split("/", 1)[1]
-    splits: tuple[Literal["val", "test"], ...] = ("val", "test")
-    for split in splits:
-        images = task.load_full_size(source, config, split)
-        scored = score(task, config, network, images)
-        metrics |= {f"{split}/{key}": value for key, value in scored.metrics.items()}
-        if scored.interval is not None:
-            intervals[f"{split}/{name}"] = scored.interval
-        sized = images.targets if images.targets.ndim == 3 else images.images
-        size = "{}x{} pixels".format(*sized.shape[-2:])
-        if split == "test":
-            say_absent(task, images, "the test split")
-            write_arrays(folder.path / "test.npz", scored.evidence)
-    test = {
+    study = study_folder(ready.record)
+    with _alone(ready.folder):
+        test = _known(ready.record, ready.checkpoint)
+        if test is None:
+            assert ready.validation is not None and ready.closed is not None
+            opening = begin_opening(study, _about(ready, why, forced))
+            say_absent(ready.task, ready.closed, "the test split")
+            scored = score(ready.task, ready.config, ready.network, ready.closed)
+            test = {**opening, **_result(ready, scored), "scored": now()}
+            record_opening(study, test)
+            try:
+                write_arrays(ready.folder.path / "test.npz", scored.evidence)
+            except StorageError as error:  # the test is not repeated for its figures
+                print(f"{error} There are no figures of the test split.", file=sys.stderr)
+    return {**test, "openings": len(_openings(ready.record, ready.checkpoint))}
+
+
+def _about(ready: Examination, why: Why, forced: bool) -> dict[str, Any]:
+    """Return what an opening says of the weights."""
+    trial = ready.trial
+    about = {
         "why": why,
         "trial": trial.number,
-        "folder": str(folder.path).removeprefix(f"{study}/"),
-        "checkpoint": checkpoint.digest(folder.best_checkpoint),
-        "checksum": record.manifest["checksum"],
-        "size": size,
-        "time": now(),
-        "metrics": metrics,
-        "intervals": intervals,
+        "folder": folder_in_study(ready.record, trial),
+        "checkpoint": ready.checkpoint,
+        "checksum": ready.record.manifest["checksum"],
+        "state": trial.state,
+        "epochs": trial.epochs,
     }
-    write_tests(study, [*tests, test])
-    return test
+    return {**about, "forced": True} if forced else about
+
+
+def _result(ready: Examination, scored: Score) -> dict[str, Any]:
+    """Return what an opening says of the scores."""
+    assert ready.validation is not None and ready.closed is not None
+    metrics: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
+    for split, one in (("val", ready.validation), ("test", scored)):
+        metrics |= {f"{split}/{key}": value for key, value in one.metrics.items()}
+        if one.interval is not None:
+            intervals[f"{split}/{ready.task.metric.split('/', 1)[1]}"] = one.interval
+    images = ready.closed
+    sized = images.targets if images.targets.ndim == 3 else images.images
+    size = "{}x{} pixels".format(*sized.shape[-2:])
+    return {"size": size, "metrics": metrics, "intervals": intervals}
+
+
+def _openings(record: StudyRecord, digest: str) -> list[dict[str, Any]]:
+    """Return the openings for these weights and this data set."""
+    of = (digest, record.manifest["checksum"])
+    openings = read_openings(study_folder(record))
+    return [one for one in openings if (one["checkpoint"], one["checksum"]) == of]
+
+
+def _known(record: StudyRecord, digest: str) -> dict[str, Any] | None:
+    """Return the test of these weights, None if there was none."""
+    return next((one for one in _openings(record, digest) if "metrics" in one), None)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Have another command on this disk wait, so that it finds the scores instead of its own.
+
+    Where nothing locks, in an object store for one, both score, and both openings are recorded.
+    """
+    lock = FileLock(folder.path / ".test.lock") if isinstance(folder.path, Path) else None
+    with ExitStack() as held:
+        try:
+            if lock is not None:
+                held.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            assert lock is not None
+            print("another command tests the same weights; waiting for it", file=sys.stderr)
+            held.enter_context(lock.acquire())
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks
+        yield

@@ -107,16 +107,43 @@ def confirm(
     task = load_task(searched.manifest["task"])
     source = DataSource.find(searched.manifest["dataset"], args.data_dir)
     plan = _plan(task, source, searched, chosen, seeds, args)
+    ended, left = _progress(plan, seeds)
+    if left:  # those that were cut off go on first, in their order
+        plan.args.num_samples = ended + left
     from study import tune
 
     code = tune.run(plan, plan.manifest(), command, conclude=None)
     record = StudyRecord.read(plan.folder)
-    if record.num_ended() >= plan.args.num_samples and record.ranking():
-        _test_all(task, source, record, args)
-        confirmation = find(searched, ranking)
-        assert confirmation is not None
-        _track(confirmation, args)
+    asked = record.trials()[: len(chosen) * seeds]
+    if _progress(plan, seeds)[1]:
+        return code
+    for trial in asked:
+        if trial.state != "finished":
+            of = candidates.candidate_of(record.manifest["confirms"], trial.number)
+            why = trial.reason or "it was stopped"
+            print(f"training {trial.number}, of trial {of}, does not count: {why}", file=sys.stderr)
+    finished = [trial for trial in asked if trial.state == "finished"]
+    if not finished:
+        print("failed: no training was trained to the end, so nothing is tested", file=sys.stderr)
+        return 1
+    trouble = _test_all(task, source, record, finished, args)
+    confirmation = find(searched, ranking)
+    assert confirmation is not None
+    if trouble := _track(confirmation, args) or trouble:
+        print(trouble, file=sys.stderr)
     return code
+
+
+def _progress(plan: ConfirmPlan, seeds: int) -> tuple[int, int]:
+    """Return how many trainings have ended, and how many of those asked for have not.
+
+    A command that asked for more seeds and was cut off may have left one among the first.
+    """
+    num = len(plan.chosen) * seeds
+    if not (plan.folder / "study.json").exists():
+        return 0, num
+    record = StudyRecord.read(plan.folder)
+    return record.num_ended(), num - sum(t.state != "running" for t in record.trials()[:num])
 
 
 def _plan(
@@ -159,25 +186,33 @@ def _plan(
 
 
 def _test_all(
-    task: Task, source: DataSource, record: StudyRecord, args: argparse.Namespace
-) -> None:
-    """Score the closed split with every training, and record that here and in MLflow."""
+    task: Task,
+    source: DataSource,
+    record: StudyRecord,
+    finished: Sequence[TrialRecord],
+    args: argparse.Namespace,
+) -> str | None:
+    """Score the closed split with finished trainings, and record that here and in MLflow.
+
+    Returns:
+        A sentence if MLflow cannot be told.
+    """
     from study import tracking_results, tracking_store
-    from study.closed_split import test_once
+    from study.closed_split import prepare, test_once
 
-    client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
-    trials = [trial for trial in record.trials() if trial.state != "failed"]
-    for place, trial in enumerate(trials, 1):
-        print(f"testing training {place} of {len(trials)}", file=sys.stderr)
-        test = test_once(task, source, record, trial, "confirm")
-        run_id = record.run_folder(trial.number).run_id
-        if run_id is not None:
-            scores = result_of(task, trial.metric, test)
-            tracking_results.record_test(client, run_id, scores, tags_of(test))
+    uri = tracking_store.resolve_uri(args.tracking_uri)
+    client, trouble = tracking_store.connect(uri), None
+    runs = [tracking_results.run_of(uri, record, task, trial) for trial in finished]
+    for place, (trial, run_id) in enumerate(zip(finished, runs, strict=True), 1):
+        print(f"testing training {place} of {len(finished)}", file=sys.stderr)
+        test = test_once(prepare(task, source, record, trial), "confirm")
+        about = (client, run_id, result_of(task, trial.metric, test), tags_of(test))
+        trouble = tracking_results.told(tracking_results.record_test, *about) or trouble
+    return trouble
 
 
-def _track(confirmation: Confirmation, args: argparse.Namespace) -> None:
-    """Write the result to the confirmation's run in MLflow."""
+def _track(confirmation: Confirmation, args: argparse.Namespace) -> str | None:
+    """Write the result to the confirmation's run in MLflow; as `_test_all`."""
     from study import tracking_results, tracking_store
 
     winner, manifest = confirmation.winner, confirmation.record.manifest
@@ -189,4 +224,5 @@ def _track(confirmation: Confirmation, args: argparse.Namespace) -> None:
             scores |= {f"{key}_low": interval[0], f"{key}_high": interval[1]}
     tags = {"study.winner": str(winner.trial.number), "study.seeds": str(confirmation.seeds)}
     uri = tracking_store.resolve_uri(args.tracking_uri)
-    tracking_results.record_confirmation(uri, manifest["study"], manifest["id"], scores, tags)
+    about = (uri, manifest["study"], manifest["id"], scores, tags)
+    return tracking_results.told(tracking_results.record_confirmation, *about)

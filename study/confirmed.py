@@ -8,12 +8,14 @@ from statistics import mean
 from typing import Any
 
 from study.candidates import NUM_CONFIRMED
+from study.errors import DamagedFile
 from study.interval import SHARE, Bounds, Interval, bounds_of, of_mean, shown, widened
 from study.object_path import AnyPath, children
 from study.objective import Goal
 from study.record import StudyRecord
 from study.tables import table
-from study.tested import read_tests
+from study.task import load_task
+from study.tested import folder_in_study, read_tests
 from study.trial_record import TrialRecord
 
 SPLIT = ("split", "split_seed")  # settings that say, with the fold, what validation was
@@ -25,10 +27,10 @@ class Confirmed:
 
     Attributes:
         trial: Of the search.
-        trainings: Numbers of the confirmation's trials that have a test.
+        trainings: Numbers of the confirmation's trials, all trained to the end and tested.
         folds: On which these validated.
         tests: Of these trainings, as in `tests.json`.
-        failed: How many trainings failed.
+        failed: How many trainings were not trained to the end: they failed.
         metric: The study's first objective, without the split.
         missed: By how much the means over trainings miss the study's floors.
         bounds: Between which values the metric lies.
@@ -223,28 +225,36 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
     if not chosen or not (folder / "study.json").exists():
         return None
     record = StudyRecord.read(folder)
-    tests = {test.get("folder"): test for test in read_tests(searched.path)}
+    tests = _tests(searched, record)
     trials = record.trials()
-    seeds = 0  # rounds in which every configuration was tested or has failed
+    seeds = 0  # rounds in which every configuration was tested or will not be
     for trial in trials:
-        if trial.state != "failed" and _test_key(record, trial) not in tests:
+        if trial.state == "running" or (trial.state == "finished" and trial.number not in tests):
             break
         seeds = (trial.number + 1) // len(chosen)
     if not seeds:
         return None
     found = []
+    name = record.manifest["metric"].split("/", 1)[1]
+    bounds = bounds_of(load_task(record.manifest["task"]), name)
     for place, trial in enumerate(chosen):
         own = trials[place : seeds * len(chosen) : len(chosen)]
-        good = [one for one in own if one.state != "failed"]
-        known = []
-        for one in good:
-            run_id = record.run_folder(one.number).run_id
-            known.append({**tests[_test_key(record, one)], "run_id": run_id})
-        numbers = tuple(one.number for one in good)
-        metric = record.manifest["metric"].split("/", 1)[1]
-        folds = tuple(int(one.values["fold"]) for one in good)
-        failed, missed = len(own) - len(good), _missed(searched.goal, good, known)
-        found.append(Confirmed(trial, numbers, folds, tuple(known), failed, metric, missed))
+        good = [one for one in own if one.state == "finished"]
+        known = [
+            {**tests[one.number], "run_id": record.run_folder(one.number).run_id} for one in good
+        ]
+        found.append(
+            Confirmed(
+                trial=trial,
+                trainings=tuple(one.number for one in good),
+                folds=tuple(int(one.values["fold"]) for one in good),
+                tests=tuple(known),
+                failed=len(own) - len(good),
+                metric=name,
+                missed=_missed(searched.goal, good, known),
+                bounds=bounds,
+            )
+        )
     if not any(one.tests for one in found):
         return None
     score = record.goal.objectives[0].score
@@ -256,9 +266,31 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
     return Confirmation(record, seeds, tuple(sorted(found, key=order)))
 
 
-def _test_key(record: StudyRecord, trial: TrialRecord) -> str:
-    path = record.run_folder(trial.number).path
-    return str(path).removeprefix(f"{record.path.parent.parent}/")
+def _tests(searched: StudyRecord, record: StudyRecord) -> dict[int, Mapping[str, Any]]:
+    """Return the test of each training that was trained to the end, by its number.
+
+    A test of weights of an earlier epoch is none of these.
+    """
+    folders = {folder_in_study(record, one): one for one in record.trials()}
+    found: dict[int, Mapping[str, Any]] = {}
+    for test in read_tests(searched.path):
+        training = folders.get(test.get("folder", ""))
+        if training is not None and training.state == "finished" and _is_of(record, training, test):
+            found[training.number] = test
+    return found
+
+
+def _is_of(record: StudyRecord, training: TrialRecord, test: Mapping[str, Any]) -> bool:
+    """Return whether a test is of a finished training's own weights."""
+    from study import checkpoint  # brings torch
+
+    if test.get("state") == "finished":
+        return True
+    try:  # the best epoch may be one from before it was cut off; early versions say no state
+        best = record.run_folder(training.number).best_checkpoint
+        return bool(test["checkpoint"] == checkpoint.digest(best))
+    except DamagedFile:
+        return False
 
 
 def _missed(

@@ -1,4 +1,4 @@
-"""From a trial's best checkpoint to a folder that works without this project.
+"""From a trial's best checkpoint to the files of a folder that works without this project.
 
 model.pt2             torch.export; takes images in [0, 1], normalises them itself
 weights.safetensors   the network's weights, for `task.build_model`
@@ -9,6 +9,7 @@ figures/              validation and test
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -16,91 +17,167 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from study.archive_check import UnsafeArchive, load_program
 from study.batches import Batches
-from study.closed_split import load_trained
+from study.closed_split import Examination
 from study.data import DataSource, ImageSet
 from study.errors import DamagedFile, TrialError
 from study.interval import shown
 from study.model_folder import default_colors
 from study.models import Normalized
 from study.objective import Goal
-from study.record import StudyRecord
 from study.run_folder import read_arrays, save_figures
 from study.tables import per_class_table
 from study.task import Task
-from study.trial_record import TrialRecord
 
 TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
 NUM_COMPARED = 16  # validation images
 
 
-def export(
-    task: Task,
-    source: DataSource,
-    record: StudyRecord,
-    trial: TrialRecord,
-    test: Mapping[str, Any],
-    folder: Path,
-    *,
-    objective: Goal,
-    confirmed: Mapping[str, Any] | None = None,
-) -> float:
-    """Write the export folder, replacing an earlier export only when this one is complete.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """An exported model, as far as it is known before its test.
+
+    Attributes:
+        input_shape: Of one image, `(C, H, W)`.
+        difference: The largest one between a logit of the reloaded and of the trained model.
+    """
+
+    input_shape: tuple[int, ...]
+    difference: float
+
+
+def write_model(ready: Examination, source: DataSource, draft: Path) -> Model:
+    """Write network, weights and figures of validation to a draft; return what is known of them.
 
     Args:
-        task: The task.
+        ready: The winner.
         source: Gives the validation images on which the exported model is compared.
-        record: The study.
-        trial: The winner.
-        test: From `test_once`.
-        folder: Where to.
-        objective: What the study is after.
-        confirmed: If `trial` is a training of a confirmation: of which configuration, with what
-            mean and interval (`study.confirmed.Confirmation.as_origin`).
-
-    Returns:
-        The largest difference between a logit of the reloaded and of the trained model.
+        draft: An empty folder.
 
     Raises:
-        TrialError: The reloaded model differs by more than `TOLERANCE`.
+        TrialError: The network cannot be exported, or the reloaded model differs by more than
+            `TOLERANCE` or would be refused.
     """
-    network, config, state = load_trained(task, record, trial)
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    images = task.load_splits(source, config).val
+    task, network = ready.task, ready.network.cpu()
+    images = task.load_splits(source, ready.config).val
     chosen = images.images[images.indices[:NUM_COMPARED]]
     inputs = torch.from_numpy(chosen).float() / 255
     model = Normalized(network, *task.normalization).eval()
-    save_program(model, tuple(inputs.shape[1:]), draft / "model.pt2")
+    try:
+        save_program(model, tuple(inputs.shape[1:]), draft / "model.pt2")
+    except OSError:
+        raise
+    except Exception as error:  # whatever torch.export makes of a network that it cannot follow
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise TrialError(f"the network cannot be exported ({reason}).") from error
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, draft / "weights.safetensors", {"task": task.name})
     difference = _largest_difference(task, network, images, draft / "model.pt2", inputs)
     if not difference < TOLERANCE:
         raise TrialError(f"the exported model differs from the trained one by {difference:g}.")
+    validation = draft / "figures" / "validation"
+    validation.mkdir(parents=True)
+    for figure in ready.folder.figures():
+        (validation / figure.name).write_bytes(figure.read_bytes())
+    return Model(input_shape=tuple(inputs.shape[1:]), difference=difference)
+
+
+def rehearse(
+    ready: Examination, model: Model, draft: Path, goal: Goal, confirmed: Mapping[str, Any] | None
+) -> None:
+    """Write once, and delete, what is written after the test: validation in the test's place.
+
+    What fails here, a figure or a disk that is full, fails while the split is closed.
+
+    Raises:
+        TrialError: A figure cannot be drawn.
+    """
+    assert ready.validation is not None
+    metrics = {
+        f"{split}/{name}": value
+        for split in ("val", "test")
+        for name, value in ready.validation.metrics.items()
+    }
+    test = {"metrics": metrics, "size": "rehearsed", "openings": 0}
+    place = draft / "rehearsal"
+    place.mkdir()
+    _write_texts(ready, model, test, place, goal, confirmed)
+    try:
+        _draw(ready, test, ready.validation.evidence, place)
+    except OSError:
+        raise
+    except Exception as error:  # a task's own code, and matplotlib's
+        raise TrialError(
+            f"the figures cannot be drawn ({type(error).__name__}: {error}), so nothing is tested."
+        ) from error
+    shutil.rmtree(place)
+
+
+def write_results(
+    ready: Examination,
+    model: Model,
+    test: Mapping[str, Any],
+    draft: Path,
+    goal: Goal,
+    confirmed: Mapping[str, Any] | None,
+) -> None:
+    """Write what is known after the test: `meta.json`, the model card and figures of the test.
+
+    Args:
+        ready: The winner.
+        model: From `write_model`.
+        test: From `test_once`.
+        draft: Where the model is.
+        goal: What the study is after.
+        confirmed: If it is a training of a confirmation: of which configuration, with what mean
+            and interval (`study.confirmed.Confirmation.as_origin`).
+    """
+    _write_texts(ready, model, test, draft, goal, confirmed)
+    try:
+        _draw(ready, test, read_arrays(ready.folder.path / "test.npz"), draft)
+    except Exception as error:  # the test is not repeated for its figures
+        shutil.rmtree(draft / "figures" / "test", ignore_errors=True)
+        reason = error if isinstance(error, DamagedFile) else f"{type(error).__name__}: {error}"
+        print(f"{reason} There are no figures of the test split.", file=sys.stderr)
+
+
+def _write_texts(
+    ready: Examination,
+    model: Model,
+    test: Mapping[str, Any],
+    draft: Path,
+    goal: Goal,
+    confirmed: Mapping[str, Any] | None,
+) -> None:
+    task, record, trial = ready.task, ready.record, ready.trial
     meta = {
         "task": task.name,
         "classes": list(task.classes),
         "colors": task.colors or default_colors(len(task.classes)),
         "preprocessing": {
-            "input": ["batch", *inputs.shape[1:]],
+            "input": ["batch", *model.input_shape],
             "dtype": "float32",
             "range": [0.0, 1.0],
-            "channels": "RGB" if inputs.shape[1] == 3 else "grey",
+            "channels": "RGB" if model.input_shape[0] == 3 else "grey",
             "resize": "average over the area of each new pixel",
             "normalization": "inside the model",
             "shows": task.shows,
         },
         "output": "logits; softmax over dimension 1 gives probabilities",
         "params": record.params(trial),
-        "objective": str(objective),
+        "objective": str(goal),
         "metrics": dict(test["metrics"]),
         "intervals": dict(test.get("intervals", {})),
         "evaluated_at": test["size"],
+        "openings": test["openings"],
+        "forced": test.get("forced", False),
+        "state": trial.state,
+        "epochs_trained": trial.epochs,
         "search_metrics": {"epoch": trial.epoch, **trial.metrics},
         "study": record.manifest["study"],
         "dataset": record.manifest["dataset"],
@@ -108,16 +185,12 @@ def export(
         "confirmed": dict(confirmed) if confirmed else None,
         "run_id": record.run_folder(trial.number).run_id,
         "data": record.manifest["data"],
-        "origin": {key: fact for key, fact in state["facts"].items() if key != "machine.host"},
-        "largest_difference": difference,
+        "origin": {k: fact for k, fact in ready.state["facts"].items() if k != "machine.host"},
+        "largest_difference": model.difference,
     }
     (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-    card = model_card(task, meta, objective.objectives[0].metric)
+    card = model_card(task, meta, goal.objectives[0].metric)
     (draft / "README.md").write_text(card)
-    _draw(task, record, trial, test, draft / "figures")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    return difference
 
 
 def save_program(model: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:
@@ -165,19 +238,13 @@ def _largest_difference(
 
 
 def _draw(
-    task: Task, record: StudyRecord, trial: TrialRecord, test: Mapping[str, Any], target: Path
+    ready: Examination, test: Mapping[str, Any], evidence: Mapping[str, np.ndarray], draft: Path
 ) -> None:
-    folder = record.run_folder(trial.number)
-    data = task.name if record.manifest["dataset"] == "real" else f"{task.name}, SAMPLE data"
-    note = f"{data}, trial {trial.number}, test split, {test['size']}"
-    try:
-        evidence = read_arrays(folder.path / "test.npz")
-        save_figures(lambda: task.figures(evidence, note), target / "test")
-    except DamagedFile as error:  # the test is not repeated for its figures
-        print(f"{error} There are no figures of the test split.", file=sys.stderr)
-    (target / "validation").mkdir(parents=True)
-    for figure in folder.figures():
-        (target / "validation" / figure.name).write_bytes(figure.read_bytes())
+    """Draw the figures of the test."""
+    task = ready.task
+    data = task.name if ready.record.manifest["dataset"] == "real" else f"{task.name}, SAMPLE data"
+    note = f"{data}, trial {ready.trial.number}, test split, {test['size']}"
+    save_figures(lambda: task.figures(evidence, note), draft / "figures" / "test")
 
 
 def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
@@ -212,6 +279,13 @@ def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
             "The means above are what to expect of it; the test chose nothing."
         )
     settings = "\n".join(f"| {name} | {value} |" for name, value in meta["params"].items())
+    opened = "evaluated once" if meta["openings"] < 2 else f"opened {meta['openings']} times"
+    forced = (
+        "\n> **The trial had not ended when it was tested, as asked by `--force`: later epochs may "
+        "have been tested, too.**\n"
+        if meta["forced"]
+        else ""
+    )
     sample = (
         ""
         if meta["dataset"] == "real"
@@ -219,13 +293,13 @@ def model_card(task: Task, meta: Mapping[str, Any], chosen_by: str) -> str:
         "the real data set.**\n"
     )
     return f"""# {task.title}
-{sample}
+{sample}{forced}
 Trial {meta["trial"]} of the study `{meta["study"]}`, data set: {meta["data"]["dataset"]}
 (checksum `{meta["data"]["checksum"][:12]}`).
 
 | | {metric} [95 %, bootstrap] |
 |---|---|
-| test, evaluated once, {meta["evaluated_at"]} | **{scores["test"]}** |
+| test, {opened}, {meta["evaluated_at"]} | **{scores["test"]}** |
 | {val} | {scores["val"]} |
 {means}
 Test, per class:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -22,14 +23,19 @@ from filelock import FileLock
 from study.errors import DamagedFile, StorageError
 from study.object_path import AnyPath, ObjectPath
 
+# The file system asks for an object's size and then for so many bytes, so that of one that another
+# command replaces in between a part is read. The checksum tells, and the object is read again.
+TORN_READS = 3
+
 
 @contextmanager
-def replacing(path: AnyPath, *, durable: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: AnyPath, *, durable: bool = True, shared: bool = False) -> Iterator[BinaryIO]:
     """Write a file beside its place and move it there; readers see the old one or the new one.
 
     Args:
         path: The file.
         durable: Whether to wait until it is on the disk, where a loss of power cannot harm it.
+        shared: Whether another process may write the same file at the same time.
 
     Raises:
         StorageError: It cannot be written, for want of space for one; the old file is as it was.
@@ -39,7 +45,8 @@ def replacing(path: AnyPath, *, durable: bool = True) -> Iterator[BinaryIO]:
         yield buffer
         path.write_bytes(buffer.getvalue())
         return
-    draft = path.with_name(f".{path.name}.draft")
+    own = f".{os.getpid()}.{threading.get_ident()}" if shared else ""
+    draft = path.with_name(f".{path.name}{own}.draft")  # one that a kill left is written over
     try:
         with draft.open("wb") as file:
             yield file
@@ -56,15 +63,16 @@ def replacing(path: AnyPath, *, durable: bool = True) -> Iterator[BinaryIO]:
         ) from error
 
 
-def write_text(path: AnyPath, text: str, *, durable: bool = True) -> None:
+def write_text(path: AnyPath, text: str, *, durable: bool = True, shared: bool = False) -> None:
     """Write a text file whole or not at all; see `replacing`."""
-    with replacing(path, durable=durable) as file:
+    with replacing(path, durable=durable, shared=shared) as file:
         file.write(text.encode())
 
 
-def write_document(path: AnyPath, content: dict[str, Any]) -> None:
-    """Write a JSON object with its checksum."""
-    write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1))
+def write_document(path: AnyPath, content: dict[str, Any], *, shared: bool = False) -> None:
+    """Write a JSON object with its checksum; see `replacing`."""
+    text = json.dumps({**content, "sha256": _digest(content)}, indent=1)
+    write_text(path, text, shared=shared)
 
 
 def read_document(path: AnyPath) -> dict[str, Any]:
@@ -73,12 +81,24 @@ def read_document(path: AnyPath) -> dict[str, Any]:
     Raises:
         DamagedFile: It is missing, cannot be read, or is not what was written.
     """
+    for left in reversed(range(TORN_READS if isinstance(path, ObjectPath) else 1)):
+        try:
+            return _parsed(path, path.read_bytes())
+        except FileNotFoundError:
+            raise DamagedFile(f"{path} is missing.") from None
+        except OSError as error:
+            raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+        except DamagedFile:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def _parsed(path: AnyPath, text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         digest = content.pop("sha256")
-    except FileNotFoundError:
-        raise DamagedFile(f"{path} is missing.") from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
     if digest != _digest(content):
         raise DamagedFile(f"{path} is damaged: its content does not fit its checksum.")

@@ -36,7 +36,10 @@ class Meter(Protocol):
         """
 
     def compute(self) -> dict[str, float]:
-        """Return metrics by name without the split, e.g. `accuracy`, `ap/window`."""
+        """Return metrics by name without the split, e.g. `accuracy`, `ap/window`.
+
+        They are shares in [0, 1] unless the task's `bounds` say otherwise.
+        """
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return counts and this rank's predictions, from which figures are drawn."""

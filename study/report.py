@@ -34,7 +34,7 @@ from study.objective import Objective
 from study.record import REPORT_FILE, StudyRecord
 from study.snapshot import Schedule, milestones
 from study.task import Task, load_task
-from study.tested import describe_test, read_tests
+from study.tested import describe_test, read_openings
 
 PICTURE_WIDTH, PICTURE_QUALITY = 1400, 80  # pixels; of WebP
 MOST_BYTES = 5_000_000  # of the page; pictures that would go beyond are left out
@@ -81,7 +81,7 @@ def write(record: StudyRecord, path: AnyPath | None = None, price: float | None 
     Raises:
         StorageError: It cannot be written.
     """
-    write_text(path or record.path / REPORT_FILE, page(record, price), durable=False)
+    write_text(path or record.path / REPORT_FILE, page(record, price), durable=False, shared=True)
 
 
 def page(record: StudyRecord, price: float | None = None) -> str:
@@ -182,8 +182,8 @@ def _importance(task: Task, record: StudyRecord) -> tuple[Importance | None, str
 
 
 def _exports(record: StudyRecord) -> list[dict[str, Any]]:
-    """Return the tests of the study's own trials; a confirmation's are in its table."""
-    tests = read_tests(record.path)
+    """Return the openings of the test for the study's own trials; the others are in a table."""
+    tests = read_openings(record.path)
     return [test for test in tests if "confirm" not in str(test.get("folder", ""))]
 
 

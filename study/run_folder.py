@@ -91,7 +91,7 @@ class RunFolder:
     def run_id(self, run_id: str) -> None:
         if self.run_id != run_id:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_document(self.path / "mlflow_run.json", {"run_id": run_id})
+            write_document(self.path / "mlflow_run.json", {"run_id": run_id}, shared=True)
 
     def record(self, result: EpochResult, facts: Mapping[str, Any]) -> None:
         """Save an epoch; what is already there stays whole if the process dies in the middle.

@@ -1,16 +1,30 @@
-"""`tests.json`: which weights were scored on the closed split, when, why and with what result."""
+"""Which weights were scored on the closed split, when, why and with what result.
+
+studies/NAME/tests/TIME-ID.json   one file for each opening of the split, so that no two commands
+                                  write the same one, on whatever machine; it is there before
+                                  anything is scored, and gets the scores when they are known
+studies/NAME/tests.json           all of them in one, for people; studies of before have only this
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from study.errors import DamagedFile, InputError
+from study.errors import DamagedFile, InputError, StorageError
 from study.files import read_document, write_document
 from study.interval import shown
-from study.object_path import AnyPath
+from study.object_path import AnyPath, children
 from study.record import StudyRecord
 from study.task import Task
+from study.trial_record import TrialRecord, now
+
+EARLIEST = "1970-01-01T00:00:00+0000"
 
 
 def study_folder(record: StudyRecord) -> AnyPath:
@@ -18,26 +32,96 @@ def study_folder(record: StudyRecord) -> AnyPath:
     return record.path.parent.parent if "confirms" in record.manifest else record.path
 
 
-def read_tests(folder: AnyPath) -> list[dict[str, Any]]:
-    """Return what `tests.json` in a study's folder says, oldest first.
+def folder_in_study(record: StudyRecord, trial: TrialRecord) -> str:
+    """Return a trial's folder as an opening names it: below that of the study."""
+    path = record.run_folder(trial.number).path
+    return str(path).removeprefix(f"{study_folder(record)}/")
+
+
+def read_openings(folder: AnyPath) -> list[dict[str, Any]]:
+    """Return all openings of the test split that a study's folder tells of, oldest first.
+
+    One that was cut off before it had scores has no `metrics`.
 
     Raises:
-        InputError: It is damaged.
+        InputError: A file is damaged.
     """
-    file = folder / "tests.json"
+    together = folder / "tests.json"
+    earlier = _read(together)["tests"] if together.exists() else []
+    known = {one.get("id", place): one for place, one in enumerate(earlier)}
+    # Of those in both the one in its own file is newer; one whose file is gone still counts.
+    known |= {opening["id"]: opening for opening in map(_read, _files(folder))}
+
+    def order(opening: dict[str, Any]) -> tuple[float, str]:
+        return _seconds(opening.get("time", EARLIEST)), opening.get("id", "")
+
+    return sorted(known.values(), key=order)
+
+
+def read_tests(folder: AnyPath) -> list[dict[str, Any]]:
+    """Return the openings that have scores, oldest first.
+
+    Raises:
+        InputError: A file is damaged.
+    """
+    return [opening for opening in read_openings(folder) if "metrics" in opening]
+
+
+def begin_opening(folder: AnyPath, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Record that the test split is opened, before it is; return the opening.
+
+    Args:
+        folder: Of the study.
+        about: Which weights, and why.
+
+    Raises:
+        StorageError: It cannot be recorded, so the split must not be opened.
+    """
+    who = {"host": socket.gethostname(), "pid": os.getpid()}
+    own = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"  # in order of time also within a second
+    opening = {**about, "id": own, "time": now(), **who}
     try:
-        tests: list[dict[str, Any]] = read_document(file)["tests"] if file.exists() else []
+        (folder / "tests").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make {folder / 'tests'} ({error.strerror}), so the test split stays closed."
+        ) from None
+    record_opening(folder, opening)
+    return opening
+
+
+def record_opening(folder: AnyPath, opening: Mapping[str, Any]) -> None:
+    """Write an opening to its file, and all of them to `tests.json`.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    stamp = "".join(c for c in opening["time"][:19] if c.isalnum())
+    write_document(folder / "tests" / f"{stamp}-{opening['id']}.json", dict(opening))
+    written: list[dict[str, Any]] = []
+    # Looked at again after writing: whoever writes last has seen the files of all others.
+    while (openings := read_openings(folder)) != written:
+        write_document(folder / "tests.json", {"tests": openings}, shared=True)
+        written = openings
+
+
+def _files(folder: AnyPath) -> list[AnyPath]:
+    return [path for path in children(folder / "tests") if path.name.endswith(".json")]
+
+
+def _read(path: AnyPath) -> dict[str, Any]:
+    try:
+        return read_document(path)
     except DamagedFile as error:
         raise InputError(
             f"{error} It says which weights were tested already: put it back from a backup, or "
             "delete it and test again."
         ) from None
-    return tests
 
 
-def write_tests(folder: AnyPath, tests: Sequence[Mapping[str, Any]]) -> None:
-    """Write `tests.json` to a study's folder."""
-    write_document(folder / "tests.json", {"tests": list(tests)})
+def _seconds(text: str) -> float:
+    """Return a time of the record's in seconds since 1970."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
 
 
 def result_of(task: Task, metric: str, test: Mapping[str, Any]) -> dict[str, float]:
@@ -64,6 +148,8 @@ def result_of(task: Task, metric: str, test: Mapping[str, Any]) -> dict[str, flo
 def tags_of(test: Mapping[str, Any]) -> dict[str, str]:
     """Return what MLflow keeps of a test beside its scores: why, at which size, the interval."""
     tags = {"study.tested": test.get("why", "export"), "study.test_size": test["size"]}
+    if test.get("forced"):
+        tags["study.test_forced"] = "the trial had not ended"
     for name, (low, high) in test.get("intervals", {}).items():
         if name.startswith("test/"):
             tags["study.test_interval"] = f"{name} {low:.4f} to {high:.4f}"
@@ -72,12 +158,20 @@ def tags_of(test: Mapping[str, Any]) -> dict[str, str]:
 
 def describe_test(metric: str, test: Mapping[str, Any]) -> str:
     """Return the line on a test, for people; `metric` is the study's, e.g. `val/mean_ap`."""
+    if "metrics" not in test:
+        return (
+            f"the test split was opened for trial {test['trial']} at {test['time']}, by a command "
+            "that was cut off before it had scores"
+        )
     metric = metric.split("/", 1)[1]
     names = [f"{split}/{metric}" for split in ("test", "val")]
     value, val = (test["metrics"][name] for name in names)
     texts = [shown(test["metrics"][name], test.get("intervals", {}).get(name)) for name in names]
     brackets = " (in brackets: 95 %, bootstrap)" if names[0] in test.get("intervals", {}) else ""
+    opened = "evaluated once" if test.get("openings", 1) < 2 else f"opened {test['openings']} times"
+    if test.get("forced"):
+        opened += ", before the trial had ended"
     return (
-        f"test (evaluated once, {test['size']}): {metric} {texts[0]}; validation at the same size "
+        f"test ({opened}, {test['size']}): {metric} {texts[0]}; validation at the same size "
         f"{texts[1]}, gap {value - val:+.4f}{brackets}"
     )

@@ -18,6 +18,7 @@ import mlflow
 import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
@@ -68,6 +69,22 @@ def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
         "champion": str(champion.version) if champion else None,
         "why": why,
     }
+
+
+def check(uri: str, name: str) -> None:
+    """Make sure that a store can register models of a name.
+
+    Raises:
+        InputError: It cannot.
+    """
+    client = connect(uri)
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return  # it will be the first version
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name!r} cannot be registered in {uri} ({reason}).") from None
 
 
 def _tags(meta: Mapping[str, Any]) -> dict[str, str]:

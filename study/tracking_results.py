@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
@@ -84,30 +83,56 @@ def _check_artifacts(client: MlflowClient, run_id: str | None) -> None:
 def record_test(
     client: MlflowClient, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
 ) -> None:
-    """Add test metrics, and tags on the test, to a trial's run.
-
-    Raises:
-        InputError: The store does not have the run.
-    """
-    try:
-        known = client.get_run(run_id).data.metrics
-    except MlflowException:
-        raise InputError(
-            f"tested, but the run {run_id} is not in this tracking store; name the study's with "
-            "--tracking-uri and type the command again (the test is not repeated)."
-        ) from None
+    """Add test metrics, and tags on the test, to a trial's run, which is there."""
+    known = client.get_run(run_id).data.metrics
     # The loss is in `tests.json`; with it, some runs would have more than 30 metrics, on which
     # MLflow's page drags.
-    new = {name: value for name, value in metrics.items() if name not in {*known, "test/loss"}}
+    new = {key: value for key, value in metrics.items() if known.get(key) != value}
+    new.pop("test/loss", None)
     log_history(client, run_id, [{"epoch": 0, **new}])
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
-def record_export(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Say on a trial's run that it is exported, and add the figures of the test."""
-    client.set_tag(run_id, "study.exported", "true")
-    if (folder / "figures" / "test").is_dir():
-        client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
+def record_handover(
+    uri: str,
+    run_id: str,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    folder: Path,
+) -> str | None:
+    """Say on a trial's run that it is tested and exported, and add the figures of the test.
+
+    Args:
+        uri: Of the store.
+        run_id: The run.
+        metrics: Of the test, by name.
+        tags: On the test, by name.
+        folder: Of the export.
+
+    Returns:
+        A sentence if the store cannot be told any more: the export is whole without.
+    """
+
+    def tell() -> None:
+        client = connect(uri)
+        record_test(client, run_id, metrics, tags)
+        client.set_tag(run_id, "study.exported", "true")
+        if (folder / "figures" / "test").is_dir():
+            client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
+
+    return told(tell)
+
+
+def told(tell: Callable[..., None], *about: Any) -> str | None:
+    """Tell MLflow something that is recorded already; return a sentence if it cannot be told."""
+    try:
+        tell(*about)
+    except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+        reason = str(error).strip().splitlines()[0]
+        return (
+            f"MLflow was not told ({reason}); the same command tells it, and tests nothing again."
+        )
+    return None
 
 
 def record_confirmation(

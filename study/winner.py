@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from study import export, tracking_results, tracking_store
-from study.closed_split import test_once
+from study import export, export_folder, tracking_registry, tracking_results, tracking_store
+from study.closed_split import load_trained, prepare, test_once
 from study.confirmed import Confirmation
 from study.data import DataSource
-from study.errors import InputError
+from study.errors import InputError, StorageError
+from study.hold import driver_of
 from study.manifest import refuse_other_data
 from study.record import StudyRecord
 from study.tables import per_class_table
@@ -72,85 +73,119 @@ class Winner:
 def hand_over(task: Task, winner: Winner, args: argparse.Namespace) -> dict[str, Any]:
     """Test, export and register as `study.best` was asked to; return what was done, by flag.
 
+    What MLflow could not be told is `trouble`. All that can fail for outside reasons is done or
+    tried while the test split is closed.
+
     Raises:
-        InputError: The data or the store are not the study's, or the folder cannot be written.
+        InputError: The trial has not ended, the data or the store are not the study's, or the
+            folder cannot be written.
         TrialError: The weights or the exported model are not as they must be.
         DamagedFile: The weights are.
+        StorageError: The disk is full.
     """
     done: dict[str, Any] = {}
     name = winner.searched.path.name
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
-        target = Path(args.export or Path("export") / name).expanduser().absolute()
+        folder = Path(args.export or Path("export") / name)
         if args.export is None:  # only what is registered stays
-            target = Path(scratch) / "export"
-        exported = _export(task, winner, target, args)
+            folder = Path(scratch) / "export"
+        exported, trouble = _export(task, winner, folder, args)
+        if trouble is not None:
+            done["trouble"] = trouble
         if args.export is not None:
             done["export"] = exported
         if args.register is not None:
-            done["registered"] = _register(winner.searched, target, args)
+            done["registered"] = _register(winner.searched, folder, args)
     return done
 
 
-def _check_target(target: Path) -> None:
-    """Refuse, before the test split is opened, a folder that an export may not replace.
+def _export(
+    task: Task, winner: Winner, folder: Path, args: argparse.Namespace
+) -> tuple[dict[str, Any], str | None]:
+    """Test the winner once, export it, and record both; return what was done, and what was not.
 
-    Raises:
-        InputError: It is no folder, is not an earlier export, or cannot be written.
+    The order matters: up to `test_once` nothing has seen the test split.
     """
-    if target.exists() and not target.is_dir():
-        raise InputError(f"--export {target} is a file; name a folder.")
-    earlier = all((target / name).exists() for name in ("model.pt2", "meta.json"))
-    if target.exists() and not earlier and any(target.iterdir()):
-        raise InputError(f"{target} is no earlier export; name an empty folder.")
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        (target.parent / f".{target.name}.draft").mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {target} ({error.strerror}); name another.") from None
-
-
-def _export(task: Task, winner: Winner, target: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Test the winner once, export it, and record both; return what was done."""
-    record, training = winner.record, winner.training
+    record, training, goal = winner.record, winner.training, winner.searched.goal
+    if not args.force:
+        _refuse_unfinished(winner)
     source = DataSource.find(record.manifest["dataset"], args.data_dir)
     refuse_other_data(record.manifest, task.identity(source), source.data_dir)
-    _check_target(target)
-    client = tracking_store.connect(tracking_store.resolve_uri(args.tracking_uri))
+    load_trained(task, record, training)  # before what takes longer
+    target = export_folder.checked(folder)
+    uri = tracking_store.resolve_uri(args.tracking_uri)
+    run_id = tracking_results.run_of(uri, record, task, training)
+    if args.register is not None:
+        tracking_registry.check(uri, args.register or winner.searched.path.name)
     again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
     print(f"testing trial {winner.number} and exporting it{again}", file=sys.stderr)
-    test = test_once(task, source, record, training, "export")
-    difference = export.export(
-        *(task, source, record, training, test, target),
-        objective=winner.searched.goal,
-        confirmed=winner.confirmed,
+    with export_folder.draft_of(target) as draft:
+        try:
+            ready = prepare(task, source, record, training)
+            model = export.write_model(ready, source, draft)
+            if ready.validation is not None:  # it was not tested before
+                export.rehearse(ready, model, draft, goal, winner.confirmed)
+            test = test_once(ready, "export", forced=args.force)
+            export.write_results(ready, model, test, draft, goal, winner.confirmed)
+        except OSError as error:
+            raise StorageError(f"cannot write the export {draft} ({error}).") from error
+        export_folder.publish(draft, target)
+    scores = result_of(task, record.manifest["metric"], test)
+    trouble = tracking_results.record_handover(uri, run_id, scores, tags_of(test), target)
+    place = folder.expanduser().absolute()
+    return _told(task, winner, place, test, model.difference, args), trouble
+
+
+def _refuse_unfinished(winner: Winner) -> None:
+    """Refuse a trial that may go on: it could be tested after each of its epochs.
+
+    Raises:
+        InputError: It has not ended; says how it goes on.
+    """
+    training = winner.training
+    if training.state != "running":
+        return
+    command = winner.record.manifest.get("starts", [{}])[-1].get("command", "the study's command")
+    driver = driver_of(winner.record.path)
+    way = "wait for it" if driver["alive"] else f"it goes on with: {command}"
+    raise InputError(
+        f"trial {winner.number} has not ended (epoch {training.epochs} of "
+        f"{winner.record.manifest['epochs']}), so the test split stays closed: {way}. Or name "
+        f"another by --trial, or take this one as it is by --trial {winner.number} --force, which "
+        "is recorded."
     )
+
+
+def _told(
+    task: Task,
+    winner: Winner,
+    folder: Path,
+    test: dict[str, Any],
+    difference: float,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Print what was tested and exported; return it as a JSON object."""
     tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
-    run_id = record.run_folder(training.number).run_id
-    metric = record.manifest["metric"]
-    if run_id is not None:
-        logged = result_of(task, metric, test)
-        tracking_results.record_test(client, run_id, logged, tags_of(test))
-        tracking_results.record_export(client, run_id, target)
     if not args.json:
-        place = "exported" if args.export is None else f"exported to {target}"
+        place = "exported" if args.export is None else f"exported to {folder}"
         print(
-            f"\n{describe_test(metric, test)}\n{per_class_table(task, tests, 'test')}"
+            f"\n{describe_test(winner.record.manifest['metric'], test)}"
+            f"\n{per_class_table(task, tests, 'test')}"
             f"\n\n{place}; the reloaded model.pt2 differs from the trained model by "
             f"at most {difference:.1e} in a logit"
         )
     return {
-        "dir": str(target),
+        "dir": str(folder),
         "test": tests,
         "intervals": test.get("intervals", {}),
         "size": test["size"],
+        "openings": test["openings"],
         "difference": difference,
     }
 
 
 def _register(searched: StudyRecord, target: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Register an export as a version of an MLflow model; return which, and the champion."""
-    from study import tracking_registry
-
     name = args.register or searched.path.name
     uri = tracking_store.resolve_uri(args.tracking_uri)
     done = tracking_registry.register(uri, name, target, searched.manifest["mode"])

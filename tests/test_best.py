@@ -126,6 +126,7 @@ def test_a_damaged_checkpoint_is_named(finished: Finished, tmp_path: Path) -> No
     shutil.copytree(finished.home / "studies", tmp_path / "studies")
     record = StudyRecord.read(tmp_path / "studies" / "fashion")
     (record.path / "tests.json").unlink(missing_ok=True)  # of another test's export
+    shutil.rmtree(record.path / "tests", ignore_errors=True)
     folder = record.run_folder(record.ranking()[0].number)
     checkpoint = folder.best_checkpoint
     folder.last_checkpoint.write_bytes(b"")  # which can serve if the last epoch was the best
@@ -136,7 +137,7 @@ def test_a_damaged_checkpoint_is_named(finished: Finished, tmp_path: Path) -> No
         done = run_module("best", "--export", cwd=tmp_path)
         assert done.returncode == 1 and str(checkpoint) in done.stderr
         assert "Traceback" not in done.stderr
-        assert not (record.path / "tests.json").exists()
+        assert not (record.path / "tests.json").exists() and not (record.path / "tests").exists()
 
 
 def test_another_data_set_under_the_same_path_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -11,15 +12,25 @@ import numpy as np
 import pytest
 from conftest import Finished, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
-from scipy import stats
+from scipy import special, stats
+from trained import study_in, train
 
+from study import confirmation
+from study.best import build_parser, main
 from study.candidates import FIRST_SEED
-from study.confirmed import Confirmation, Confirmed, candidates_of
+from study.checkpoint import digest
+from study.closed_split import prepare, test_once
+from study.command import run_command
+from study.confirmation import ConfirmPlan
+from study.confirmed import Confirmation, Confirmed, candidates_of, find
+from study.data import DataSource
 from study.errors import DamagedFile
-from study.files import read_document
+from study.files import read_document, write_document
 from study.interval import widened
 from study.objective import Floor, Goal, Objective
 from study.record import StudyRecord
+from study.tasks.fashion import TASK
+from study.tested import read_tests
 from study.trial_record import TrialRecord
 
 FLAGS = ("fashion", "--confirm", 2, "--cpus-per-worker", 1, "--max-concurrent", 2)
@@ -43,6 +54,7 @@ def confirmed(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> P
     home = tmp_path_factory.mktemp("confirmed")
     shutil.copytree(finished.home, home, dirs_exist_ok=True)
     (home / "studies" / "fashion" / "tests.json").unlink(missing_ok=True)  # of other tests
+    shutil.rmtree(home / "studies" / "fashion" / "tests", ignore_errors=True)
     record = StudyRecord.read(home / "studies" / "fashion")
     best = sorted(trial.number for trial in record.ranking()[:3])
     folder = record.path / "confirm" / "-".join(map(str, best))
@@ -84,11 +96,12 @@ def test_every_configuration_has_every_seed_on_another_fold(confirmed: Path) -> 
 
 
 def student(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean; of equal values, where SciPy says nan, no width."""
+    """Return the 95 % interval of the mean on the logit's scale; of equal values no width."""
     if len(set(values)) == 1:
         return values[0], values[0]
-    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    return low, high
+    mean, half = np.mean(values), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    ends = special.expit(special.logit(mean) + np.array([-1, 1]) * half / (mean * (1 - mean)))
+    return ends[0], ends[1]
 
 
 def test_the_winner_is_the_best_mean_validation(confirmed: Path) -> None:
@@ -188,9 +201,6 @@ def test_the_winner_s_best_training_is_exported_and_not_tested_again(confirmed: 
     ],
 )
 def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) -> None:
-    from study.best import main
-    from study.command import run_command
-
     monkeypatch.chdir(finished.home)
     assert run_command(lambda: main(["fashion", *flags])) == 2
     error = capsys.readouterr().err
@@ -287,8 +297,7 @@ def test_trainings_on_one_fold_count_once(confirmed: Path) -> None:
         scored(record, 1, [0.8, 0.62, 0.72, 0.9]),
     )
     assert one.mean("val") == pytest.approx((0.95 + 0.7 + 0.8) / 3)
-    expected = stats.t.interval(0.95, 2, one.mean("val"), stats.sem([0.95, 0.7, 0.8]))
-    assert one.interval("val") == pytest.approx(expected)
+    assert one.interval("val") == pytest.approx(student([0.95, 0.7, 0.8]))
     confirmation = Confirmation(record, 4, (one, other))
     lead = confirmation.lead()
     assert lead is not None and lead[0] == pytest.approx((0.1 + 0.08 + 0.08) / 3)
@@ -297,6 +306,114 @@ def test_trainings_on_one_fold_count_once(confirmed: Path) -> None:
     assert best_training.number == 2  # by far ahead on a hard fold, not the highest score
     missed = scored(record, 1, [0.95] * 4, missed=0.1)
     assert Confirmation(record, 4, (one, missed)).lead() is None
+
+
+@pytest.fixture
+def cut_off(sample: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyRecord:
+    """A search of two trials; of each two trainings that ended, and a third that was cut off."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    searched = study_in(tmp_path, sample)
+    for number in range(2):
+        searched.ask()
+        train(searched, number, sample)
+    searched.close()
+    record = confirmation_of(searched, 3)
+    for number in range(6):
+        record.ask()
+        train(record, number, sample, epochs=2 if number < 4 else 1)
+    record.close()
+    return searched
+
+
+def confirmation_of(searched: StudyRecord, seeds: int) -> StudyRecord:
+    """Open the confirmation of a search as its command does."""
+    args = build_parser().parse_args(["garments", "--confirm", str(seeds)])
+    chosen = candidates_of(searched.goal, searched.ranking())
+    plan = confirmation._plan(TASK, DataSource.find("sample"), searched, chosen, seeds, args)
+    return StudyRecord.create_or_continue(plan.folder, plan.manifest(), "confirm")
+
+
+def confirm(*flags: object) -> int:
+    return run_command(lambda: main(["garments", *map(str, flags)]))
+
+
+def test_only_trainings_to_the_end_are_tested_and_count(cut_off: StudyRecord, capsys) -> None:
+    assert confirm("--confirm", 2, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["confirmation"]
+    assert found["seeds"] == 2
+    assert [len(one["test"]["values"]) for one in found["configurations"]] == [2, 2]
+    tests = read_tests(cut_off.path)
+    assert sorted(test["trial"] for test in tests) == [0, 1, 2, 3], "exactly those asked for"
+    assert all((test["state"], test["epochs"]) == ("finished", 2) for test in tests)
+
+
+def test_a_test_of_half_trained_weights_counts_for_nothing(
+    cut_off: StudyRecord, sample: DataSource, capsys
+) -> None:
+    record = confirmation_of(cut_off, 3)
+    for number in range(6):  # as an earlier version did
+        test_once(prepare(TASK, sample, record, record.trial(number)), "confirm")
+    found = find(cut_off, cut_off.ranking())
+    assert found is not None and found.seeds == 2
+    for number in (4, 5):
+        train(record, number, sample)
+    record.close()
+    half = {t["trial"]: t["checkpoint"] for t in read_tests(cut_off.path) if t["trial"] > 3}
+    assert confirm("--confirm", 3) == 0
+    found = find(cut_off, cut_off.ranking())
+    assert found is not None and found.seeds == 3
+    for one in found.ranking:
+        for number, test in zip(one.trainings, one.tests, strict=True):
+            best = record.run_folder(number).best_checkpoint
+            assert test["checkpoint"] == digest(best), number
+            if number > 3 and record.trial(number).epoch == 2:
+                assert test["checkpoint"] != half[number]
+    # The record of an earlier version says no state: weights are told by their checksum.
+    tests = [
+        {k: v for k, v in one.items() if k not in ("id", "state", "epochs", "host", "pid")}
+        for one in read_tests(cut_off.path)
+    ]
+    shutil.rmtree(cut_off.path / "tests")
+    write_document(cut_off.path / "tests.json", {"tests": tests})
+    again = find(cut_off, cut_off.ranking())
+    assert again is not None and again.as_json() == found.as_json()
+
+
+def test_one_that_was_cut_off_among_those_asked_for_goes_on_first(
+    cut_off: StudyRecord, sample: DataSource, monkeypatch, capsys
+) -> None:
+    folder = cut_off.path / "confirm" / "0-1" / "trials" / "0002"
+    trial = TrialRecord.load(folder)  # cut off, while a later one ended
+    dataclasses.replace(trial, state="running", ended=None, history=trial.history[:1]).save(folder)
+    asked = []
+
+    def run(plan: ConfirmPlan, manifest: dict, command: str, conclude: None) -> int:
+        asked.append(plan.args.num_samples)
+        record = StudyRecord.create_or_continue(plan.folder, manifest, command)
+        for one in [one for one in record.trials() if one.state == "running"]:
+            if record.num_ended() < plan.args.num_samples:
+                train(record, one.number, sample)
+        record.close()
+        return 0
+
+    for file in folder.glob("*.pt"):
+        file.unlink()
+    monkeypatch.setattr("study.tune.run", run)
+    assert confirm("--confirm", 2) == 0
+    assert asked == [4]  # three of the first four have ended; the fifth and sixth wait
+    assert sorted(test["trial"] for test in read_tests(cut_off.path)) == [0, 1, 2, 3]
+
+
+def test_a_training_that_failed_for_good_is_told(cut_off: StudyRecord, capsys) -> None:
+    folder = cut_off.path / "confirm" / "0-1" / "trials" / "0002"
+    trial = TrialRecord.load(folder)
+    dataclasses.replace(trial, state="failed", reason="the loss is not finite").save(folder)
+    assert confirm("--confirm", 2) == 0
+    captured = capsys.readouterr()
+    assert "training 2, of trial 0, does not count: the loss is not finite" in captured.err
+    assert "1 failed" in captured.out
+    assert sorted(test["trial"] for test in read_tests(cut_off.path)) == [0, 1, 3]
 
 
 def test_test_images_add_to_the_interval_of_a_mean() -> None:
