@@ -8,15 +8,18 @@ from pathlib import Path
 
 import optuna
 import pytest
+from conftest import wait_for
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
 from study import best, tune
 from study.errors import InputError
 from study.plan import make_plan
+from study.provenance import facts
 from study.record import StudyRecord
 from study.study_flags import build_parser
 from study.task import load_task
+from study.tracking import StudyTracker
 from study.tracking_results import record_report, run_of
 
 SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
@@ -298,3 +301,25 @@ def test_studies_in_a_bucket_are_copied_and_moved_alike(tmp_path: Path, bucket: 
         check(tmp_path, name, two)
         if name == "b":
             check(tmp_path, "a", one)
+
+
+def test_what_is_deleted_while_the_study_runs_comes_back(tmp_path: Path) -> None:
+    extended(tmp_path, "s", 1)
+    uri, client = f"sqlite:///{tmp_path / 'mlflow.db'}", client_of(tmp_path)
+    plan = make_plan(build_parser().parse_args(flags(tmp_path, "s", 2)))
+    record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
+    known = facts(plan.identity, plan.source)
+    tracker = StudyTracker(uri, record, plan.task, {**plan.settings, "dataset": "sample"}, known)
+    trial = record.ask()
+    rows = [{"epoch": n, "ended": 1e9 + n, **dict.fromkeys(KEYS, 0.1 * n)} for n in (1, 2)]
+    record.report(trial.number, rows[0])
+    tracker.touch(trial.number)
+    wait_for(lambda: len(runs_of(tmp_path, "s")) == 2 and record.run_folder(1).run_id)
+    client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
+    record.report(trial.number, rows[1])
+    record.end(trial.number, "finished")
+    tracker.touch(trial.number)
+    wait_for(lambda: client.get_experiment_by_name("s").lifecycle_stage == "active")
+    assert tracker.close("FINISHED", record.trial(1)) is None
+    record.close()
+    check(tmp_path, "s", record)
