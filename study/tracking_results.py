@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from study.errors import InputError
