@@ -42,7 +42,7 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
         "selectedColumns": columns,
         # Else all tags, the scores of classes among them, come after the last setting.
         "columnOrder": [name, *columns],
-        "columnWidths": {name: 240} | {column: _width(column) for column in columns},
+        "columnWidths": {name: 230} | {column: _width(column) for column in columns},
     }
     return {
         "mlflow.experimentKind": "custom_model_development",
@@ -59,7 +59,7 @@ def best_metric(record: StudyRecord) -> str:
 
 def _width(column: str) -> int:
     """Return pixels in which a column's title can be read, and a number of five digits."""
-    return max(100, 40 + 7 * len(column.partition(".")[2].strip("`")))
+    return max(90, 20 + 7 * len(column.partition(".")[2].strip("`")))
 
 
 def class_tags(task: Task, trial: TrialRecord) -> dict[str, str]:
