@@ -19,6 +19,7 @@ from typing import Any
 from study.errors import HoldLost, StorageError
 from study.files import write_text
 from study.object_path import AnyPath
+from study.redaction import cleaned
 from study.tables import duration
 
 GRACE_SECONDS = 8.0  # for trials to save; of the 20 that stopping may take
@@ -31,7 +32,7 @@ class StudyStopped(BaseException):
 
 def _write_line(text: str) -> None:
     with suppress(OSError):  # nobody reads it
-        os.write(2, f"\n{text}\n".encode())
+        os.write(2, f"\n{cleaned(text)}\n".encode())
 
 
 class Stopping:
