@@ -15,11 +15,10 @@ from mlflow.tracking import MlflowClient
 from scipy import special, stats
 from trained import study_in, train
 
-from study import confirmation
+from study import closed_split, confirmation
 from study.best import build_parser, main
 from study.candidates import FIRST_SEED
 from study.checkpoint import digest
-from study.closed_split import prepare, test_once
 from study.command import run_command
 from study.confirmation import ConfirmPlan
 from study.confirmed import Confirmation, Confirmed, candidates_of, find
@@ -353,7 +352,9 @@ def test_a_test_of_half_trained_weights_counts_for_nothing(
 ) -> None:
     record = confirmation_of(cut_off, 3)
     for number in range(6):  # as an earlier version did
-        test_once(prepare(TASK, sample, record, record.trial(number)), "confirm")
+        closed_split.test_once(
+            closed_split.prepare(TASK, sample, record, record.trial(number)), "confirm"
+        )
     found = find(cut_off, cut_off.ranking())
     assert found is not None and found.seeds == 2
     for number in (4, 5):
