@@ -63,6 +63,8 @@ def prepare() -> None:
         os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), os.defpath]))
     for name in FOREIGN:
         os.environ.pop(name, None)
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdigit():  # numpy ends over it
+        del os.environ["SOURCE_DATE_EPOCH"]
     if any(entry[0] == "error" for entry in warnings.filters):
         # A warning of a library is no error, here and in the processes to come.
         warnings.resetwarnings()
