@@ -79,6 +79,10 @@ class OptunaFile:
         if wrong is None:
             self._send()
             return None
+        if not self.path.exists():
+            self._behind = True
+            logger.warning("%s cannot be made (%s); the study does not need it.", self.place, wrong)
+            return None
         self._close()
         kept = self.place.parent / f"{self.place.name}.damaged-{time.time():.0f}"
         if isinstance(kept, ObjectPath):

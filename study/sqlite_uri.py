@@ -1,7 +1,7 @@
 """Paths of SQLite files as URIs of SQLAlchemy, and back.
 
 SQLAlchemy, and so MLflow, decodes `%20` in a URI and takes what follows a `?` for options: a path
-put there as it is names another file.
+put there as it is names another file. Optuna fills in what stands in braces.
 
     path_of("sqlite:///mlflow.db")      # /home/me/mlflow.db, relative to the current folder
     path_of("sqlite:////data/a%3Fb.db") # /data/a?b.db
@@ -21,7 +21,8 @@ PREFIX = "sqlite:///"
 def uri_of(path: Path) -> str:
     """Return the URI of a file; its path is made absolute."""
     text = str(path.expanduser().absolute())
-    for sign in "%?#":  # nothing else changes the meaning, and MLflow shows it as it is
+    # Nothing else changes the meaning, of braces to Optuna, and MLflow shows it as it is.
+    for sign in "%?#{}":
         text = text.replace(sign, f"%{ord(sign):02X}")
     return PREFIX + text
 

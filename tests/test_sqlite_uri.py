@@ -7,6 +7,7 @@ import urllib.parse
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from study import sqlite_uri, tracking_store
 from study.errors import InputError
 
 NAMES = st.text(
-    st.sampled_from("a?#%20&=:;@+ ü~.'\"\\\n漢") | st.characters(exclude_categories=["Cs"]),
+    st.sampled_from("a?#%20&=:;@+ ü~.'\"\\\n漢{}[]*") | st.characters(exclude_categories=["Cs"]),
     min_size=1,
     max_size=30,
 ).filter(lambda name: name not in (".", "..") and "/" not in name and "\0" not in name)
@@ -47,6 +48,14 @@ def test_sqlalchemy_makes_the_file_that_is_meant(tmp_path: Path, name: str) -> N
     engine.dispose()
     with closing(sqlite3.connect(file)) as store:
         assert store.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+
+
+def test_optuna_makes_the_file_that_is_meant(tmp_path: Path) -> None:
+    file = tmp_path / "[x]{y}* {} %20" / "optuna.db"
+    file.parent.mkdir()
+    storage = optuna.storages.RDBStorage(sqlite_uri.uri_of(file))
+    optuna.create_study(study_name="s", storage=storage)
+    assert file.stat().st_size > 0 and [file] == list(tmp_path.rglob("*.db"))
 
 
 def test_uris_as_people_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
