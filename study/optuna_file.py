@@ -13,7 +13,6 @@ import functools
 import json
 import logging
 import math
-import re
 import sqlite3
 import tempfile
 import time
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How SQLite names what is no fault of the file.
+DISK = tuple(f"SQLITE_{name}" for name in "FULL BUSY LOCKED READONLY IOERR CANTOPEN".split())
 SEND_SECONDS = 30.0  # between two copies to an object store
 WRITE_SECONDS = 1.0  # between two writes; a value takes 6 ms, and of short trials many come at once
 
@@ -107,7 +108,7 @@ class OptunaFile:
                 self._write(trial)
         except Exception as error:  # as in `follow`
             text = f"{type(error).__name__}: {error}".splitlines()[0]
-            if not re.search(r"full|locked|readonly|disk I/O", text):
+            if not _is_disk(error):
                 return text
             self._behind = True
             logger.warning("%s cannot be written now (%s)", self.path, text)
@@ -245,6 +246,15 @@ class OptunaFile:
                 before = self._known[number]
                 write_on(storage, self._ids[number], before, trial, self.goal)
             self._known[number] = trial
+
+
+def _is_disk(error: BaseException | None) -> bool:
+    """Return whether it is not the file that is wrong, but the disk, or another who holds it."""
+    while error is not None:
+        if isinstance(error, sqlite3.Error):
+            return getattr(error, "sqlite_errorname", "").startswith(DISK)
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+    return False
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 from study.errors import InputError
 from study.interval import shown
 from study.model_folder import load_module
-from study.tracking_store import connect
+from study.tracking_store import command_lock, connect
 
 ALIAS = "champion"
 # What must agree for the confirmed scores of two versions to be compared.
@@ -35,7 +35,8 @@ COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at", FOLDS
 def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
     """Register an export; make it the champion if its confirmed score is better.
 
-    Weights that are registered already keep their version.
+    Weights that are registered already keep their version. Of two commands on one machine the
+    second waits; on two machines they may both take the other's champion for the best.
 
     Args:
         uri: Absolute tracking URI.
@@ -54,12 +55,13 @@ def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
     meta = json.loads((export / "meta.json").read_text())
     digest = hashlib.sha256((export / "weights.safetensors").read_bytes()).hexdigest()
     try:
-        version = _known(client, name, digest) or _log(uri, client, name, export, meta)
-        for key, value in {**_tags(meta), "study.weights": digest}.items():
-            client.set_model_version_tag(name, version.version, key, value)
-        version = client.get_model_version(name, version.version)
-        why = _crown(client, name, version, mode)
-        champion = _champion(client, name)
+        with command_lock(f"{uri} {name}"):
+            version = _known(client, name, digest) or _log(uri, client, name, export, meta)
+            for key, value in {**_tags(meta), "study.weights": digest}.items():
+                client.set_model_version_tag(name, version.version, key, value)
+            version = client.get_model_version(name, version.version)
+            why = _crown(client, name, version, mode)
+            champion = _champion(client, name)
     except MlflowException as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"model {name!r} cannot be registered in {uri} ({reason}).") from None

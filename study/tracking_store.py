@@ -83,7 +83,7 @@ def connect(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    with _creation_lock(uri):
+    with command_lock(uri):
         check_access(uri)
         path = sqlite_uri.path_of(uri)
         try:
@@ -166,12 +166,17 @@ def check(uri: str) -> None:
         raise InputError(f"the tracking store {uri} does not give back what was written.")
 
 
-def _creation_lock(uri: str) -> AbstractContextManager[object]:
-    """Return what keeps two commands from creating one SQLite store at once: each would fail.
+def command_lock(what: str) -> AbstractContextManager[object]:
+    """Return what one command of this user on this machine holds at a time.
 
-    It lies with the temporary files, so that nothing strange appears beside the store.
+    Two that create one SQLite store at once would both fail, and of two that register a model each
+    would miss the other's. It lies with the temporary files, so that nothing strange appears
+    beside the store.
+
+    Args:
+        what: The URI of a store, or a name in it.
     """
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
     return lock(Path(tempfile.gettempdir()) / f"study-{os.getuid()}-{name}.lock")
 
 

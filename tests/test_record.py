@@ -10,7 +10,9 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 
+from study import optuna_file
 from study.errors import InputError
 from study.files import read_document
 from study.manifest import find_study
@@ -274,6 +276,22 @@ def test_a_damaged_optuna_db_is_made_anew(tmp_path: Path, damage: str | None) ->
     assert not open_record(tmp_path / "s").mended
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{file}")
     assert len(study.trials) == 5 and study.best_value == 0.5
+
+
+def test_a_full_disk_is_told_by_its_code_not_by_its_words(tmp_path: Path) -> None:
+    file = tmp_path / "full, locked, readonly" / "a.db"
+    file.parent.mkdir()
+    engine = sqlalchemy.create_engine(f"sqlite:///{file}")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (x)"))
+        connection.execute(sqlalchemy.text("PRAGMA max_page_count = 2"))
+        with pytest.raises(sqlalchemy.exc.OperationalError) as full:
+            connection.execute(sqlalchemy.text("INSERT INTO t VALUES (zeroblob(100000))"))
+        with pytest.raises(sqlalchemy.exc.OperationalError) as wrong:
+            connection.execute(sqlalchemy.text("SELECT * FROM readonly_full"))
+    engine.dispose()
+    assert optuna_file._is_disk(full.value) and not optuna_file._is_disk(wrong.value)
+    assert not optuna_file._is_disk(ValueError("disk I/O error, full"))
 
 
 def test_optuna_db_may_lag_behind_after_a_kill(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +78,34 @@ def test_only_a_better_confirmed_score_moves_the_champion(registered: Path, tmp_
     assert again["version"] == "4" and "the champion already" in again["why"]
     client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
     assert len(client.search_model_versions("name = 'garments'")) == 6
+
+
+def test_of_two_commands_the_second_waits_for_the_first(
+    registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    known = tracking_registry._known
+
+    def seen(client: MlflowClient, name: str, digest: str) -> Any:
+        order.append("begins")
+        if len(order) == 1:  # the second comes while the first is at work
+            second.start()
+            second.join(1.0)
+        return known(client, name, digest)
+
+    def crowned(*args: Any) -> str:
+        order.append("ends")
+        return "tried"
+
+    second = threading.Thread(target=register, args=(registered, tmp_path / "same", 0.9))
+    monkeypatch.setattr(tracking_registry, "_known", seen)
+    monkeypatch.setattr(tracking_registry, "_crown", crowned)
+    first = register(registered, tmp_path / "same", 0.9)
+    second.join()
+    assert order == ["begins", "ends"] * 2
+    client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
+    versions = client.search_model_versions("name = 'garments'")
+    assert str(max(int(one.version) for one in versions)) == first["version"], "made once"
 
 
 def test_a_version_says_what_it_is(registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
