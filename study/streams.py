@@ -2,13 +2,16 @@
 
 `study.tune 2>&1 | head` ends `head`, not the study: what nobody reads any more is dropped, at the
 lowest level, so that prints of libraries, of threads and at the end of Python do no harm either.
+So is what cannot be written for another reason, a full disk for one, which is told on the other.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import select
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 
@@ -16,17 +19,29 @@ class _Lasting(io.FileIO):
     """A file whose writes go nowhere once its reader is gone."""
 
     gone = False
+    failed = False
 
     def write(self, content: Any) -> int:
-        """Write bytes, or drop them."""
+        """Write all bytes, or drop them."""
+        view = memoryview(content).cast("B")
+        left = view
         try:
-            return super().write(content)
+            while left:  # what is without a buffer above looks at no count
+                written = super().write(left)
+                if written is None:  # another process has made it non-blocking
+                    select.select([], [self], [])
+                left = left[written or 0 :]
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())  # for what is started from now on as well
             os.close(nowhere)
             self.gone = True
-            return memoryview(content).nbytes
+        except OSError as error:
+            if not self.failed and self.fileno() == 1:
+                with suppress(OSError):
+                    os.write(2, f"standard output cannot be written ({error.strerror})\n".encode())
+            self.failed = True
+        return view.nbytes
 
 
 def outlive_readers() -> None:

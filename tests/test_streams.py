@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import plugin
 from test_record import MANIFEST
 
@@ -34,6 +35,30 @@ def main():
 
 sys.exit(run_command(main))
 """
+
+
+@pytest.mark.parametrize("output", ["</dev/null", ">/dev/full"])
+def test_output_that_cannot_be_written_ends_nothing(tmp_path: Path, output: str) -> None:
+    for other, told in (("2>errors", True), (f"2{output}" if "full" in output else "2>&1", False)):
+        command = f'"$0" -c "$1" 1{output} {other} <<<""'
+        done = subprocess.run(["bash", "-c", command, sys.executable, SPEAKS], cwd=tmp_path)
+        assert done.returncode == 7 and (tmp_path / "done").exists()
+        (tmp_path / "done").unlink()
+        if told:
+            errors = (tmp_path / "errors").read_text()
+            assert errors.count("standard output cannot be written (") == 1, errors
+            assert "run_command" not in errors, "no traceback but that of what it starts"
+
+
+def test_a_reader_that_is_slow_gets_all(tmp_path: Path) -> None:
+    text = "from study import streams; streams.outlive_readers(); print('x' * 500_000)"
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen([sys.executable, "-c", text], stdout=writer) as process:
+        os.close(writer)
+        with open(reader, "rb") as file:
+            assert len(file.read()) == 500_001
+    assert process.returncode == 0
 
 
 def without_reader(
