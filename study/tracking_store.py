@@ -26,13 +26,13 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from study import sqlite_uri
 from study.cache import cache_home, cached
 from study.errors import InputError
-from study.files import local_copy, lock
+from study.files import is_writable, local_copy, lock
 from study.object_path import AnyPath
 from study.record import REPORT_FILE
 from study.redaction import without_password
 from study.run_folder import RunFolder
 from study.task import Task
-from study.tracking_access import check_access, refusal
+from study.tracking_access import OTHER, check_access, refusal
 from study.tracking_locations import follow_move
 from study.trial_record import metrics_of
 
@@ -186,6 +186,9 @@ def experiment_id(
     """Return the experiment's id, creating it if there is none; `tags` are what it then has.
 
     Beside a SQLite file the artifacts go to `mlruns/`, where `mlflow ui` started there finds them.
+
+    Raises:
+        InputError: It was deleted, or its artifacts cannot be written.
     """
     found = client.get_experiment_by_name(name)
     if found is not None:
@@ -198,7 +201,10 @@ def experiment_id(
         return str(found.experiment_id)
     location = None
     if (path := sqlite_uri.path_of(uri)) is not None:
-        location = (path.parent / "mlruns" / name).as_uri()
+        folder = path.parent / "mlruns" / name
+        if not is_writable(folder):
+            raise refusal(uri, f"its files would go to {folder}, which cannot be written; {OTHER}")
+        location = folder.as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags=dict(tags or {})))
 
 

@@ -69,3 +69,12 @@ def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         deaf.listen()
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         assert "127.0.0.1 does not answer in time" in reason(uri)
+
+
+def test_files_of_a_store_that_have_no_place_are_told_before_a_study(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = tracking_store.connect(uri)
+    with pytest.raises(InputError, match="mlruns/fashion, which cannot be written; name another"):
+        tracking_store.experiment_id(client, uri, "fashion")
+    assert client.get_experiment_by_name("fashion") is None
