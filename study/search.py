@@ -46,10 +46,10 @@ def take_memory_kills_as_deaths() -> None:
         return
     manager.study_original = manager._actor_task_failed
 
-    def failed(self: Any, task: Any, error: Exception) -> None:
-        if isinstance(error, OutOfMemoryError):
-            error = RayActorError(error_msg=str(error))
-        self.study_original(task, error)
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        self.study_original(tracked_actor_task=tracked_actor_task, exception=exception)
 
     manager._actor_task_failed = failed
 

@@ -216,7 +216,9 @@ def test_ray_tune_survives_the_end_of_an_actor_for_want_of_memory() -> None:
     manager: Any = object.__new__(RayActorManager)
     manager._failed_actor_ids = set()
     manager._cleanup_actor = lambda tracked_actor: None
-    manager._actor_task_failed(task, OutOfMemoryError(told(9.0, 1.0)))
+    # By name, as Ray's own code calls it.
+    memory = OutOfMemoryError(told(9.0, 1.0))
+    manager._actor_task_failed(tracked_actor_task=task, exception=memory)
     assert isinstance(errors[0], RayActorError) and MemoryKill.of(str(errors[0])) is not None
     with pytest.raises(RuntimeError, match="unexpected"):
-        manager._actor_task_failed(task, KeyError("another"))
+        manager._actor_task_failed(tracked_actor_task=task, exception=KeyError("another"))
