@@ -23,7 +23,7 @@ COMMAND = (
 NAMES = {
     "raylet": "raylet/raylet",
     "GCS": "gcs_server",
-    "worker": "ray::StudyTrial",
+    "worker": ("ray::StudyTrial", "ray::ResourceTrainable"),  # by what it does at the moment
     "drawing": "study.drawing",
     "agent": "ray::DashboardAgent",
     "environments": "ray::RuntimeEnvAgent",
@@ -38,7 +38,9 @@ def found(driver: int, name: str) -> psutil.Process | None:
         return process
     for child in process.children(recursive=True):
         try:
-            if NAMES[name] in " ".join(child.cmdline()) and child.status() != "zombie":
+            text, names = " ".join(child.cmdline()), NAMES[name]
+            known = (names,) if isinstance(names, str) else names
+            if any(one in text for one in known) and child.status() != "zombie":
                 return child
         except psutil.Error:
             continue
