@@ -220,19 +220,25 @@ def test_an_opening_that_was_cut_off_counts_and_is_told(home: Path, capsys) -> N
 TOGETHER = """
 import sys, time
 from pathlib import Path
-from study import best, closed_split
+from study import best, closed_split, winner
+def meet(place):
+    Path(f"{place}-{sys.argv[1]}").touch()
+    while len(list(Path().glob(f"{place}-*"))) < 2:
+        time.sleep(0.01)
+prepare, begin = closed_split.prepare, closed_split.begin_opening
+def prepare_together(*args):
+    ready = prepare(*args)
+    meet("ready")
+    return ready
+def begin_together(*args):
+    opening = begin(*args)
+    meet("begun")
+    return opening
+winner.prepare = prepare_together
 if sys.argv[2:]:  # as in an object store
     from contextlib import nullcontext
     closed_split._alone = lambda folder: nullcontext()
-prepare = closed_split.prepare
-def together(*args):
-    ready = prepare(*args)
-    Path(f"ready-{sys.argv[1]}").touch()
-    while len(list(Path().glob("ready-*"))) < 2:
-        time.sleep(0.01)
-    return ready
-from study import winner
-winner.prepare = together
+    closed_split.begin_opening = begin_together
 sys.exit(best.main(["garments", "--export", sys.argv[1]]))
 """
 
