@@ -46,22 +46,42 @@ OPERATOR = re.compile(r"torch\.ops\.aten\.([A-Za-z]\w*)\.(\w+)", re.ASCII)
 FORBIDDEN = {"from_file", "set_", "to_here", "local_value"}
 # Private ones are less careful with their arguments; these come from ordinary networks.
 PRIVATE = {
-    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_log_softmax", "_softmax", "_to_copy"),
-    *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_weight_norm"),
-    *("_scaled_dot_product_flash_attention_for_cpu", "_unsafe_view", "_trilinear"),
-    *("_safe_softmax", "_prelu_kernel", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
-    *("_fft_r2c", "_fft_c2r", "_fft_c2c"),
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "_log_softmax",
+    "_softmax",
+    "_to_copy",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "_weight_norm",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_unsafe_view",
+    "_trilinear",
+    "_safe_softmax",
+    "_prelu_kernel",
+    "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "_fft_r2c",
+    "_fft_c2r",
+    "_fft_c2c",
 }
 VALUES = {"sym_size", "sym_numel", "sym_stride", "item", "is_nonzero"}
 CHECKS = {
-    *("_assert_scalar", "_assert_tensor_metadata", "_assert_async"),
-    *("sym_constrain_range", "sym_constrain_range_for_size"),
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "_assert_async",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
 }
 ARITHMETIC = {
     *(f"_operator.{name}" for name in "eq ne le ge lt gt neg pos mul add sub mod pow".split()),
     *(f"_operator.{name}" for name in "floordiv truediv and_ or_ not_ abs lshift rshift".split()),
     *(f"torch.sym_{name}" for name in "not int float ite max min sum sqrt".split()),
-    *("_operator.getitem", "math.trunc", "math.ceil", "math.floor", "torch._sym_sqrt"),
+    "_operator.getitem",
+    "math.trunc",
+    "math.ceil",
+    "math.floor",
+    "torch._sym_sqrt",
     "torch.ops.higher_order.wrap_with_set_grad_enabled",
     "torch.ops.higher_order.wrap_with_autocast",
 }
@@ -74,16 +94,38 @@ SIZES = set(
 # Words in a size's expression beside its functions: symbols, and the properties of symbols.
 SYMBOL = re.compile(r"[a-z]{1,3}\d{1,9}|positive|negative|nonnegative|nonzero|integer|real|finite")
 EXPRESSION = (
-    *(ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.keyword, ast.UnaryOp),
-    *(ast.USub, ast.Not, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
-    *(ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE),
+    ast.Expression,
+    ast.Call,
+    ast.Name,
+    ast.Load,
+    ast.Constant,
+    ast.keyword,
+    ast.UnaryOp,
+    ast.USub,
+    ast.Not,
+    ast.BinOp,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.Div,
+    ast.FloorDiv,
+    ast.Mod,
+    ast.Compare,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
+    ast.GtE,
 )
 LITERAL = r"[a-z]{1,3}\d{1,9}|-?[\d.]{1,30}(?:e-?\d{1,3})?"  # a symbol's name, digits of a number
 LARGEST_POWER = 8
 # In pickled example inputs, which are read word by word and never unpickled.
 TENSOR_WORDS = {
-    *("torch._utils _rebuild_tensor_v2", "torch._tensor _rebuild_from_type_v2"),
-    *("torch Tensor", "collections OrderedDict"),
+    "torch._utils _rebuild_tensor_v2",
+    "torch._tensor _rebuild_from_type_v2",
+    "torch Tensor",
+    "collections OrderedDict",
 }
 STORAGE = re.compile(r"torch [A-Za-z0-9]+Storage")
 

@@ -56,21 +56,32 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: export/NAME)",
     )
     add(
-        "--confirm", metavar="SEEDS", type=int, help="train the 3 best again with so many seeds, "
+        "--confirm",
+        metavar="SEEDS",
+        type=int,
+        help="train the 3 best again with so many seeds, "
         "on folds that did not choose them, and test each training",
-    )  # fmt: skip
+    )
     add(
-        "--register", metavar="MODEL", nargs="?", const="", help="export the winner, or --trial, "
+        "--register",
+        metavar="MODEL",
+        nargs="?",
+        const="",
+        help="export the winner, or --trial, "
         "as a version of an MLflow model (default: NAME); the best confirmed one is its champion",
-    )  # fmt: skip
+    )
     add(
-        "--trial", metavar="N", type=int, help="with --export or --register: this trial instead "
-        "of the winner",
-    )  # fmt: skip
+        "--trial",
+        metavar="N",
+        type=int,
+        help="with --export or --register: this trial instead of the winner",
+    )
     add(
-        "--force", action="store_true", help="with --trial: also a trial that has not ended; that "
+        "--force",
+        action="store_true",
+        help="with --trial: also a trial that has not ended; that "
         "it was tested then is recorded with it",
-    )  # fmt: skip
+    )
     add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
     add_studies_flag(parser)
     add_tracking_flag(parser)

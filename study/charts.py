@@ -150,9 +150,7 @@ def trade_off(record: StudyRecord, objectives: Sequence[Objective]) -> Chart:
 
 def timeline(record: StudyRecord) -> Chart:
     """Draw when each trial ran, side by side as they ran side by side."""
-    bars = [
-        (begin, end, trial) for trial in record.trials() for begin, end in spans_of(trial)
-    ]  # fmt: skip
+    bars = [(begin, end, trial) for trial in record.trials() for begin, end in spans_of(trial)]
     free: list[float] = []  # lane -> when its last trial ended
     lanes = []
     bars.sort(key=lambda bar: bar[0])

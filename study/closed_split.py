@@ -84,7 +84,10 @@ def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: Ima
     device = distributed.device()
     batches = Batches(images, device, task.normalization)
     metrics, meter, seen = evaluate(
-        *(task, network.to(device), batches, images),
+        task,
+        network.to(device),
+        batches,
+        images,
         batch_size=config.batch_size,
         precision=config.precision,
         keep_images=True,
@@ -139,9 +142,16 @@ def prepare(task: Task, source: DataSource, record: StudyRecord, trial: TrialRec
         validation = score(task, config, network, task.load_full_size(source, config, "val"))
         closed = task.load_full_size(source, config, "test")
     return Examination(
-        task=task, record=record, trial=trial, network=network, config=config, state=state,
-        checkpoint=digest, validation=validation, closed=closed,
-    )  # fmt: skip
+        task=task,
+        record=record,
+        trial=trial,
+        network=network,
+        config=config,
+        state=state,
+        checkpoint=digest,
+        validation=validation,
+        closed=closed,
+    )
 
 
 def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str, Any]:

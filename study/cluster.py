@@ -184,10 +184,13 @@ def survey(
                 wrote = folder and report.wrote and folder / report.wrote
                 if wrote and not _arrived(wrote, report.probe):
                     problems.append(
-                        (host, f"what it wrote to {studies} does not arrive here: the folder is "
-                         "not shared. Name one that is (NFS, s3://bucket/studies) with "
-                         "--studies-dir.")
-                    )  # fmt: skip
+                        (
+                            host,
+                            f"what it wrote to {studies} does not arrive here: the folder is "
+                            "not shared. Name one that is (NFS, s3://bucket/studies) with "
+                            "--studies-dir.",
+                        )
+                    )
     return Survey(reports=reports, problems=problems)
 
 
@@ -276,9 +279,12 @@ def _shared_folder(studies: AnyPath, problems: list[tuple[str, str]]) -> Iterato
     except (OSError, StorageError) as error:
         reason = getattr(error, "strerror", None) or error
         problems.append(
-            ("", f"cannot write {studies} ({reason}); mend it, or name another folder with "
-             "--studies-dir.")
-        )  # fmt: skip
+            (
+                "",
+                f"cannot write {studies} ({reason}); mend it, or name another folder with "
+                "--studies-dir.",
+            )
+        )
         yield None
         return
     try:

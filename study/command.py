@@ -26,8 +26,23 @@ from study.task import TrainConfig, Value, config_fields, did_you_mean
 OUTSIDE = frozenset(
     getattr(errno, name)
     for name in (
-        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOTDIR", "EISDIR"),
-        *("ENAMETOOLONG", "ELOOP", "EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ESTALE", "ENODEV"),
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EIO",
+        "ENOTDIR",
+        "EISDIR",
+        "ENAMETOOLONG",
+        "ELOOP",
+        "EMFILE",
+        "ENFILE",
+        "EAGAIN",
+        "ENOMEM",
+        "ESTALE",
+        "ENODEV",
     )
     if hasattr(errno, name)
 )

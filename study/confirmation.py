@@ -33,8 +33,13 @@ from study.tested import result_of, tags_of
 from study.trial_record import TrialRecord
 
 MACHINE_FLAGS = (
-    "max_concurrent", "workers_per_trial", "cpus_per_worker", "gpus_per_worker", "address", "wait",
-)  # fmt: skip
+    "max_concurrent",
+    "workers_per_trial",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "address",
+    "wait",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

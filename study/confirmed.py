@@ -184,8 +184,12 @@ class Confirmation:
             for one in self.ranking
         ]
         header = [
-            *("trial", f"search's {metric} (optimistic)", "validation, mean [95 %]"),
-            *("test, mean [95 %]", "gap", ""),
+            "trial",
+            f"search's {metric} (optimistic)",
+            "validation, mean [95 %]",
+            "test, mean [95 %]",
+            "gap",
+            "",
         ]
         lines = [
             f"\nconfirmed: {self.seeds} trainings each, to the end, with other seeds, on folds on "

@@ -34,9 +34,16 @@ SOCKET_BYTES = 107
 RAY_PATH = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
 # What is meant for other programs of MLflow, or junk to it: a study says where its runs go.
 FOREIGN = (
-    *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_ACTIVE_MODEL_ID"),
-    *("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_DIR", "MLFLOW_REGISTRY_DIR", "MLFLOW_LOGGING_LEVEL"),
-    *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"),
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_ACTIVE_MODEL_ID",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_TRACKING_DIR",
+    "MLFLOW_REGISTRY_DIR",
+    "MLFLOW_LOGGING_LEVEL",
+    "MLFLOW_ENABLE_ASYNC_LOGGING",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
 )
 IMPORT_BYTES = 2**30  # of addresses, without which libraries end a process when they are loaded
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -164,8 +171,10 @@ def _find_user() -> None:
 
 def _leave_loopback_alone() -> None:
     """Ask no proxy for this machine itself, whose MLflow and Ray it does not know."""
-    if not any(os.environ.get(f"{kind}_proxy") or os.environ.get(f"{kind}_PROXY".upper())
-               for kind in ("http", "https", "all", "grpc")):  # fmt: skip
+    if not any(
+        os.environ.get(f"{kind}_proxy") or os.environ.get(f"{kind}_PROXY".upper())
+        for kind in ("http", "https", "all", "grpc")
+    ):
         return
     for name in ("no_proxy", "NO_PROXY"):
         known = [word for word in os.environ.get(name, "").split(",") if word.strip()]

@@ -72,7 +72,8 @@ def settled(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]
         logger.warning(
             "the study in %s is a copy of %s; from now on it is a study of its own, and its trials "
             "get runs of their own in MLflow",
-            *(path, before),
+            path,
+            before,
         )
         manifest = separate(path, manifest)
     return {**manifest, "place": here}

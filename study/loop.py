@@ -180,7 +180,10 @@ def fit(
             metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
             distributed.broadcast_buffers(network)  # else each worker would score its own network
             scores, meter, seen = evaluate(
-                *(task, network, val, splits.val),
+                task,
+                network,
+                val,
+                splits.val,
                 batch_size=-(-config.batch_size // parts),
                 precision=config.precision,
                 limit_batches=limit_batches and limit_batches * parts,

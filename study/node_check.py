@@ -24,8 +24,17 @@ from study.task import load_task
 
 # What changes numbers or files if it differs between machines.
 PACKAGES = (
-    *("ray", "torch", "torchvision", "numpy", "pillow", "scipy", "optuna", "mlflow"),
-    *("safetensors", "pyarrow", "filelock"),
+    "ray",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "scipy",
+    "optuna",
+    "mlflow",
+    "safetensors",
+    "pyarrow",
+    "filelock",
 )
 FREE_BYTES = 2 * 2**30  # for caches and Ray's files
 
@@ -152,8 +161,10 @@ def _check_storage(folder: AnyPath, name: str, probe: str, problems: list[str]) 
         read = (folder / name).read_bytes().decode()
     except (OSError, StorageError) as error:
         reason = getattr(error, "strerror", None) or error
-        problems.append(f"cannot write {studies} ({reason}); mend it, or name another folder "
-                        "with --studies-dir.")  # fmt: skip
+        problems.append(
+            f"cannot write {studies} ({reason}); mend it, or name another folder "
+            "with --studies-dir."
+        )
         return False
     if read != probe:
         problems.append(f"{studies} does not give back what was written; mend the storage.")

@@ -24,7 +24,18 @@ MOST_PIXELS = 128_000_000
 WHITE = (255, 255, 255)
 TURNED = "turned as its EXIF data say"
 # Formats that hold pixels and nothing else: Pillow reads more, and starts programs for some (EPS).
-FORMATS = (*("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM"),)
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "TIFF",
+    "BMP",
+    "GIF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+)
 RAW = frozenset(
     ".dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .3fr .iiq .x3f .raw "
     ".rwl .kdc .dcr .erf .mef .mos".split()
@@ -40,8 +51,13 @@ OTHERS = {  # of formats that are not read: where in the file which bytes stand
         for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
     ],
     "a camera's raw picture": [
-        *((4, b"ftypcrx"), (0, b"FUJIFILMCCD-RAW"), (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR")),
-        *((0, b"IIU\0"), (0, b"FOVb")),
+        (4, b"ftypcrx"),
+        (0, b"FUJIFILMCCD-RAW"),
+        (0, b"IIRO"),
+        (0, b"IIRS"),
+        (0, b"MMOR"),
+        (0, b"IIU\0"),
+        (0, b"FOVb"),
     ],
     "an EPS or PostScript file": [(0, b"%!PS"), (0, b"\xc5\xd0\xd3\xc6")],
     "a PDF file": [(0, b"%PDF")],

@@ -195,9 +195,13 @@ def plan(
 def add_resource_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what a study runs on, and how many trials."""
     parser.add_argument(
-        "--num-samples", metavar="N", type=_num_samples, default=10, help="run until the study has "
+        "--num-samples",
+        metavar="N",
+        type=_num_samples,
+        default=10,
+        help="run until the study has "
         "N ended trials; inf: until --time-budget or Ctrl-C ends it (default: %(default)s)",
-    )  # fmt: skip
+    )
     add_machine_flags(parser)
 
 
@@ -223,19 +227,27 @@ def add_machine_flags(parser: argparse._ActionsContainer) -> None:
     add = parser.add_argument
     add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
     add(
-        "--workers-per-trial", metavar="N", type=int, default=1, help="processes that train one "
-        "trial together (default: %(default)s)",
-    )  # fmt: skip
+        "--workers-per-trial",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes that train one trial together (default: %(default)s)",
+    )
     add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
     add(
-        "--gpus-per-worker", metavar="N", type=float, help="GPUs of each, a fraction to share one "
-        "(default: 1 if there are any)",
-    )  # fmt: skip
+        "--gpus-per-worker",
+        metavar="N",
+        type=float,
+        help="GPUs of each, a fraction to share one (default: 1 if there are any)",
+    )
     add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
     add(
-        "--wait", metavar="N", type=int, help="with --address: wait until the cluster has N nodes, "
+        "--wait",
+        metavar="N",
+        type=int,
+        help="with --address: wait until the cluster has N nodes, "
         "asking one that grows by itself for them",
-    )  # fmt: skip
+    )
 
 
 def check_resource_flags(args: argparse.Namespace) -> None:

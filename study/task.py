@@ -77,18 +77,23 @@ class TrainConfig:
         False, "torch.compile the network; its time counts in the first epoch", searchable=False
     )
     precision: str = setting(
-        "auto", "of products in training; auto: bfloat16 where GPU or CPU computes in it",
-        choices=PRECISIONS, searchable=False,
-    )  # fmt: skip
+        "auto",
+        "of products in training; auto: bfloat16 where GPU or CPU computes in it",
+        choices=PRECISIONS,
+        searchable=False,
+    )
     sync_batch_norm: bool = setting(
         False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
     )
     seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
     split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
     fold: int = setting(
-        0, "which sixth of the training split validates", low=0, high=NUM_FOLDS - 1,
+        0,
+        "which sixth of the training split validates",
+        low=0,
+        high=NUM_FOLDS - 1,
         searchable=False,
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

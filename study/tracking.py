@@ -154,7 +154,8 @@ class StudyTracker:
                 logger.warning(
                     "MLflow has a later command of study %s than its folder %s: one of two copies, "
                     "it is a study of its own from now on, and its trials get runs of their own",
-                    *(self.record.manifest["study"], self.record.path),
+                    self.record.manifest["study"],
+                    self.record.path,
                 )
                 self.record.separate()
                 self.runs.clear()

@@ -83,7 +83,8 @@ def find_experiment(
         client.restore_experiment(found.experiment_id)
         logger.warning(
             "the MLflow experiment %r was deleted; it is restored, since study %s goes on",
-            *(found.name, name),
+            found.name,
+            name,
         )
         found = client.get_experiment(found.experiment_id)
     if found is None:

@@ -304,7 +304,12 @@ def run_trials(
         if args.scheduler == "asha":
             scheduler = RecordASHA(record, args.grace_period, args.reduction_factor)
         callback = StudyCallback(
-            *(record, tracker, progress, scheduler, stopping, watch),
+            record,
+            tracker,
+            progress,
+            scheduler,
+            stopping,
+            watch,
             local=args.address is None,
             concurrent=resources.concurrent,
             max_failures=args.max_failures,

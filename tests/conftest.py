@@ -176,9 +176,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Finis
     home = tmp_path_factory.mktemp("finished")
     (home / "space.yaml").write_text(SPACE)
     command = (
-        *("fashion", "--dataset", "sample", "--num-samples", 8, "--epochs", 3, "--seed", 1),
+        "fashion",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        8,
+        "--epochs",
+        3,
+        "--seed",
+        1,
         "--system-metrics",
-        *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-concurrent", 2),
+        "--search-space",
+        "space.yaml",
+        "--cpus-per-worker",
+        1,
+        "--max-concurrent",
+        2,
     )
     done = run_module("tune", *command, cwd=home)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -30,16 +30,37 @@ from pathlib import Path
 
 TRIALS = 2
 COMMAND = (
-    *("study.tune", "fashion", "--dataset", "sample", "--num-samples", str(TRIALS)),
-    *("--epochs", "1", "--set", "width1=4", "--set", "width2=4", "--set", "hidden=16"),
-    *("--max-concurrent", "1"),
+    "study.tune",
+    "fashion",
+    "--dataset",
+    "sample",
+    "--num-samples",
+    str(TRIALS),
+    "--epochs",
+    "1",
+    "--set",
+    "width1=4",
+    "--set",
+    "width2=4",
+    "--set",
+    "hidden=16",
+    "--max-concurrent",
+    "1",
 )
 SECONDS = 300  # of a command, on a machine with other work
 USER = "54321"  # a user id without a passwd entry
 # May read all, since this Python may lie in another user's home, and write nothing of others'.
 AS_USER = (
-    *(shutil.which("setpriv") or "setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"),
-    *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
+    shutil.which("setpriv") or "setpriv",
+    "--reuid",
+    USER,
+    "--regid",
+    USER,
+    "--clear-groups",
+    "--inh-caps",
+    "+dac_read_search",
+    "--ambient-caps",
+    "+dac_read_search",
 )
 
 
@@ -202,8 +223,20 @@ SETTINGS = [
     *(
         Setting(name=f"folder {name}", folder=name)
         for name in (
-            *("two words", "ü漢", "who? me", "a#b", "100%25 %20", "-dash", "quote'\"", "a&b=c;d"),
-            *("n" * 200, "[x]{y}*", "sqlite:", "back\\slash", "~", "dollar$HOME"),
+            "two words",
+            "ü漢",
+            "who? me",
+            "a#b",
+            "100%25 %20",
+            "-dash",
+            "quote'\"",
+            "a&b=c;d",
+            "n" * 200,
+            "[x]{y}*",
+            "sqlite:",
+            "back\\slash",
+            "~",
+            "dollar$HOME",
         )
     ),
     Setting(name="folder of a line break", folder="a\nb", works=False),

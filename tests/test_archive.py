@@ -162,7 +162,9 @@ def test_a_disk_without_room_is_told_before(tmp_path: Path, monkeypatch) -> None
 @pytest.mark.parametrize(
     ("head", "kind"),
     [
-        *((b"\x1f\x8b", "gzip"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!", "rar")),
+        (b"\x1f\x8b", "gzip"),
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"Rar!", "rar"),
         (bytes(257) + b"ustar", "tar"),
     ],
 )

@@ -161,17 +161,23 @@ def function_in_the_graph(members: Members, marker: Path) -> None:
 def operator_that_opens_a_file(members: Members, marker: Path) -> None:
     def change(graph: Any) -> None:
         arguments = {
-            "filename": {"as_string": str(marker)}, "shared": {"as_bool": True},
+            "filename": {"as_string": str(marker)},
+            "shared": {"as_bool": True},
             "size": {"as_int": 4},
-        }  # fmt: skip
+        }
         inputs = [{"name": n, "arg": a, "kind": 1} for n, a in arguments.items()]
         value = next(iter(graph["graph_module"]["graph"]["tensor_values"].values()))
         graph["graph_module"]["graph"]["tensor_values"]["opened"] = value
-        nodes(graph).append({
-            "target": "torch.ops.aten.from_file.default", "inputs": inputs,
-            "outputs": [{"as_tensor": {"name": "opened"}}], "metadata": {}, "name": "opened",
-            "is_hop_single_tensor_return": None,
-        })  # fmt: skip
+        nodes(graph).append(
+            {
+                "target": "torch.ops.aten.from_file.default",
+                "inputs": inputs,
+                "outputs": [{"as_tensor": {"name": "opened"}}],
+                "metadata": {},
+                "name": "opened",
+                "is_hop_single_tensor_return": None,
+            }
+        )
 
     edit(members, GRAPH, change)
 
@@ -262,14 +268,31 @@ def deep_nesting(members: Members, marker: Path) -> None:
 
 
 RUN = [  # what torch runs, shown below
-    *(sample_inputs, bare_pickle_as_inputs, pickled_weight, pickled_constant, opaque_constant),
-    *(legacy_weights, legacy_constants, operator_that_opens_a_file, expression_of_a_size),
-    *(guard, name_of_an_input),
+    sample_inputs,
+    bare_pickle_as_inputs,
+    pickled_weight,
+    pickled_constant,
+    opaque_constant,
+    legacy_weights,
+    legacy_constants,
+    operator_that_opens_a_file,
+    expression_of_a_size,
+    guard,
+    name_of_an_input,
 ]
 OTHER = [
-    *(custom_object, name_in_generated_code, tree_that_imports, compiled_library, extra_file),
-    *(nested_archive, path_out_of_it, weight_from_elsewhere, weight_of_no_bytes, endless_power),
-    *(deep_nesting, function_in_the_graph),
+    custom_object,
+    name_in_generated_code,
+    tree_that_imports,
+    compiled_library,
+    extra_file,
+    nested_archive,
+    path_out_of_it,
+    weight_from_elsewhere,
+    weight_of_no_bytes,
+    endless_power,
+    deep_nesting,
+    function_in_the_graph,
 ]
 
 

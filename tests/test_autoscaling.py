@@ -36,9 +36,15 @@ CONFIG = {
     **{
         key: []
         for key in (
-            *("initialization_commands", "setup_commands", "head_setup_commands"),
-            *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
-            *("cluster_synced_files", "rsync_exclude", "rsync_filter"),
+            "initialization_commands",
+            "setup_commands",
+            "head_setup_commands",
+            "worker_setup_commands",
+            "head_start_ray_commands",
+            "worker_start_ray_commands",
+            "cluster_synced_files",
+            "rsync_exclude",
+            "rsync_filter",
         )
     },
 }
@@ -76,7 +82,7 @@ def test_from_no_worker_to_two_and_back(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        [*(unshare, "-fpnm", "--mount-proc", "--kill-child"), "bash", "-c", SCRIPT],
+        [unshare, "-fpnm", "--mount-proc", "--kill-child", "bash", "-c", SCRIPT],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

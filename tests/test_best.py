@@ -50,7 +50,11 @@ def exported(finished: Finished) -> dict:
 def test_the_export_is_complete(finished: Finished, exported: dict) -> None:
     folder = finished.home / "out"
     assert {path.name for path in folder.iterdir()} == {
-        *("model.pt2", "weights.safetensors", "meta.json", "README.md", "figures")
+        "model.pt2",
+        "weights.safetensors",
+        "meta.json",
+        "README.md",
+        "figures",
     }
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["classes"][0] == "T-shirt/top" and meta["largest_difference"] < 1e-4

@@ -94,7 +94,7 @@ class Watched:
         watch: Any = types.SimpleNamespace(check=lambda: None, dead=self.dead.append)
         given = {"local": True, "concurrent": 2, "max_failures": 2, "keep": 1, "timeout": 60.0}
         self.callback = StudyCallback(
-            *(self.record, tracker, progress, None, self.stopping, watch), **{**given, **changes}
+            self.record, tracker, progress, None, self.stopping, watch, **{**given, **changes}
         )
         self.file = path / "error.txt"
         self.trial = self.ray_trial(0)

@@ -12,7 +12,8 @@ from study.cgroup import cpu_quota, memory_limit
 CASES = {
     "version 2, a container": (
         {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "250000 100000"},
-        *(2.5, math.inf),
+        2.5,
+        math.inf,
     ),
     "version 2, a slice above": (
         {
@@ -23,7 +24,8 @@ CASES = {
             "sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope/cpu.max": "max 100000",
             "sys/fs/cgroup/user.slice/user-1000.slice/session-3.scope/memory.max": "max",
         },
-        *(3.0, 3 * 2**30),
+        3.0,
+        3 * 2**30,
     ),
     "version 1, a container": (
         {
@@ -32,7 +34,8 @@ CASES = {
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
             "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**30),
         },
-        *(0.5, 2**30),
+        0.5,
+        2**30,
     ),
     "version 1, a batch job": (
         {
@@ -43,7 +46,8 @@ CASES = {
             "sys/fs/cgroup/cpu,cpuacct/slurm/job_7/cpu.cfs_period_us": "100000",
             "sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes": str(2**33),
         },
-        *(4.0, 2**33),
+        4.0,
+        2**33,
     ),
     "none": ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, *2 * (math.inf,)),
     "no Linux": ({}, *2 * (math.inf,)),

@@ -26,9 +26,24 @@ search:
   width1: {type: int, low: 2, high: 16, log: true}
 """
 COMMAND = (
-    *("tune", "fashion", "--dataset", "sample", "--num-samples", NUM_TRIALS, "--epochs", 6),
-    *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--set", "batch_size=8"),
-    *("--set", "hidden=16", "--seed", 5),
+    "tune",
+    "fashion",
+    "--dataset",
+    "sample",
+    "--num-samples",
+    NUM_TRIALS,
+    "--epochs",
+    6,
+    "--search-space",
+    "space.yaml",
+    "--cpus-per-worker",
+    1,
+    "--set",
+    "batch_size=8",
+    "--set",
+    "hidden=16",
+    "--seed",
+    5,
 )
 
 

@@ -134,9 +134,10 @@ def test_a_head_of_before_loses_what_it_does_not_need(aws: None) -> None:
 HERE = "arn:aws:ec2:eu-central-1:123456789012"
 WORKER = "arn:aws:iam::123456789012:instance-profile/study-worker"
 START = {
-    "aws:RequestTag/ray-cluster-name": "study", "ec2:MetadataHttpTokens": "required",
+    "aws:RequestTag/ray-cluster-name": "study",
+    "ec2:MetadataHttpTokens": "required",
     "ec2:InstanceProfile": WORKER,
-}  # fmt: skip
+}
 OURS = {"ec2:ResourceTag/ray-cluster-name": "study"}
 ROLE = "arn:aws:iam::123456789012:role/study-worker"
 PARAMETERS = "arn:aws:ssm:eu-central-1::parameter"

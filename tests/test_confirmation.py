@@ -209,9 +209,14 @@ def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) 
 def trial(number: int, accuracy: float, num_params: float) -> TrialRecord:
     row = {"epoch": 1, "val/accuracy": accuracy, "num_params": num_params}
     return TrialRecord(
-        number=number, metric="val/accuracy", mode="max", values={}, state="finished",
-        history=(row,), begun="",
-    )  # fmt: skip
+        number=number,
+        metric="val/accuracy",
+        mode="max",
+        values={},
+        state="finished",
+        history=(row,),
+        begun="",
+    )
 
 
 def chosen(goal: Goal, trials: list[TrialRecord]) -> list[int]:
@@ -239,9 +244,21 @@ def test_the_study_s_objective_is_confirmed_and_another_trial_handed_over(
     )
     machine = ("--cpus-per-worker", 1, "--max-concurrent", 2)
     done = run_module(
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 2, "--epochs", 2),
-        *("--objective", "worst_class", "--require", "num_params>=1", *machine),
-        *("--search-space", "space.yaml"),
+        "tune",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        2,
+        "--epochs",
+        2,
+        "--objective",
+        "worst_class",
+        "--require",
+        "num_params>=1",
+        *machine,
+        "--search-space",
+        "space.yaml",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -184,13 +184,16 @@ def test_pairs_of_any_spelling_are_used_and_all_else_is_told(
     (train / "elsewhere").symlink_to(tmp_path)
     for command in (["--from", given], []):
         done = run_module(
-            *("data", "facade", *command, "--data-dir", tmp_path / "new", "--json"), cwd=tmp_path
+            "data", "facade", *command, "--data-dir", tmp_path / "new", "--json", cwd=tmp_path
         )
         assert done.returncode == 0 and json.loads(done.stdout)["train"] == 9, done.stderr
         if command:
             for phrase in (
-                *("8 not used: ", "1 link to a folder (elsewhere)", "1 broken link (gone.jpg)"),
-                *("3 neither JPEG nor PNG by their names (", "more/x.webp"),
+                "8 not used: ",
+                "1 link to a folder (elsewhere)",
+                "1 broken link (gone.jpg)",
+                "3 neither JPEG nor PNG by their names (",
+                "more/x.webp",
                 "3 hidden or the system's",
             ):
                 assert phrase in done.stderr

@@ -120,8 +120,10 @@ def test_training_and_validation_are_told_apart(
 
 
 def test_costs_of_others_come_from_their_sizes() -> None:
-    sizes = [Size(parameters=1, multiply_adds=m, activations=a) for m, a in
-             [(10, 5), (1000, 10), (500, 70), (7000, 30)]]  # fmt: skip
+    sizes = [
+        Size(parameters=1, multiply_adds=m, activations=a)
+        for m, a in [(10, 5), (1000, 10), (500, 70), (7000, 30)]
+    ]
 
     def cost(size: Size) -> Cost:
         seconds = 2.0 + 0.01 * size.multiply_adds + 0.5 * size.activations
@@ -158,7 +160,13 @@ def test_a_study_that_goes_on_is_estimated_for_what_is_left(
     assert found.outlook is not None and found.outlook.reached[0] == 2
     assert {path: path.stat().st_mtime for path in tmp_path.rglob("*")} == before
     other = run_module(
-        *("tune", *words[:-6], "--epochs", 2, "--search-space", "space.yaml", "--dry-run"),
+        "tune",
+        *words[:-6],
+        "--epochs",
+        2,
+        "--search-space",
+        "space.yaml",
+        "--dry-run",
         cwd=tmp_path,
     )
     assert other.returncode == 2 and "has another epochs" in other.stderr
@@ -171,8 +179,17 @@ def test_a_dry_run_draws_what_the_study_draws(
 ) -> None:
     """As long as nothing else ends: beyond that it promises nothing."""
     study = plan(
-        *("fashion", "--num-samples", 40, "--objective", objective, "--studies-dir", tmp_path),
-        *("--max-concurrent", 2, "--cpus-per-worker", 1),
+        "fashion",
+        "--num-samples",
+        40,
+        "--objective",
+        objective,
+        "--studies-dir",
+        tmp_path,
+        "--max-concurrent",
+        2,
+        "--cpus-per-worker",
+        1,
     )
     assert study.resources is not None
     concurrent = study.resources.concurrent
@@ -216,8 +233,17 @@ def test_all_of_random_search_is_certain_and_a_warm_start_goes_on(tmp_path: Path
 
 def test_dry_run_says_how_long_and_leaves_nothing(tmp_path: Path) -> None:
     done = run_module(
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 6, "--dry-run"),
-        *("--scheduler", "none", "--price-per-hour", 0.5),
+        "tune",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        6,
+        "--dry-run",
+        "--scheduler",
+        "none",
+        "--price-per-hour",
+        0.5,
         cwd=tmp_path,
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr

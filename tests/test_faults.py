@@ -21,9 +21,26 @@ SMALL = {"width1": 4, "width2": 4, "hidden": 16}
 
 def test_every_fault_has_its_cure_or_its_reason(tmp_path: Path) -> None:
     done = run_module(
-        *("tune", "faulty", "--dataset", "sample", "--num-samples", 6, "--epochs", 3),
-        *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-        *("--set", "cycle=true", "--trial-timeout", "60s", "--set", "hidden=16"),
+        "tune",
+        "faulty",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        6,
+        "--epochs",
+        3,
+        "--search-space",
+        "space.yaml",
+        "--scheduler",
+        "none",
+        "--cpus-per-worker",
+        1,
+        "--set",
+        "cycle=true",
+        "--trial-timeout",
+        "60s",
+        "--set",
+        "hidden=16",
         cwd=tmp_path,
         env=plugin(tmp_path),
     )
@@ -52,9 +69,24 @@ def test_every_fault_has_its_cure_or_its_reason(tmp_path: Path) -> None:
 
 def test_a_study_whose_first_trials_fail_alike_stops(tmp_path: Path) -> None:
     command = (
-        *("tune", "faulty", "--dataset", "sample", "--num-samples", 50, "--epochs", 3),
-        *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-failures", 0),
-        *("--set", "fault=raises", "--set", "hidden=16"),
+        "tune",
+        "faulty",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        50,
+        "--epochs",
+        3,
+        "--search-space",
+        "space.yaml",
+        "--cpus-per-worker",
+        1,
+        "--max-failures",
+        0,
+        "--set",
+        "fault=raises",
+        "--set",
+        "hidden=16",
     )
     done = run_module(*command, cwd=tmp_path, env=plugin(tmp_path))
     assert done.returncode == 1, done.stderr

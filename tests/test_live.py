@@ -18,9 +18,24 @@ from study.data import DataSource
 from study.live import Block, moves_cursor
 
 COMMAND = (
-    *("study.tune", "faulty", "--dataset", "sample", "--num-samples", 3, "--epochs", 2),
-    *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-    *("--max-concurrent", 2, "--set", "hidden=16"),
+    "study.tune",
+    "faulty",
+    "--dataset",
+    "sample",
+    "--num-samples",
+    3,
+    "--epochs",
+    2,
+    "--search-space",
+    "space.yaml",
+    "--scheduler",
+    "none",
+    "--cpus-per-worker",
+    1,
+    "--max-concurrent",
+    2,
+    "--set",
+    "hidden=16",
 )
 TABLE = re.compile(r"[█░]|rungs  |epochs   \d")  # what only the table has
 

@@ -53,9 +53,22 @@ def trials_on(node: Any) -> int:
 
 def test_a_study_spreads_and_survives_a_node(cluster: Cluster, tmp_path: Path) -> None:
     command = (
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 6, "--epochs", 5),
-        *("--set", "batch_size=8", "--set", "hidden=16", "--scheduler", "none"),
-        *("--address", cluster.address),
+        "tune",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        6,
+        "--epochs",
+        5,
+        "--set",
+        "batch_size=8",
+        "--set",
+        "hidden=16",
+        "--scheduler",
+        "none",
+        "--address",
+        cluster.address,
     )
     nodes = list(cluster.worker_nodes)
     trials = tmp_path / "studies" / "fashion" / "trials"
@@ -99,9 +112,24 @@ def test_a_driver_that_dies_on_a_cluster_with_nothing_shared_but_s3(
 ) -> None:
     studies = f"{bucket}/studies"
     command = (
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 3, "--epochs", 4),
-        *("--set", "batch_size=8", "--set", "hidden=16", "--max-concurrent", 1),
-        *("--studies-dir", studies, "--address", cluster.address),
+        "tune",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        3,
+        "--epochs",
+        4,
+        "--set",
+        "batch_size=8",
+        "--set",
+        "hidden=16",
+        "--max-concurrent",
+        1,
+        "--studies-dir",
+        studies,
+        "--address",
+        cluster.address,
     )
     trials = as_path(studies) / "fashion" / "trials"
     with started(*command, cwd=tmp_path) as study:
@@ -120,7 +148,7 @@ def test_a_driver_that_dies_on_a_cluster_with_nothing_shared_but_s3(
     assert not (tmp_path / "studies").exists() and not list(tmp_path.glob("s3*"))
 
     best = run_module(
-        *("best", "fashion", "--studies-dir", studies, "--export", "--json"), cwd=tmp_path
+        "best", "fashion", "--studies-dir", studies, "--export", "--json", cwd=tmp_path
     )
     assert best.returncode == 0, best.stderr
     result = json.loads(best.stdout)

@@ -64,7 +64,12 @@ def test_an_endpoint_in_the_uri(bucket: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_bucket_that_is_not_there(bucket: str, tmp_path: Path) -> None:
     done = run_module(
-        *("tune", "fashion", "--dataset", "sample", "--studies-dir", "s3://no-such/x"),
+        "tune",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--studies-dir",
+        "s3://no-such/x",
         cwd=tmp_path,
     )
     assert done.returncode == 2, done.stderr

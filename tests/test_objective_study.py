@@ -19,8 +19,19 @@ search:
 baseline: {width1: 8, width2: 8, hidden: 32}
 """
 COMMAND = (
-    *("fashion", "--dataset", "sample", "--epochs", 2, "--seed", 1, "--max-concurrent", 2),
-    *("--cpus-per-worker", 1, "--search-space", "space.yaml"),
+    "fashion",
+    "--dataset",
+    "sample",
+    "--epochs",
+    2,
+    "--seed",
+    1,
+    "--max-concurrent",
+    2,
+    "--cpus-per-worker",
+    1,
+    "--search-space",
+    "space.yaml",
 )
 GOAL = ("--objective", "accuracy,num_params", "--require", "worst_class>=0.999")
 

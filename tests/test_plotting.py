@@ -35,8 +35,11 @@ def draw(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     folder = home / "run"
     return subprocess.run(
         [sys.executable, "-c", DRAW, str(folder)],
-        cwd=home, env={**os.environ, **environment}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=home,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -64,9 +64,13 @@ def garments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = TASK.build_model(FashionConfig(width1=4, width2=4, hidden=8))
     return write_export(
-        *(tmp_path_factory.mktemp("b") / "garments", network, (1, 28, 28)),
-        task="fashion", classes=TASK.classes, dataset="sample",
-    )  # fmt: skip
+        tmp_path_factory.mktemp("b") / "garments",
+        network,
+        (1, 28, 28),
+        task="fashion",
+        classes=TASK.classes,
+        dataset="sample",
+    )
 
 
 def save(path: Path, **options: Any) -> str:
@@ -119,8 +123,14 @@ def test_every_kind_of_file_in_one_call(segmenting: Path, tmp_path: Path, capsys
     (tmp_path / "nothing").mkdir()
     out = tmp_path / "out"
     code, result, error = run(
-        *(capsys, segmenting, photos, tmp_path / "nothing", "absent.png", "https://x.org/a.jpg"),
-        *("--out", out),
+        capsys,
+        segmenting,
+        photos,
+        tmp_path / "nothing",
+        "absent.png",
+        "https://x.org/a.jpg",
+        "--out",
+        out,
     )
     assert code == 1 and "4 skipped, 7 done" in error and "Traceback" not in error
     sizes = {entry["name"]: entry["size"] for entry in result["images"]}
@@ -189,8 +199,12 @@ def test_garments_get_three_classes(garments: Path, tmp_path: Path, capsys) -> N
     Image.fromarray(grey).save(tmp_path / "dark.png")
     Image.fromarray(255 - grey).convert("RGB").save(tmp_path / "light.png")
     code, result, error = run(
-        *(capsys, garments, tmp_path / "dark.png", tmp_path / "light.png"),
-        *("--out", tmp_path / "out"),
+        capsys,
+        garments,
+        tmp_path / "dark.png",
+        tmp_path / "light.png",
+        "--out",
+        tmp_path / "out",
     )
     assert code == 0 and "SAMPLE DATA" in error and result["dataset"] == "sample"
     dark, light = result["images"]
@@ -233,7 +247,7 @@ def test_older_exports_learn_from_their_task(segmenting: Path, garments: Path, t
     assert ExportedModel.open(garments).shows == OBJECT
     assert ExportedModel.open(segmenting).shows == WHOLE
     export = write_export(
-        *(tmp_path / "old", Largest(()), (3, 4, 4)), task="facade", classes=list("abcde")
+        tmp_path / "old", Largest(()), (3, 4, 4), task="facade", classes=list("abcde")
     )
     assert ExportedModel.open(export).colors[4] == (255, 0, 0)
 

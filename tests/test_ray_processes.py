@@ -15,9 +15,24 @@ from mlflow.tracking import MlflowClient
 from study.record import StudyRecord
 
 COMMAND = (
-    *("tune", "faulty", "--dataset", "sample", "--num-samples", 2, "--epochs", 3),
-    *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-    *("--set", "hidden=16", "--set", "batch_size=128"),
+    "tune",
+    "faulty",
+    "--dataset",
+    "sample",
+    "--num-samples",
+    2,
+    "--epochs",
+    3,
+    "--search-space",
+    "space.yaml",
+    "--scheduler",
+    "none",
+    "--cpus-per-worker",
+    1,
+    "--set",
+    "hidden=16",
+    "--set",
+    "batch_size=128",
 )
 # What the processes are called, and how their command lines are told apart.
 NAMES = {
@@ -193,7 +208,9 @@ def test_a_trial_that_is_too_large_is_halved_and_its_neighbour_is_not(tmp_path: 
     memory = psutil.virtual_memory()
     limit = (memory.total - memory.available + 5 * 2**30) / memory.total
     done = run_module(
-        *(*COMMAND, "--set", "fault=eats"),
+        *COMMAND,
+        "--set",
+        "fault=eats",
         cwd=tmp_path,
         env={
             **plugin(tmp_path),

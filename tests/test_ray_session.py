@@ -58,8 +58,20 @@ def test_workers_of_a_trial_listen_on_loopback(tmp_path: Path) -> None:
     env = plugin(tmp_path)
     (tmp_path / "faults" / "hold").touch()
     command = (
-        *("tune", "faulty", "--dataset", "sample", "--search-space", "space.yaml"),
-        *("--num-samples", 1, "--epochs", 1, "--set", "hidden=16", "--workers-per-trial", 2),
+        "tune",
+        "faulty",
+        "--dataset",
+        "sample",
+        "--search-space",
+        "space.yaml",
+        "--num-samples",
+        1,
+        "--epochs",
+        1,
+        "--set",
+        "hidden=16",
+        "--workers-per-trial",
+        2,
     )
     with started(*command, cwd=tmp_path, env=env) as study:
         wait_for(lambda: (tmp_path / "faults" / "began-0").exists() or study.poll() is not None)

@@ -452,7 +452,11 @@ def test_a_study_does_not_become_another_by_a_warm_start(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("task", "fashion"), ("dataset", "real"), ("checksum", "d"), ("epochs", 10), ("seed", 4)),
+        ("task", "fashion"),
+        ("dataset", "real"),
+        ("checksum", "d"),
+        ("epochs", 10),
+        ("seed", 4),
         ("sampler", "random"),
     ],
 )

@@ -94,7 +94,8 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ("uri", "clean", "expected"),
     [
         (
-            "http://me:p%40ss@host:5000/x", "http://host:5000/x",
+            "http://me:p%40ss@host:5000/x",
+            "http://host:5000/x",
             {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "p@ss"},
         ),
         ("postgresql://me:p%40ss@db/x", "postgresql://me@db/x", {"PGPASSWORD": "p@ss"}),
@@ -103,7 +104,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sqlite:////tmp/a:b@c.db", "sqlite:////tmp/a:b@c.db", {}),
         ("mysql://me:a@db", "mysql://me:a@db", {}),  # the driver looks nowhere else
     ],
-)  # fmt: skip
+)
 def test_a_password_goes_where_the_tools_look_for_it(
     uri: str, clean: str, expected: dict[str, str], variables: None, capsys
 ) -> None:
@@ -250,8 +251,21 @@ def test_a_study_s_password_is_nowhere(tmp_path: Path) -> None:
             urllib.request.urlopen(f"http://127.0.0.1:{door}/")
         place = ("--tracking-uri", f"http://me:{SECRET}@127.0.0.1:{door}")
         study = (
-            *("fashion", "--dataset", "sample", "--num-samples", 1, "--epochs", 1, "--name", "s"),
-            *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-concurrent", 1),
+            "fashion",
+            "--dataset",
+            "sample",
+            "--num-samples",
+            1,
+            "--epochs",
+            1,
+            "--name",
+            "s",
+            "--search-space",
+            "space.yaml",
+            "--cpus-per-worker",
+            1,
+            "--max-concurrent",
+            1,
         )
         tuned = run_module("tune", *study, *place, cwd=home)
         assert tuned.returncode == 0, tuned.stderr[-4000:]

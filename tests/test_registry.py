@@ -134,14 +134,31 @@ def server(registered: Path) -> Iterator[str]:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
     environment.pop("PYTHONPATH", None)
     command = [
-        *(sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/fashion/1"),
-        *("--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "-w", "1"),
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/fashion/1",
+        "--env-manager",
+        "local",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "-w",
+        "1",
     ]
     with (registered / "server").open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=registered, env=environment, stdout=output, stderr=output,
+            command,
+            cwd=registered,
+            env=environment,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
         def answers() -> bool:
             assert process.poll() is None, (registered / "server").read_text()

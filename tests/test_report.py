@@ -86,12 +86,17 @@ def trials() -> list[TrialRecord]:
     return [
         trial(0, "finished", [0.3, 0.4, 0.5] + [0.5] * 6),
         trial(1, "stopped", [0.1, 0.2, 0.2], values={"learning_rate": 9.9e-3, "crop": 0.6}),
-        trial(2, "finished", [0.4] * 8 + [0.75], values={
-            **{"learning_rate": 9.9e-3, "crop": 0.99, "model": "unet", "width": 24},
-        }),
+        trial(
+            2,
+            "finished",
+            [0.4] * 8 + [0.75],
+            values={
+                **{"learning_rate": 9.9e-3, "crop": 0.99, "model": "unet", "width": 24},
+            },
+        ),
         trial(3, "failed", [0.2], reason="the loss is not finite; smaller than 0.009 may help"),
         trial(4, "failed", [], reason="the loss is not finite; smaller than 0.02 may help"),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_page_of_a_real_study(finished: Finished) -> None:

@@ -94,7 +94,7 @@ def test_a_size_that_a_network_of_the_space_cannot_take_is_refused() -> None:
     make_plan(build_parser().parse_args([*words, "--set", "image_size=80"]))
     with pytest.raises(InputError, match=r"a multiple of 16 \(depth=4\), but got 100"):
         make_plan(build_parser().parse_args([*words, "--set", "image_size=100"]))
-    make_plan(build_parser().parse_args([*words, *("--set", "image_size=100", "--set", "depth=2")]))
+    make_plan(build_parser().parse_args([*words, "--set", "image_size=100", "--set", "depth=2"]))
 
 
 def test_settings_have_one_name() -> None:

@@ -21,9 +21,24 @@ from study.record import StudyRecord
 from study.tasks.fashion import TASK, FashionConfig
 
 COMMAND = (
-    *("tune", "faulty", "--dataset", "sample", "--num-samples", 3, "--epochs", 2),
-    *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-    *("--max-concurrent", 2, "--set", "hidden=16"),
+    "tune",
+    "faulty",
+    "--dataset",
+    "sample",
+    "--num-samples",
+    3,
+    "--epochs",
+    2,
+    "--search-space",
+    "space.yaml",
+    "--scheduler",
+    "none",
+    "--cpus-per-worker",
+    1,
+    "--max-concurrent",
+    2,
+    "--set",
+    "hidden=16",
 )
 SLOW = {"PAUSE": "0.3"}  # an epoch takes about ten seconds
 EXIT = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "budget": 0}

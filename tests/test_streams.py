@@ -114,15 +114,35 @@ def test_watching_ends_when_nobody_looks(tmp_path: Path) -> None:
 def test_a_study_and_a_training_go_on_without_a_reader(tmp_path: Path, sample: DataSource) -> None:
     env = plugin(tmp_path)
     study = (
-        *(sys.executable, "-m", "study.tune", "faulty", "--dataset", "sample", "--epochs", 1),
-        *("--num-samples", 3, "--search-space", "space.yaml"),
+        sys.executable,
+        "-m",
+        "study.tune",
+        "faulty",
+        "--dataset",
+        "sample",
+        "--epochs",
+        1,
+        "--num-samples",
+        3,
+        "--search-space",
+        "space.yaml",
     )
     assert without_reader(*study, cwd=tmp_path, env=env, lines=1) == 0
     trials = StudyRecord.read(tmp_path / "studies" / "faulty").trials()
     assert len(trials) == 3 and all(trial.state != "running" for trial in trials)
     training = (
-        *(sys.executable, "-m", "study.train", "fashion", "--dataset", "sample", "--epochs", 2),
-        *("--limit-batches", 2, "--run-dir", "run"),
+        sys.executable,
+        "-m",
+        "study.train",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--epochs",
+        2,
+        "--limit-batches",
+        2,
+        "--run-dir",
+        "run",
     )
     assert without_reader(*training, cwd=tmp_path, lines=1) == 0
     assert len(json.loads((tmp_path / "run" / "metrics.json").read_text())) == 2

@@ -82,9 +82,24 @@ def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     command = (
-        *("tune", "faulty", "--dataset", "sample", "--num-samples", 4, "--epochs", 6),
-        *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-        *("--set", "hidden=16", "--tracking-uri", uri),
+        "tune",
+        "faulty",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        4,
+        "--epochs",
+        6,
+        "--search-space",
+        "space.yaml",
+        "--scheduler",
+        "none",
+        "--cpus-per-worker",
+        1,
+        "--set",
+        "hidden=16",
+        "--tracking-uri",
+        uri,
     )
     env = {**plugin(tmp_path), "PAUSE": str(AWAY_SECONDS / 450)}
     trials = tmp_path / "studies" / "faulty" / "trials"
@@ -121,9 +136,24 @@ def test_a_study_goes_on_and_ends_without_a_server_and_the_next_command_sends_al
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     command = (
-        *("tune", "faulty", "--dataset", "sample", "--num-samples", 2, "--epochs", 2),
-        *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-        *("--set", "hidden=16", "--tracking-uri", uri),
+        "tune",
+        "faulty",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        2,
+        "--epochs",
+        2,
+        "--search-space",
+        "space.yaml",
+        "--scheduler",
+        "none",
+        "--cpus-per-worker",
+        1,
+        "--set",
+        "hidden=16",
+        "--tracking-uri",
+        uri,
     )
     env = plugin(tmp_path)
     trials = tmp_path / "studies" / "faulty" / "trials"
@@ -157,9 +187,24 @@ def test_two_studies_at_once_on_one_store(tmp_path: Path) -> None:
     try:
         wait_for(lambda: reached(port))
         command = (
-            *("tune", "faulty", "--dataset", "sample", "--num-samples", 6, "--epochs", 2),
-            *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-concurrent", 4),
-            *("--set", "hidden=16", "--address", f"127.0.0.1:{port}"),
+            "tune",
+            "faulty",
+            "--dataset",
+            "sample",
+            "--num-samples",
+            6,
+            "--epochs",
+            2,
+            "--search-space",
+            "space.yaml",
+            "--cpus-per-worker",
+            1,
+            "--max-concurrent",
+            4,
+            "--set",
+            "hidden=16",
+            "--address",
+            f"127.0.0.1:{port}",
         )
         env = plugin(tmp_path)
         with (

@@ -29,10 +29,25 @@ KEYS = ("val/loss", "val/accuracy")
 def flags(home: Path, name: str, num: int) -> list[str]:
     (home / "space.yaml").write_text(SPACE)
     return [
-        *("fashion", "--dataset", "sample", "--name", name, "--num-samples", str(num)),
-        *("--epochs", "2", "--search-space", str(home / "space.yaml"), "--cpus-per-worker", "1"),
-        *("--max-concurrent", "1", "--studies-dir", str(home / "studies")),
-        *("--tracking-uri", f"sqlite:///{home / 'mlflow.db'}"),
+        "fashion",
+        "--dataset",
+        "sample",
+        "--name",
+        name,
+        "--num-samples",
+        str(num),
+        "--epochs",
+        "2",
+        "--search-space",
+        str(home / "space.yaml"),
+        "--cpus-per-worker",
+        "1",
+        "--max-concurrent",
+        "1",
+        "--studies-dir",
+        str(home / "studies"),
+        "--tracking-uri",
+        f"sqlite:///{home / 'mlflow.db'}",
     ]
 
 

@@ -30,7 +30,11 @@ def test_a_run_leaves_checkpoint_metrics_and_figures(tmp_path: Path) -> None:
     done = run_module("train", *QUICK, "--run-dir", "run", "--width1", 4, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("last.pt", "best.pt", "metrics.json", "evidence.npz", "figures")
+        "last.pt",
+        "best.pt",
+        "metrics.json",
+        "evidence.npz",
+        "figures",
     }
     assert [row["epoch"] for row in epochs_in(tmp_path / "run")] == [1, 2]
     assert "T-shirt/top" in done.stdout and "SAMPLE data" in done.stdout
@@ -115,9 +119,17 @@ def test_a_trial_is_repeated_bit_for_bit(finished: Finished) -> None:
     trial = next(t for t in record.trials() if t.state == "finished")
     run_id = record.run_folder(trial.number).run_id
     done = run_module(
-        "train", "fashion", "--like", run_id, "--threads", 1, "--run-dir", "like", "--json",
+        "train",
+        "fashion",
+        "--like",
+        run_id,
+        "--threads",
+        1,
+        "--run-dir",
+        "like",
+        "--json",
         cwd=finished.home,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     history = epochs_in(finished.home / "like")
     assert {row["epoch"]: row["val/accuracy"] for row in history} == trial.curve

@@ -95,8 +95,20 @@ def test_a_complete_study_says_so_and_a_larger_number_extends_it(
 def test_a_study_whose_trials_all_fail_ends_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     done = run_module(
-        *("tune", "fashion", "--dataset", "sample", "--num-samples", 2, "--epochs", 1),
-        *("--set", "learning_rate=1e30", "--search-space", "space.yaml", "--name", "bad"),
+        "tune",
+        "fashion",
+        "--dataset",
+        "sample",
+        "--num-samples",
+        2,
+        "--epochs",
+        1,
+        "--set",
+        "learning_rate=1e30",
+        "--search-space",
+        "space.yaml",
+        "--name",
+        "bad",
         cwd=tmp_path,
     )
     assert done.returncode == 1
@@ -143,8 +155,15 @@ BAD = [
     (["fashion", "--wait", "3"], "and the cluster's --address"),
     (
         [
-            *("facade", "--dataset", "sample", "--workers-per-trial", "2"),
-            *("--gpus-per-worker", "0", "--set", "sync_batch_norm=true"),
+            "facade",
+            "--dataset",
+            "sample",
+            "--workers-per-trial",
+            "2",
+            "--gpus-per-worker",
+            "0",
+            "--set",
+            "sync_batch_norm=true",
         ],
         "torch synchronises batch normalisation only on GPUs",
     ),

@@ -248,10 +248,13 @@ def test_two_commands_at_once_hide_no_opening(home: Path, locks: bool) -> None:
     commands = [
         subprocess.Popen(
             [sys.executable, "-c", TOGETHER, name, *([] if locks else ["none"])],
-            cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for name in ("a", "b")
-    ]  # fmt: skip
+    ]
     for command in commands:
         _, error = command.communicate(timeout=300)
         assert command.returncode == 0, error

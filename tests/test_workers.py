@@ -187,9 +187,20 @@ def test_two_workers_stop_together_and_take_the_step_of_one(
 
 
 COMMAND = (
-    *("tune", "faulty", "--dataset", "sample", "--search-space", "space.yaml"),
-    *("--workers-per-trial", 2, "--cpus-per-worker", 1, "--set", "hidden=16"),
-    *("--set", "precision=float32"),
+    "tune",
+    "faulty",
+    "--dataset",
+    "sample",
+    "--search-space",
+    "space.yaml",
+    "--workers-per-trial",
+    2,
+    "--cpus-per-worker",
+    1,
+    "--set",
+    "hidden=16",
+    "--set",
+    "precision=float32",
 )
 
 
@@ -224,8 +235,19 @@ def test_a_trial_of_two_workers_is_stopped_in_an_epoch_and_goes_on(
 @long_only
 def test_faults_of_one_worker_are_cured_for_all(tmp_path: Path) -> None:
     done = run_module(
-        *(*COMMAND, "--num-samples", 3, "--epochs", 2, "--scheduler", "none", "--seed", 3),
-        *("--set", "cycle=true", "--trial-timeout", "2m"),  # out of memory, dies, hangs
+        *COMMAND,
+        "--num-samples",
+        3,
+        "--epochs",
+        2,
+        "--scheduler",
+        "none",
+        "--seed",
+        3,
+        "--set",
+        "cycle=true",
+        "--trial-timeout",
+        "2m",  # out of memory, dies, hangs
         cwd=tmp_path,
         env={**plugin(tmp_path), "STUDY_SEED": "3"},
         timeout=1200,
@@ -263,8 +285,21 @@ def test_workers_of_a_stopped_trial_make_room_for_the_next(
     )
     begun = time.monotonic()
     done = run_module(
-        *("tune", "fashion", *COMMAND[2:], "--set", "width1=4", "--set", "width2=4"),
-        *("--num-samples", num, "--epochs", 3, "--reduction-factor", 4, "--address", cluster),
+        "tune",
+        "fashion",
+        *COMMAND[2:],
+        "--set",
+        "width1=4",
+        "--set",
+        "width2=4",
+        "--num-samples",
+        num,
+        "--epochs",
+        3,
+        "--reduction-factor",
+        4,
+        "--address",
+        cluster,
         cwd=tmp_path,
         timeout=1200,
     )

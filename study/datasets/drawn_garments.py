@@ -56,8 +56,16 @@ def draw(label: int, rng: np.random.Generator) -> np.ndarray:
         shape([(0.33, 0.06), (0.55, 0.06), (0.5, 0.35), (0.5 - gap, 0.95), (0.3, 0.95)])
     elif label == 3:  # dress
         waist, hem = rng.uniform(0.08, 0.13), rng.uniform(0.15, 0.28)
-        shape([(0.4, 0.05), (0.6, 0.05), (0.5 + waist, 0.42), (0.5 + hem, 0.96),
-               (0.5 - hem, 0.96), (0.5 - waist, 0.42)])  # fmt: skip
+        shape(
+            [
+                (0.4, 0.05),
+                (0.6, 0.05),
+                (0.5 + waist, 0.42),
+                (0.5 + hem, 0.96),
+                (0.5 - hem, 0.96),
+                (0.5 - waist, 0.42),
+            ]
+        )
         if rng.random() < 0.4:
             _sleeves(shape, length=0.3, width=0.08, shoulder=0.12)
     elif label == 8:  # bag
@@ -84,8 +92,17 @@ def _upper_garment(label: int, shape: object, rng: np.random.Generator) -> None:
     long_sleeves = {0: 0.05, 2: 0.95, 4: 1.0, 6: 0.55}[label]
     length = 0.72 if rng.random() < long_sleeves else 0.32
     _sleeves(shape, length=length + rng.normal(0, 0.03), width=0.12, shoulder=width)
-    shape([(0.5 - width, 0.12), (0.42, 0.08), (0.5, 0.13), (0.58, 0.08), (0.5 + width, 0.12),
-           (0.5 + width, hem), (0.5 - width, hem)])  # fmt: skip
+    shape(
+        [
+            (0.5 - width, 0.12),
+            (0.42, 0.08),
+            (0.5, 0.13),
+            (0.58, 0.08),
+            (0.5 + width, 0.12),
+            (0.5 + width, hem),
+            (0.5 - width, hem),
+        ]
+    )
     if label == 4:  # the coat's open front
         shape([(0.49, 0.13), (0.52, 0.13), (0.53, hem), (0.48, hem)], 0.35)
     if label == 6:  # the shirt's collar and buttons
@@ -98,8 +115,15 @@ def _sleeves(shape: object, *, length: float, width: float, shoulder: float) -> 
     assert callable(shape)
     for side in (-1, 1):
         inner, outer = 0.5 + side * shoulder, 0.5 + side * (shoulder + 0.18)
-        shape([(inner, 0.12), (outer, 0.12 + length), (outer - side * width, 0.15 + length),
-               (inner, 0.35)], 0.92)  # fmt: skip
+        shape(
+            [
+                (inner, 0.12),
+                (outer, 0.12 + length),
+                (outer - side * width, 0.15 + length),
+                (inner, 0.35),
+            ],
+            0.92,
+        )
 
 
 def _shoe(label: int, shape: object, rng: np.random.Generator) -> None:

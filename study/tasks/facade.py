@@ -40,9 +40,12 @@ class FacadeConfig(TrainConfig):
     epochs: int = setting(20, "passes over the training split", low=1, searchable=False)
     batch_size: int = setting(8, "images per optimizer step, over all workers", low=1)
     image_size: int = setting(
-        256, "height and width of images, pixels, a multiple of 4, in a unet of 2^depth", low=16,
-        high=256, searchable=False,
-    )  # fmt: skip
+        256,
+        "height and width of images, pixels, a multiple of 4, in a unet of 2^depth",
+        low=16,
+        high=256,
+        searchable=False,
+    )
     model: str = setting("hourglass", "family of networks", choices=("hourglass", "unet"))
     width1: int = setting(64, "hourglass: channels of the first convolution", low=1, high=1024)
     width2: int = setting(128, "hourglass: channels of the second convolution", low=1, high=1024)
@@ -140,8 +143,11 @@ class Facade(Task):
         groups = entry.array("train_groups")
         kept = groups if config.split == "facade" else np.arange(len(groups))
         train, val = grouped_split(
-            *(kept, entry.array("train_shares"), VAL_SHARE),
-            *(config.split_seed, config.fold),
+            kept,
+            entry.array("train_shares"),
+            VAL_SHARE,
+            config.split_seed,
+            config.fold,
         )
         scaled = mini_facade.resized(entry, source, config.image_size)
         images, targets = scaled.array("train_images"), scaled.array("train_targets")

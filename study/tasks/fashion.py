@@ -105,7 +105,10 @@ class Fashion(Classification):
             sizes = (config.width, config.blocks, config.dropout, num_classes)
             return ResidualNet(*sizes, stem_pool=config.stem_pool)
         return TwoConv(
-            *((config.width1, config.width2), config.hidden, config.kernel_size, num_classes),
+            (config.width1, config.width2),
+            config.hidden,
+            config.kernel_size,
+            num_classes,
             batch_norm=config.batch_norm,
             dropout=config.dropout,
         )

@@ -68,9 +68,14 @@ def grouped_fashion(widths: Sequence[int], num_classes: int, groups: int) -> nn.
     first, second = (groups * width for width in widths)
     hidden = groups * 128
     return nn.Sequential(
-        *(nn.Conv2d(groups, first, 5, padding="same", groups=groups), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(first, second, 5, padding="same", groups=groups), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(second, hidden, 7, groups=groups), nn.ReLU()),
+        nn.Conv2d(groups, first, 5, padding="same", groups=groups),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5, padding="same", groups=groups),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(second, hidden, 7, groups=groups),
+        nn.ReLU(),
         nn.Conv2d(hidden, groups * num_classes, 1, groups=groups),
         nn.Flatten(),
     )
@@ -84,13 +89,27 @@ def grouped_facade(widths: Sequence[int], num_classes: int, groups: int) -> nn.M
         return nn.Conv2d(inputs, outputs, kernel_size, padding="same", groups=groups)
 
     return nn.Sequential(
-        *(conv(3 * groups, w1, 7), nn.ReLU(), nn.BatchNorm2d(w1)),
-        *(conv(w1, w2, 5), nn.MaxPool2d(2), nn.ReLU(), nn.BatchNorm2d(w2)),
-        *(conv(w2, w3, 5), nn.ReLU(), nn.BatchNorm2d(w3)),
-        *(conv(w3, w4, 3), nn.MaxPool2d(2), nn.ReLU()),
-        *(nn.Upsample(scale_factor=2), nn.BatchNorm2d(w4)),
-        *(conv(w4, w1, 3), nn.ReLU(), nn.Upsample(scale_factor=2), nn.BatchNorm2d(w1)),
-        *(conv(w1, groups * num_classes, 3), nn.ReLU()),
+        conv(3 * groups, w1, 7),
+        nn.ReLU(),
+        nn.BatchNorm2d(w1),
+        conv(w1, w2, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.BatchNorm2d(w2),
+        conv(w2, w3, 5),
+        nn.ReLU(),
+        nn.BatchNorm2d(w3),
+        conv(w3, w4, 3),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.BatchNorm2d(w4),
+        conv(w4, w1, 3),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.BatchNorm2d(w1),
+        conv(w1, groups * num_classes, 3),
+        nn.ReLU(),
     )
 
 

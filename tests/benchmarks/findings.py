@@ -24,8 +24,13 @@ TIMED = {
     "estimate": "What `--dry-run` says, and what the study then takes",
 }
 REPLAYED = (
-    *("searchers", "searchers_short", "searchers_tpe"),
-    *("grace", "fronts", "divergence", "importance"),
+    "searchers",
+    "searchers_short",
+    "searchers_tpe",
+    "grace",
+    "fronts",
+    "divergence",
+    "importance",
 )
 OTHERS = ("ranking", "recorded")  # of another form
 MISSED = "**missed**"

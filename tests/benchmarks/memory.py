@@ -100,9 +100,22 @@ def study(
         home = Path(folder)
         (home / "space.yaml").write_text(SPACE)
         process = run(
-            *("-m", "study.tune", task, "--num-samples", concurrent, "--epochs", 100_000),
-            *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-            *("--max-concurrent", concurrent, *flags),
+            "-m",
+            "study.tune",
+            task,
+            "--num-samples",
+            concurrent,
+            "--epochs",
+            100_000,
+            "--search-space",
+            "space.yaml",
+            "--scheduler",
+            "none",
+            "--cpus-per-worker",
+            1,
+            "--max-concurrent",
+            concurrent,
+            *flags,
             home=home,
             background=True,
         )
@@ -128,10 +141,12 @@ def study(
             process.wait()
     assert len(actors) == concurrent
     return [
-        tuple({key: median([now[part][key] for now in each]) for key in each[0][part]}
-              for part in (0, 1))  # type: ignore[misc]
+        tuple(
+            {key: median([now[part][key] for now in each]) for key in each[0][part]}
+            for part in (0, 1)
+        )  # type: ignore[misc]
         for each in zip(*found, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def descendants(pid: int) -> Iterator[int]:

@@ -84,8 +84,19 @@ def study(trials: int, concurrent: int) -> tuple[float, float, float]:
         home = Path(folder)
         (home / "space.yaml").write_text(SPACE)
         run_study(
-            *("few", "--num-samples", trials, "--epochs", 1, "--search-space", "space.yaml"),
-            *("--cpus-per-worker", 1, "--max-concurrent", concurrent, "--scheduler", "none"),
+            "few",
+            "--num-samples",
+            trials,
+            "--epochs",
+            1,
+            "--search-space",
+            "space.yaml",
+            "--cpus-per-worker",
+            1,
+            "--max-concurrent",
+            concurrent,
+            "--scheduler",
+            "none",
             home=home,
         )
         done = time.time()

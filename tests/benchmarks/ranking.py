@@ -115,10 +115,15 @@ class Experiment:
     def write(self) -> None:
         """Write `ranking.json`."""
         rows = [
-            {**dataclasses.asdict(job), "values": self.values[job.configuration],
-             "val": self.validation(job), "epochs": self.history(job)}
-            for job in self.jobs() if self.done(job)
-        ]  # fmt: skip
+            {
+                **dataclasses.asdict(job),
+                "values": self.values[job.configuration],
+                "val": self.validation(job),
+                "epochs": self.history(job),
+            }
+            for job in self.jobs()
+            if self.done(job)
+        ]
         about = {k: str(v) for k, v in vars(self.args).items()}
         write_text(self.args.out / "ranking.json", json.dumps({"args": about, "rows": rows}))
 
@@ -143,7 +148,9 @@ def train(experiment: Experiment, job: Job, deadline: float) -> bool:
     folder = experiment.folder(job)
     try:
         for result in fit(
-            *(TASK, config, experiment.source),
+            TASK,
+            config,
+            experiment.source,
             resume=folder.last_state(),
             stop=lambda: time.time() > deadline,
         ):

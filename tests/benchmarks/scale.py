@@ -102,9 +102,21 @@ def measure(side: str, trials: int, reports: int) -> dict[str, float]:
             command = (__file__, "--bare", trials, reports, home / "ends.json")
         else:
             command = (
-                *("-m", "study.tune", "empty", "--num-samples", trials, "--epochs", reports),
-                *("--search-space", "space.yaml", "--scheduler", "none", "--cpus-per-worker", 1),
-                *("--max-concurrent", CONCURRENT),
+                "-m",
+                "study.tune",
+                "empty",
+                "--num-samples",
+                trials,
+                "--epochs",
+                reports,
+                "--search-space",
+                "space.yaml",
+                "--scheduler",
+                "none",
+                "--cpus-per-worker",
+                1,
+                "--max-concurrent",
+                CONCURRENT,
             )
         process = run(*command, home=home, background=True)
         memory: list[tuple[float, float]] = []

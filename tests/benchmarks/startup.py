@@ -35,7 +35,13 @@ def main() -> None:
             report.add(f"{command} --help, s", taken, limit=1.0)
         (home / "space.yaml").write_text(SPACE)
         run_study(
-            *("few", "--num-samples", TRIALS, "--epochs", 1, "--search-space", "space.yaml"),
+            "few",
+            "--num-samples",
+            TRIALS,
+            "--epochs",
+            1,
+            "--search-space",
+            "space.yaml",
             home=home,
         )
         for flags in ((), ("--json",)):

@@ -93,9 +93,23 @@ def run_ours(home: Path, configs: list[dict[str, Any]], args: Any) -> list[float
         "baseline: {width1: 8, width2: 8}\n"
     )
     run_study(
-        *("few", "--num-samples", args.trials, "--epochs", EPOCHS, "--search-space", "space.yaml"),
-        *("--set", f"train_images={args.train_images}", "--set", f"val_images={args.val_images}"),
-        *("--cpus-per-worker", 1, "--max-concurrent", 2, "--scheduler", "none"),
+        "few",
+        "--num-samples",
+        args.trials,
+        "--epochs",
+        EPOCHS,
+        "--search-space",
+        "space.yaml",
+        "--set",
+        f"train_images={args.train_images}",
+        "--set",
+        f"val_images={args.val_images}",
+        "--cpus-per-worker",
+        1,
+        "--max-concurrent",
+        2,
+        "--scheduler",
+        "none",
         home=home,
     )
     scores = []

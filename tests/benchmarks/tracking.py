@@ -106,9 +106,21 @@ def study(trials: int) -> tuple[float, float, float]:
         (home / "space.yaml").write_text(SPACE)
         started = time.perf_counter()
         run(
-            *(__file__, "--study", "fashion", "--num-samples", trials, "--epochs", 2),
-            *("--search-space", "space.yaml", "--cpus-per-worker", 1, "--max-concurrent", 2),
-            *("--scheduler", "none"),
+            __file__,
+            "--study",
+            "fashion",
+            "--num-samples",
+            trials,
+            "--epochs",
+            2,
+            "--search-space",
+            "space.yaml",
+            "--cpus-per-worker",
+            1,
+            "--max-concurrent",
+            2,
+            "--scheduler",
+            "none",
             home=home,
         )
         wall = time.perf_counter() - started
