@@ -1,4 +1,4 @@
-"""The best trials of a study; confirmed, tested once, exported and registered.
+"""Rank the trials of a study; confirm, test, export or register the best.
 
 python -m study.best                    # the study last run
 python -m study.best facade --top 10
@@ -16,7 +16,13 @@ import json
 import sys
 from typing import Any
 
-from study.command import add_studies_flag, add_study_name, add_tracking_flag, run_command
+from study.command import (
+    add_studies_flag,
+    add_study_name,
+    add_tracking_flag,
+    command_parser,
+    run_command,
+)
 from study.confirmed import find, others_confirmed
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import changed_metrics, find_study
@@ -33,10 +39,7 @@ from study.trial_record import TrialRecord, counts
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `study.best`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.best",
-        description="Show the best trials of a study; test and export the winner.",
-    )
+    parser = command_parser("best")
     add = parser.add_argument
     add_study_name(parser)
     add("--top", metavar="N", type=int, default=5, help="trials to show (default: %(default)s)")

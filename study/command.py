@@ -1,19 +1,29 @@
-"""What all commands share: exit codes, messages, and flags made from config fields.
+"""The command line: `study COMMAND`, and what all commands share: exit codes, messages, flags.
+
+    study                              # all commands
+    study tune facade --num-samples 50
+    python -m study.tune facade --num-samples 50   # the same
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or input, 128 + n stopped by signal n (Ctrl-C: 130).
+`study` alone must answer at once: a command is imported when it is run, and this module imports
+neither torch nor Ray nor MLflow.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
+import importlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import study
 from study import environment
 from study.errors import DamagedFile, InputError, StartError, StorageError
 from study.plotting import ignore_user_settings
@@ -22,6 +32,9 @@ from study.setting import parse_value
 from study.streams import outlive_readers
 from study.task import TrainConfig, Value, config_fields, did_you_mean
 
+# In the order in which someone new needs them; each is a module of this package.
+COMMANDS = ("tune", "status", "best", "report", "ui", "predict", "train", "data", "doctor")
+FLAGS = ("--help", "--version")  # of `study` itself
 # What a system says of its disks, rights and limits; what a program of ours did not find is a bug.
 OUTSIDE = frozenset(
     getattr(errno, name)
@@ -48,6 +61,64 @@ OUTSIDE = frozenset(
 )
 LIMITS = {errno.EMFILE: "-n", errno.EFBIG: "-f", errno.EAGAIN: "-u"}
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def main() -> int:
+    """Run `study COMMAND ...` or `python -m study COMMAND ...`."""
+    return run_command(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Run the command that the first word names with the rest; show all commands without one.
+
+    Raises:
+        InputError: There is no such command.
+    """
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+    elif name == "--version":
+        print("study", study.__version__)
+    elif name in COMMANDS:
+        return int(importlib.import_module(f"study.{name}").main(list(words[1:])))
+    else:
+        kind, known = ("flag", FLAGS) if name.startswith("-") else ("command", COMMANDS)
+        raise InputError(f"there is no {kind} {name!r}{did_you_mean(name, known)}")
+    return 0
+
+
+def overview() -> str:
+    """Return what `study --help` prints: all commands with a line each."""
+    lines = [f"  {name:<8} {summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: study COMMAND ...",
+            "",
+            str(study.__doc__),
+            "",
+            *lines,
+            "",
+            "study COMMAND --help shows a command's flags, study --version the version.",
+        ]
+    )
+
+
+def summary(command: str) -> str:
+    """Return the first line of a command's docstring, without importing the command."""
+    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    return str(ast.get_docstring(ast.parse(source))).splitlines()[0]
+
+
+def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a command's parser without flags; usage shows the command as it was typed."""
+    started = Path(sys.argv[0])
+    if started.name == "study":
+        program = f"study {command}"
+    elif started.parts[-2:] == ("study", "__main__.py"):
+        program = f"python -m study {command}"
+    else:
+        program = f"python -m study.{command}"
+    return argparse.ArgumentParser(prog=program, description=summary(command), epilog=epilog)
 
 
 def run_command(main: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""Data sets: where they are, getting, importing, verifying and caching them.
+"""Download, import, verify and cache the data set of a task.
 
     python -m study.data fashion                     # verify, downloading what is missing
     python -m study.data facade --from starter_set   # import a folder or a zip
@@ -9,7 +9,6 @@ A data set is searched in `--data-dir`, else `$STUDY_DATA_DIR`, else `data/`.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from study.cache import cache_home
-from study.command import add_data_flags, run_command
+from study.command import add_data_flags, command_parser, run_command
 from study.errors import InputError
 from study.task import Task, load_task
 
@@ -123,10 +122,7 @@ def say_absent(task: Task, images: ImageSet, where: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.data`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.data",
-        description="Get, import, verify and cache the data set of a task.",
-    )
+    parser = command_parser("data")
     parser.add_argument("task", metavar="TASK", help="fashion, facade, ...")
     parser.add_argument(
         "--from",

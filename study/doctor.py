@@ -1,4 +1,4 @@
-"""Whether everything is there that a study needs, on every machine of it.
+"""Check that everything a study needs is there, on every machine.
 
     python -m study.doctor                           # this machine
     python -m study.doctor facade --address auto     # every node of the cluster
@@ -22,7 +22,13 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from study import cluster
-from study.command import add_data_flags, add_studies_flag, add_tracking_flag, run_command
+from study.command import (
+    add_data_flags,
+    add_studies_flag,
+    add_tracking_flag,
+    command_parser,
+    run_command,
+)
 from study.data import DataSource
 from study.errors import InputError, StartError
 from study.node_check import NodeReport
@@ -44,10 +50,7 @@ WORKER_SECONDS = 30.0  # for a worker of Ray to start, on a busy machine
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `study.doctor`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.doctor",
-        description="Check data, resources, storage and tracking on every machine of a study.",
-    )
+    parser = command_parser("doctor")
     add = parser.add_argument
     add("task", metavar="TASK", nargs="?", help="check this task's data set too")
     add_data_flags(parser)

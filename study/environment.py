@@ -98,12 +98,12 @@ def _use_utf8() -> None:
     Python decides on the first when it starts, so a command in another locale starts again.
     """
     main = getattr(sys.modules["__main__"], "__spec__", None)
+    name = main.name if main is not None else os.path.basename(sys.argv[0])
     if (
         locale.getencoding().lower().replace("-", "") != "utf8"
         and not sys.flags.utf8_mode
         and not sys.flags.ignore_environment
-        and main is not None
-        and main.name.startswith("study")
+        and name.partition(".")[0] == "study"
     ):
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stderr.encoding}:backslashreplace")
         os.environ["PYTHONUTF8"] = "1"

@@ -1,4 +1,4 @@
-"""What an exported model says of the user's own images.
+"""Apply an exported model to your own images.
 
     python -m study.predict export/fashion shoe.jpg shirt.png
     python -m study.predict export/facade photos/ --out predictions
@@ -12,7 +12,6 @@ classification gives the three likeliest classes, and `NAME.input.png`, what the
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.command import run_command
+from study.command import command_parser, run_command
 from study.errors import InputError
 from study.unused_files import SYSTEM, UnusedFiles, is_systems
 
@@ -38,10 +37,7 @@ OVERLAY_ROWS = 256  # blended at a time
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.predict`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.predict",
-        description="Apply an exported model to images of any size and kind.",
-    )
+    parser = command_parser("predict")
     add = parser.add_argument
     add("export", metavar="EXPORT", type=Path, help="folder that study.best --export wrote")
     add("images", metavar="IMAGE", nargs="+", help="image, or a folder: the images directly in it")

@@ -1,4 +1,4 @@
-"""The study as one HTML page that needs no server and no network.
+"""Write a study as one HTML page that needs no server and no network.
 
 python -m study.report              # the study last run, to studies/NAME/report.html
 python -m study.report facade --out facade.html --price-per-hour 1.2
@@ -9,7 +9,6 @@ study's run in MLflow. It can be opened from there, sent by mail, printed, and r
 
 from __future__ import annotations
 
-import argparse
 import base64
 import gzip
 import io
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from study import charts, report_facts, space_charts
-from study.command import add_studies_flag, add_study_name, check_price, run_command
+from study.command import add_studies_flag, add_study_name, check_price, command_parser, run_command
 from study.confirmed import find
 from study.errors import InputError
 from study.files import write_text
@@ -42,10 +41,7 @@ MOST_BYTES = 5_000_000  # of the page; pictures that would go beyond are left ou
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.report`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.report",
-        description="Write a study as one HTML page, to be opened without a network.",
-    )
+    parser = command_parser("report")
     add = parser.add_argument
     add_study_name(parser)
     add("--out", metavar="FILE", help=f"where to write it (default: STUDY/{REPORT_FILE})")

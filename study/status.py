@@ -1,4 +1,4 @@
-"""How a study stands, from another terminal, also of a study on another machine.
+"""Show how a study is doing, from any terminal.
 
 python -m study.status              # the study last run
 python -m study.status facade --watch
@@ -11,7 +11,6 @@ median time of its epochs so far, as many at a time as run now.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study.command import add_studies_flag, add_study_name, run_command
+from study.command import add_studies_flag, add_study_name, command_parser, run_command
 from study.errors import InputError
 from study.object_path import AnyPath, as_path
 from study.streams import reader_gone
@@ -31,9 +30,7 @@ REMOTE_WATCH_SECONDS = 10.0  # of an object store, where every trial is a reques
 
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.status`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.status", description="Show how a study stands, running or not."
-    )
+    parser = command_parser("status")
     add = parser.add_argument
     add_study_name(parser)
     add("--watch", action="store_true", help="again and again, until no driver runs the study")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from study.command import add_data_flags, add_studies_flag, add_tracking_flag
+from study.command import add_data_flags, add_studies_flag, add_tracking_flag, command_parser
 from study.objective_flags import add_goal_flags
 from study.resources import add_resource_flags
 from study.sampling import SAMPLERS
@@ -12,10 +12,7 @@ from study.sampling import SAMPLERS
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `study.tune`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.tune",
-        description="Search hyperparameters of a task. The same command continues a study.",
-    )
+    parser = command_parser("tune")
     add = parser.add_argument
     add("task", metavar="TASK", help="fashion, facade, ...")
     add("--name", help="name of the study (default: TASK)")

@@ -1,10 +1,11 @@
-"""Train one trial in this process, without Ray, and without MLflow unless asked for.
+"""Train one trial in this process, without Ray.
 
     python -m study.train fashion --epochs 6
     python -m study.train facade --image-size 128 --epochs 1 --limit-batches 4
     python -m study.train facade --like RUN_ID        # repeat a trial from MLflow
 
-A `breakpoint()` anywhere in the loop stops in this terminal.
+Nothing goes to MLflow unless `--track` is given, and a `breakpoint()` anywhere in the loop stops in
+this terminal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from study.command import (
     add_config_flags,
     add_data_flags,
     add_tracking_flag,
+    command_parser,
     config_values,
     run_command,
 )
@@ -45,10 +47,9 @@ from study.task import (
 
 def build_parser(task: Task | None) -> argparse.ArgumentParser:
     """Return the parser, with a flag for every setting once the task is known."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.train",
-        description="Train one trial in this process, without Ray.",
-        epilog=None if task else "Name a task to see its hyperparameters: study.train fashion -h",
+    parser = command_parser(
+        "train",
+        epilog=None if task else "Name a task to see its hyperparameters: study train fashion -h",
     )
     parser.add_argument("task", metavar="TASK", help="fashion, facade, ...")
     add_data_flags(parser)

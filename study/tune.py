@@ -1,4 +1,4 @@
-"""Search the hyperparameters of a task.
+"""Search the hyperparameters of a task; the same command again resumes the study.
 
     python -m study.tune facade --num-samples 50
     python -m study.tune facade --dataset sample --num-samples 4     # a drawn data set, minutes

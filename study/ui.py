@@ -1,4 +1,4 @@
-"""A study on MLflow's own page: all its trials, the best on top, with curves and figures.
+"""Open the trials of a study in MLflow's web interface.
 
     python -m study.ui                # the study last run
     python -m study.ui facade --no-browser --port 5000
@@ -27,7 +27,13 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from study.command import add_studies_flag, add_study_name, add_tracking_flag, run_command
+from study.command import (
+    add_studies_flag,
+    add_study_name,
+    add_tracking_flag,
+    command_parser,
+    run_command,
+)
 from study.errors import InputError, StartError
 from study.manifest import find_study
 from study.object_path import as_path
@@ -39,10 +45,7 @@ START_SECONDS = 120.0  # for MLflow's server on a busy machine; it takes about t
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `study.ui`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.ui",
-        description="Show a study's trials on MLflow's page, until Ctrl-C.",
-    )
+    parser = command_parser("ui")
     add = parser.add_argument
     add_study_name(parser)
     add("--port", type=int, help="of the page on this machine (default: a free one)")

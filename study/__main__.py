@@ -1,0 +1,8 @@
+"""`python -m study COMMAND`, and the console script `study`."""
+
+import sys
+
+from study.command import main as main
+
+if __name__ == "__main__":
+    sys.exit(main())
