@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from study.task import TrainConfig
+from study.setting import TrainConfig
 
 ERASED = (0.02, 0.2)  # part of an image's area that is erased, from the paper below
 ERASED_ASPECT = (0.3, 3.3)  # height to width, from the same

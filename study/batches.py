@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from study.augmentation import Augmentation
-from study.data import ImageSet
+from study.datasets.source import ImageSet
 from study.distributed import rank, world_size
 
 # A set that takes more than this part of the free GPU memory is streamed from host memory.

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from study.setting import NUM_FOLDS, Value
 from study.space import Parameter, SearchSpace
-from study.task import NUM_FOLDS, Value
 
 if TYPE_CHECKING:
     from study.record import StudyRecord

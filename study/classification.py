@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from study.cache import array_checksum
-from study.data import DataSource, ImageSet, Splits
+from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import InputError
-from study.split import VAL_SHARE, stratified_split
+from study.setting import VAL_SHARE
+from study.split import stratified_split
 from study.task import Task
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from study.meters import Meter
+    from study.task import Meter
 
 
 class Classification(Task):

@@ -21,13 +21,14 @@ from filelock import FileLock, Timeout
 
 from study import checkpoint, distributed
 from study.batches import Batches
-from study.data import DataSource, ImageSet, say_absent
+from study.datasets.source import DataSource, ImageSet, say_absent
 from study.errors import StorageError, TrialError
 from study.evaluation import evaluate
 from study.interval import Interval, bootstrap
 from study.record import StudyRecord
 from study.run_folder import RunFolder, write_arrays
-from study.task import Task, TrainConfig, build_config
+from study.setting import TrainConfig, build_config
+from study.task import Task
 from study.tested import (
     begin_opening,
     folder_in_study,
@@ -178,7 +179,7 @@ def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str
         if test is None:
             assert ready.validation is not None and ready.closed is not None
             opening = begin_opening(study, _about(ready, why, forced))
-            say_absent(ready.task, ready.closed, "the test split")
+            say_absent(ready.task.name, ready.task.classes, ready.closed, "the test split")
             scored = score(ready.task, ready.config, ready.network, ready.closed)
             test = {**opening, **_result(ready, scored), "scored": now()}
             record_opening(study, test)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError, StorageError
 from study.files import write_text
 from study.node_check import NodeReport, Request, check_node

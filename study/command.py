@@ -25,12 +25,11 @@ from typing import Any
 
 import study
 from study import environment
-from study.errors import DamagedFile, InputError, StartError, StorageError
+from study.errors import DamagedFile, InputError, StartError, StorageError, did_you_mean
 from study.plotting import ignore_user_settings
 from study.redaction import mask_output, without_password
-from study.setting import parse_value
+from study.setting import TrainConfig, Value, config_fields, parse_value
 from study.streams import outlive_readers
-from study.task import TrainConfig, Value, config_fields, did_you_mean
 
 # In the order in which someone new needs them; each is a module of this package.
 COMMANDS = ("tune", "status", "best", "report", "ui", "predict", "train", "data", "doctor")

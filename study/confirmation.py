@@ -19,7 +19,7 @@ from typing import Any
 from study import candidates
 from study.command import parse_time
 from study.confirmed import Confirmation, candidates_of, find, folder_of
-from study.data import DataSource, prepare
+from study.datasets.source import DataSource
 from study.errors import InputError
 from study.manifest import METRICS_VERSION, refuse_other_data
 from study.object_path import AnyPath
@@ -28,7 +28,7 @@ from study.plan import StudyPlan
 from study.record import StudyRecord
 from study.resources import Node, check_resource_flags, local_cpus, local_gpus
 from study.study_flags import build_parser
-from study.task import Task, load_task
+from study.task import Task, load_task, prepare
 from study.tested import result_of, tags_of
 from study.trial_record import TrialRecord
 

@@ -51,7 +51,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Return the context of a forward pass in a `precision` of `study.task.PRECISIONS`."""
+    """Return the context of a forward pass in a `precision` of `study.setting.PRECISIONS`."""
     enabled = precision == "bfloat16" or (precision == "auto" and computes_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 

@@ -29,7 +29,7 @@ from study.command import (
     command_parser,
     run_command,
 )
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError, StartError
 from study.node_check import NodeReport
 from study.object_path import as_path

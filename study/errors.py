@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A mistake in what the user gave (flag, file, folder); the message says what to do."""
@@ -25,3 +28,12 @@ class StartError(RuntimeError):
 
 class HoldLost(StorageError):
     """Another driver may have taken the study over: this one must not write any more."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error message that suggests the nearest known word."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(known)}."

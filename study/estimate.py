@@ -14,8 +14,9 @@ from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
 from study.rungs import Outlook, Runner, ranks, simulate
 from study.sampling import NUM_RANDOM, draw
+from study.setting import Value, build_config
 from study.space import SearchSpace
-from study.task import Task, Value, build_config
+from study.task import Task
 from study.trial_record import TrialRecord, now
 from study.warm_start import Earlier
 

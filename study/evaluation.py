@@ -16,11 +16,10 @@ from torch.nn.functional import cross_entropy
 
 from study import distributed
 from study.batches import Batches
-from study.data import ImageSet
+from study.datasets.source import ImageSet
 from study.errors import TrialError
-from study.meters import Meter
-from study.objective import worst_class
-from study.task import Task
+from study.task import Meter, Task
+from study.worst_class import worst_class
 
 Item = TypeVar("Item")
 VOID = -100  # what `cross_entropy` leaves out
@@ -50,7 +49,7 @@ def evaluate(
         batches: `study.batches.Batches` over `images`.
         images: The set.
         batch_size: Images at a time; changes no score.
-        precision: On a GPU, one of `study.task.PRECISIONS`.
+        precision: On a GPU, one of `study.setting.PRECISIONS`.
         limit_batches: Stop after so many batches.
         keep_images: Have the meter keep what an interval is computed from.
         watch: Shows progress.

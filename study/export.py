@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from study.archive_check import UnsafeArchive, load_program
 from study.batches import Batches
 from study.closed_split import Examination
-from study.data import DataSource, ImageSet
+from study.datasets.source import DataSource, ImageSet
 from study.errors import DamagedFile, TrialError
 from study.interval import shown
 from study.model_folder import default_colors

@@ -11,8 +11,7 @@ import numpy as np
 from study.objective import COSTS
 
 if TYPE_CHECKING:
-    from study.meters import Meter
-    from study.task import Task
+    from study.task import Meter, Task
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000

@@ -21,15 +21,15 @@ from study import distributed
 from study.augmentation import Augmentation
 from study.batches import Batches
 from study.counts import predicted
-from study.data import DataSource, ImageSet
+from study.datasets.source import DataSource, ImageSet
 from study.errors import InputError, TrialError
 from study.evaluation import Watch, evaluate
-from study.meters import Meter
 from study.objective import Goal
 from study.optimizer import build_optimizer
 from study.resources import check_sync
 from study.schedule import scheduled
-from study.task import Task, TrainConfig
+from study.setting import TrainConfig
+from study.task import Meter, Task
 
 Item = TypeVar("Item")
 KEPT_MEMORY = 1 << 30  # bytes that torch freed and the process keeps, on CPUs

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from study.errors import DamagedFile, InputError
+from study.errors import DamagedFile, InputError, did_you_mean
 from study.files import read_document, write_document
 from study.lineage import first_place, name_of
 from study.object_path import AnyPath, children, modified
 from study.objective import OPTIONAL
 from study.redaction import redacted
 from study.space import SearchSpace
-from study.task import did_you_mean
 
 logger = logging.getLogger(__name__)
 

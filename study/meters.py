@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,36 +12,6 @@ from study import metrics
 from study.counts import ConfusionMatrix, ImageHistograms, ScoreHistograms, predicted
 from study.distributed import all_reduce_sum
 from study.task import class_key
-
-
-class Meter(Protocol):
-    """Counts over batches and ranks, divided once at the end."""
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch: logits `(B, K, ...)` float, targets `(B, ...)` int64."""
-
-    def reduce(self) -> None:
-        """Add up the counts of all ranks."""
-
-    def keep_images(self) -> None:
-        """From now on keep what each image contributes, for `resampled`."""
-
-    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the task's metric `(R,)` on resamples of the images of one process.
-
-        Args:
-            groups: `(n,)` group of each image, in the order in which they were seen, from 0.
-            weights: `(R, G)` how often each group counts.
-        """
-
-    def compute(self) -> dict[str, float]:
-        """Return metrics by name without the split, e.g. `accuracy`, `ap/window`.
-
-        They are shares in [0, 1] unless the task's `bounds` say otherwise.
-        """
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return counts and this rank's predictions, from which figures are drawn."""
 
 
 class ClassificationMeter:

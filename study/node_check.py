@@ -15,7 +15,7 @@ from pathlib import Path
 
 import study
 from study.cgroup import memory_limit
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError, StorageError
 from study.object_path import AnyPath, as_path
 from study.ray_session import missing_program

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from study.pareto import Point, front
-from study.task import Task, class_key
+from study.task import Task
 from study.trial_record import TrialRecord
 
 # Metrics that are no result of validation but can be an objective or have a floor.
@@ -179,18 +179,6 @@ def show_values(goal: Goal, trial: TrialRecord) -> str:
     """Return a trial's values with their names; empty before its first epoch."""
     pairs = zip(goal.objectives, goal.values(trial) or [], strict=False)
     return "  ".join(f"{objective.metric} {show(value)}" for objective, value in pairs)
-
-
-def worst_class(task: Task, scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the smallest of a task's per-class metric, e.g. `min_ap`; without classes nothing.
-
-    Args:
-        task: Says which metric that is.
-        scores: Metrics without the split. A class that is absent is not among them.
-    """
-    names = (f"{task.class_metric}/{class_key(name)}" for name in task.classes)
-    present = [scores[name] for name in names if name in scores]
-    return {f"min_{task.class_metric}": min(present)} if present else {}
 
 
 def read_floor(text: str) -> Floor:

@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from study.errors import InputError
-from study.objective import COSTS, Floor, Goal, Objective, read_floor, worst_class
-from study.task import Task, did_you_mean
+from study.errors import InputError, did_you_mean
+from study.objective import COSTS, Floor, Goal, Objective, read_floor
+from study.task import Task
+from study.worst_class import worst_class
 
 
 def known_metrics(task: Task) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from study.task import TrainConfig
+from study.setting import TrainConfig
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.command import check_price, parse_assignments, parse_time
-from study.data import DataSource, check_classes, prepare
+from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, StorageError
 from study.manifest import (
     METRICS_VERSION,
@@ -34,9 +34,10 @@ from study.resources import (
     local_gpus,
     plan_for,
 )
+from study.setting import Value, build_config, config_fields
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
-from study.task import Task, Value, base_values, build_config, config_fields, load_task
+from study.task import Task, base_values, load_task, prepare
 from study.warm_start import warm_start
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -239,7 +240,7 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
     if args.address is None:
         study = study.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
     study = dataclasses.replace(study, identity=prepare(task, source))
-    check_classes(task, task.load_splits(source, config))
+    check_classes(task.name, task.classes, task.load_splits(source, config))
     return study
 
 

@@ -20,8 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.data import DataSource
-from study.task import Task, TrainConfig, Value, build_config, load_task
+from study.datasets.source import DataSource
+from study.setting import TrainConfig, Value, build_config
+from study.task import Task, load_task
 
 if TYPE_CHECKING:
     from study.resources import Resources

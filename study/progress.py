@@ -12,9 +12,9 @@ from typing import Self
 from study.objective import Goal, show, show_values
 from study.record import StudyRecord
 from study.rungs import Outlook
+from study.setting import Value
 from study.snapshot import Schedule, time_left
 from study.tables import duration, table
-from study.task import Value
 from study.trial_record import TrialRecord, counts
 
 SUMMARY_SECONDS = 60.0  # between two summaries while nothing ends

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import study
-from study.data import DataSource
+from study.datasets.source import DataSource
 
 PACKAGES = ("torch", "ray", "optuna", "mlflow", "numpy")
 

@@ -33,7 +33,7 @@ from study.recall import recall_trials
 from study.redaction import redacted
 from study.run_folder import RunFolder
 from study.sampling import Sampling
-from study.task import Value
+from study.setting import Value
 from study.trial_record import Ending, TrialRecord, now
 from study.warm_start import Earlier
 

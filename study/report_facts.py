@@ -19,10 +19,11 @@ from study.ledger import Ledger
 from study.objective import show
 from study.progress import number
 from study.record import StudyRecord
+from study.setting import Value, config_fields
 from study.snapshot import Schedule
 from study.space import Parameter
 from study.tables import duration
-from study.task import Task, Value, class_key, config_fields
+from study.task import Task, class_key
 from study.trial_record import TrialRecord, counts
 
 EDGE = 0.05  # of a parameter's range: a best value nearer to a bound may have its like beyond

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from study.objective import WORST_MISS, Goal
+from study.setting import Value
 from study.space import Parameter, SearchSpace
-from study.task import Value
 from study.trial_record import TrialRecord
 
 if TYPE_CHECKING:

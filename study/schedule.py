@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from study.task import TrainConfig
+from study.setting import TrainConfig
 
 Item = TypeVar("Item")
 # As in torch's OneCycleLR: the first rate as a part of the highest, the last one of the first.

@@ -1,4 +1,4 @@
-"""One setting: its default, help and bounds, and what a value must be to be one of it."""
+"""A trial's settings (`TrainConfig`): defaults, help and bounds, and how their values are read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.errors import InputError
+from study.errors import InputError, did_you_mean
 
 Value = int | float | str | bool
 
@@ -22,6 +22,10 @@ WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 OTHER_BASE = re.compile(r"[-+]?0([oO][0-7]+|[xX][0-9a-fA-F]+|[bB][01]+)")
 DECIMAL = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"([-+]?)\.?(inf|infinity|nan)", re.IGNORECASE)
+SCHEDULES = ("constant", "cosine", "one_cycle")
+PRECISIONS = ("auto", "float32", "bfloat16")
+NUM_FOLDS = 6  # of the training split, see `study.split`
+VAL_SHARE = 1 / NUM_FOLDS  # of the training split, what validates
 LARGEST = 2**63 - 1  # of a whole number: Optuna's and MLflow's databases hold no more
 
 
@@ -164,3 +168,86 @@ def how_to_write(written: object, kind: type) -> str:
 def _kind_name(kind: type) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
     return names[kind]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings that every task has. A task extends it with its own fields.
+
+    A field's name is its name everywhere: YAML key, command-line flag, MLflow parameter and key
+    of the checkpoint's metadata.
+
+    Raises:
+        InputError: A field has the wrong type or lies outside its bounds.
+    """
+
+    epochs: int = setting(10, "passes over the training split", low=1, searchable=False)
+    batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
+    optimizer: str = setting("adam", "how steps are taken", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = setting(1e-3, "step size of the optimizer, the highest one", low=0.0)
+    weight_decay: float = setting(1e-5, "L2 penalty, or decay of adamw", low=0.0)
+    momentum: float = setting(0.9, "sgd: part of the last step that is kept", low=0.0, high=0.999)
+    schedule: str = setting("constant", "of the rate over all epochs", choices=SCHEDULES)
+    warm_up: float = setting(
+        0.25, "one_cycle: share of the steps over which the rate rises", low=0.0, high=0.9
+    )
+    label_smoothing: float = setting(
+        0.0, "part of a target that is spread over all classes", low=0.0, high=0.9
+    )
+    flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
+    shift: float = setting(
+        0.0, "largest random shift of a training image, part of its size", low=0.0, high=0.5
+    )
+    crop: float = setting(
+        1.0, "smallest side of a crop that is enlarged, part of the image's", low=0.1, high=1.0
+    )
+    erase: float = setting(
+        0.0, "probability of erasing a rectangle of a training image", low=0.0, high=1.0
+    )
+    brightness: float = setting(
+        0.0, "largest random change of brightness, part of it", low=0.0, high=1.0
+    )
+    compile: bool = setting(
+        False, "torch.compile the network; its time counts in the first epoch", searchable=False
+    )
+    precision: str = setting(
+        "auto",
+        "of products in training; auto: bfloat16 where GPU or CPU computes in it",
+        choices=PRECISIONS,
+        searchable=False,
+    )
+    sync_batch_norm: bool = setting(
+        False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
+    )
+    seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
+    split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
+    fold: int = setting(
+        0,
+        "which sixth of the training split validates",
+        low=0,
+        high=NUM_FOLDS - 1,
+        searchable=False,
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = check_value(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+
+def config_fields(config_class: type[TrainConfig]) -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of a config class by name."""
+    return {field.name: field for field in dataclasses.fields(config_class)}
+
+
+def build_config(config_class: type[TrainConfig], values: Mapping[str, object]) -> TrainConfig:
+    """Build a config from `values`; every other field keeps its default.
+
+    Raises:
+        InputError: Unknown name (the nearest known one is suggested) or bad value.
+    """
+    known = config_fields(config_class)
+    for name in values:
+        if name not in known:
+            raise InputError(f"there is no setting {name!r}{did_you_mean(name, known)}")
+    return config_class(**values)  # type: ignore[arg-type]

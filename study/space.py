@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from study.errors import InputError
-from study.task import Value, did_you_mean
+from study.errors import InputError, did_you_mean
+from study.setting import Value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

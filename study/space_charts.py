@@ -11,8 +11,9 @@ from study.charts import Chart, axis_of, counting_axis, marker, scored
 from study.importance import Importance
 from study.progress import number
 from study.record import StudyRecord
+from study.setting import Value
 from study.space import Parameter
-from study.task import Task, Value
+from study.task import Task
 from study.trial_record import STATES, TrialRecord
 
 NUM_SHADES = 5  # of lines in parallel coordinates, from poor to good

@@ -23,11 +23,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from study.errors import InputError
+from study.errors import InputError, did_you_mean
 from study.setting import (
     LARGEST,
     Plain,
+    TrainConfig,
+    Value,
     check_value,
+    config_fields,
     default_of,
     field_type,
     how_to_write,
@@ -35,12 +38,6 @@ from study.setting import (
     read_plain,
 )
 from study.space import Parameter, SearchSpace
-from study.task import (
-    TrainConfig,
-    Value,
-    config_fields,
-    did_you_mean,
-)
 from study.yaml_lines import Place, Section, read_sections
 
 SECTIONS = ("fixed", "search", "baseline")

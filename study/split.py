@@ -3,8 +3,9 @@
 Whoever searches on a split whose two sides show the same things picks the wrong hyperparameters:
 `grouped_split` keeps everything that belongs together on one side.
 
-The training split has `NUM_FOLDS` disjoint parts of the same kind, the folds. A search validates on
-fold 0; a configuration that it chose is confirmed on the others, which it was not chosen by.
+The training split has `study.setting.NUM_FOLDS` disjoint parts of the same kind, the folds. A
+search validates on fold 0; a configuration that it chose is confirmed on the others, which it was
+not chosen by.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from study.errors import InputError
-from study.task import NUM_FOLDS
 
 NUM_CANDIDATES = 2000
-VAL_SHARE = 1 / NUM_FOLDS
 
 
 def stratified_split(

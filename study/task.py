@@ -1,104 +1,63 @@
-"""What a task is: its settings (`TrainConfig`) and the `Task` that the loop relies on.
+"""A task: what the training loop, a study and an export rely on; and how task files are found.
 
 A task is one file `study/tasks/<name>.py` that ends with `TASK = ...`, and one search space
-`search_spaces/<name>.yaml`. Nothing lists them: they are found by file name.
+`search_spaces/<name>.yaml`. Nothing lists them: they are found by file name. All that a task file
+needs besides its data can be imported from here.
 """
 
 from __future__ import annotations
 
 import abc
-import dataclasses
-import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from study.errors import InputError
-from study.setting import Value as Value
-from study.setting import check_value
-from study.setting import setting as setting
+from study.errors import InputError, did_you_mean
+from study.setting import (
+    NUM_FOLDS,
+    PRECISIONS,
+    SCHEDULES,
+    TrainConfig,
+    Value,
+    build_config,
+    config_fields,
+    setting,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-    from study.data import DataSource, ImageSet, Splits
-    from study.meters import Meter
+    from study.datasets.source import DataSource, ImageSet, Splits
 
-NUM_FOLDS = 6  # of the training split, see `study.split`
+__all__ = [
+    "NUM_FOLDS",
+    "OBJECT",
+    "PRECISIONS",
+    "SCHEDULES",
+    "WHOLE",
+    "Meter",
+    "Task",
+    "TrainConfig",
+    "Value",
+    "base_values",
+    "best_row",
+    "build_config",
+    "class_key",
+    "config_fields",
+    "load_task",
+    "prepare",
+    "setting",
+    "task_names",
+]
+
 # What the network's images show, in an export's `meta.json`; tells how a photograph is prepared.
 WHOLE = "the whole photograph"
 OBJECT = "one object, light on black, filling the image"
-SCHEDULES = ("constant", "cosine", "one_cycle")
-PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Settings that every task has. A task extends it with its own fields.
-
-    A field's name is its name everywhere: YAML key, command-line flag, MLflow parameter and key
-    of the checkpoint's metadata.
-
-    Raises:
-        InputError: A field has the wrong type or lies outside its bounds.
-    """
-
-    epochs: int = setting(10, "passes over the training split", low=1, searchable=False)
-    batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
-    optimizer: str = setting("adam", "how steps are taken", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = setting(1e-3, "step size of the optimizer, the highest one", low=0.0)
-    weight_decay: float = setting(1e-5, "L2 penalty, or decay of adamw", low=0.0)
-    momentum: float = setting(0.9, "sgd: part of the last step that is kept", low=0.0, high=0.999)
-    schedule: str = setting("constant", "of the rate over all epochs", choices=SCHEDULES)
-    warm_up: float = setting(
-        0.25, "one_cycle: share of the steps over which the rate rises", low=0.0, high=0.9
-    )
-    label_smoothing: float = setting(
-        0.0, "part of a target that is spread over all classes", low=0.0, high=0.9
-    )
-    flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
-    shift: float = setting(
-        0.0, "largest random shift of a training image, part of its size", low=0.0, high=0.5
-    )
-    crop: float = setting(
-        1.0, "smallest side of a crop that is enlarged, part of the image's", low=0.1, high=1.0
-    )
-    erase: float = setting(
-        0.0, "probability of erasing a rectangle of a training image", low=0.0, high=1.0
-    )
-    brightness: float = setting(
-        0.0, "largest random change of brightness, part of it", low=0.0, high=1.0
-    )
-    compile: bool = setting(
-        False, "torch.compile the network; its time counts in the first epoch", searchable=False
-    )
-    precision: str = setting(
-        "auto",
-        "of products in training; auto: bfloat16 where GPU or CPU computes in it",
-        choices=PRECISIONS,
-        searchable=False,
-    )
-    sync_batch_norm: bool = setting(
-        False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
-    )
-    seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
-    split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
-    fold: int = setting(
-        0,
-        "which sixth of the training split validates",
-        low=0,
-        high=NUM_FOLDS - 1,
-        searchable=False,
-    )
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = check_value(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
 
 
 def best_row(history: Sequence[Mapping[str, float]], metric: str, mode: str) -> dict[str, float]:
@@ -107,36 +66,39 @@ def best_row(history: Sequence[Mapping[str, float]], metric: str, mode: str) -> 
     return dict(choose(history, key=lambda row: row[metric]))
 
 
-def config_fields(config_class: type[TrainConfig]) -> dict[str, dataclasses.Field[Any]]:
-    """Return the fields of a config class by name."""
-    return {field.name: field for field in dataclasses.fields(config_class)}
-
-
-def build_config(config_class: type[TrainConfig], values: Mapping[str, object]) -> TrainConfig:
-    """Build a config from `values`; every other field keeps its default.
-
-    Raises:
-        InputError: Unknown name (the nearest known one is suggested) or bad value.
-    """
-    known = config_fields(config_class)
-    for name in values:
-        if name not in known:
-            raise InputError(f"there is no setting {name!r}{did_you_mean(name, known)}")
-    return config_class(**values)  # type: ignore[arg-type]
-
-
 def base_values(task: Task, dataset: str) -> dict[str, Value]:
     """Return the settings that differ from the config's defaults for a data set."""
     return dict(task.sample_settings) if dataset == "sample" else {}
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error message that suggests the nearest known word."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(known)}."
+class Meter(Protocol):
+    """Counts over batches and ranks, divided once at the end."""
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: logits `(B, K, ...)` float, targets `(B, ...)` int64."""
+
+    def reduce(self) -> None:
+        """Add up the counts of all ranks."""
+
+    def keep_images(self) -> None:
+        """From now on keep what each image contributes, for `resampled`."""
+
+    def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the task's metric `(R,)` on resamples of the images of one process.
+
+        Args:
+            groups: `(n,)` group of each image, in the order in which they were seen, from 0.
+            weights: `(R, G)` how often each group counts.
+        """
+
+    def compute(self) -> dict[str, float]:
+        """Return metrics by name without the split, e.g. `accuracy`, `ap/window`.
+
+        They are shares in [0, 1] unless the task's `bounds` say otherwise.
+        """
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return counts and this rank's predictions, from which figures are drawn."""
 
 
 class Task(abc.ABC):
@@ -195,7 +157,7 @@ class Task(abc.ABC):
         """Return a module: `(B, C, H, W)` float32, normalised -> logits `(B, K, ...)`."""
 
     @abc.abstractmethod
-    def loss(self, logits: torch.Tensor, targets: torch.Tensor, config: Any) -> torch.Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, config: Any) -> Tensor:
         """Return the mean over images of what each loses, so that parts of a batch add up.
 
         It is trained on, and `train/loss`. `val/loss` is plain cross-entropy, whatever this is.
@@ -240,6 +202,17 @@ def load_task(name: str) -> Task:
         raise InputError(f"unknown task {name!r}{did_you_mean(name, names)}")
     task: Task = importlib.import_module(f"study.tasks.{name}").TASK
     return task
+
+
+def prepare(task: Task, source: DataSource) -> dict[str, Any]:
+    """Verify and cache a task's data set, downloading it if the task allows; return its identity.
+
+    Raises:
+        InputError: Missing or damaged; the message names the file and the ways out.
+    """
+    if source.dataset == "real" and task.downloads:
+        task.acquire(source, [])
+    return task.identity(source)
 
 
 def class_key(name: str) -> str:

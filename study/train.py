@@ -27,22 +27,13 @@ from study.command import (
     config_values,
     run_command,
 )
-from study.data import DataSource, check_classes, prepare
+from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, TrialError
 from study.provenance import facts
 from study.run_folder import RunFolder
-from study.setting import parse_value
+from study.setting import TrainConfig, build_config, config_fields, parse_value
 from study.tables import metric_line, per_class_table
-from study.task import (
-    Task,
-    TrainConfig,
-    base_values,
-    best_row,
-    build_config,
-    config_fields,
-    load_task,
-    task_names,
-)
+from study.task import Task, base_values, best_row, load_task, prepare, task_names
 
 
 def build_parser(task: Task | None) -> argparse.ArgumentParser:
@@ -95,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     if resume is not None:
         _check_resume(config, resume, args)
     identity = prepare(task, source)
-    check_classes(task, task.load_splits(source, config))
+    check_classes(task.name, task.classes, task.load_splits(source, config))
     folder = _run_folder(task, args)
     return _train(task, config, source, identity, folder, resume, args)
 

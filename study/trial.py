@@ -21,14 +21,15 @@ from typing import Any
 
 from ray import tune
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError, StorageError, TrialError
 from study.faults import MemoryKill, keep_traceback, out_of_memory, reason_of
 from study.files import lock
 from study.object_path import AnyPath, as_path
 from study.objective import Goal
 from study.run_folder import RunFolder
-from study.task import build_config, load_task
+from study.setting import build_config
+from study.task import load_task
 from study.trial_record import TrialRecord
 
 STOP_CHECK_SECONDS = 0.5

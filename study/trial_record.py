@@ -12,7 +12,8 @@ from study.errors import DamagedFile
 from study.files import read_document, write_document
 from study.object_path import AnyPath
 from study.redaction import redacted
-from study.task import Value, best_row
+from study.setting import Value
+from study.task import best_row
 
 # How a trial ended: all epochs, early by the scheduler, or with an error.
 Ending = Literal["finished", "stopped", "failed"]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from study.errors import InputError
 from study.manifest import changed_metrics
 from study.objective import Goal
-from study.setting import default_of
+from study.setting import Value, config_fields, default_of
 from study.space import SearchSpace
-from study.task import Value, config_fields, load_task
+from study.task import load_task
 from study.trial_record import TrialRecord
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 from study import export, export_folder, tracking_registry, tracking_results, tracking_store
 from study.closed_split import load_trained, prepare, test_once
 from study.confirmed import Confirmation
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError, StorageError
 from study.hold import driver_of
 from study.manifest import refuse_other_data

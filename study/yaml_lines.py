@@ -15,9 +15,8 @@ from typing import Any
 
 import yaml
 
-from study.errors import InputError
+from study.errors import InputError, did_you_mean
 from study.setting import Plain
-from study.task import did_you_mean
 
 MOST_BYTES = 100_000
 MOST_NODES = 10_000  # with every alias written out

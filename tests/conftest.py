@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

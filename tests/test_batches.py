@@ -3,7 +3,7 @@ import torch
 
 from study.augmentation import Augmentation
 from study.batches import Batches
-from study.data import ImageSet
+from study.datasets.source import ImageSet
 from study.tasks.fashion import FashionConfig
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from study.checkpoint import digest
 from study.command import run_command
 from study.confirmation import ConfirmPlan
 from study.confirmed import Confirmation, Confirmed, candidates_of, find
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import DamagedFile
 from study.files import read_document, write_document
 from study.interval import widened

@@ -21,7 +21,7 @@ from test_record import MANIFEST, closed
 
 from study import best, tune
 from study.command import run_command
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError
 from study.loop import fit
 from study.record import StudyRecord

@@ -15,10 +15,10 @@ from conftest import run_module
 from PIL import Image
 
 from study.cache import checksum
-from study.data import DataSource, ImageSet, Splits, check_classes, say_absent
 from study.datasets import cmp_facade, fashion_mnist, mini_facade
 from study.datasets.archive import unpacked
 from study.datasets.drawn_facades import draw_set
+from study.datasets.source import DataSource, ImageSet, Splits, check_classes, say_absent
 from study.errors import InputError
 from study.tasks.facade import TASK as FACADE
 from study.tasks.fashion import TASK as FASHION
@@ -41,6 +41,12 @@ def facade_dir(tmp_path: Path, drawn_pairs: tuple[np.ndarray, np.ndarray]) -> Pa
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"x_{index:04d}.jpg", quality=95)
         Image.fromarray(mask).save(folder / f"x_{index:04d}.png")
     return tmp_path / "data"
+
+
+def test_task_files_of_before_find_what_they_import() -> None:
+    from study import data
+
+    assert (data.DataSource, data.ImageSet, data.Splits) == (DataSource, ImageSet, Splits)
 
 
 def source(data_dir: Path) -> DataSource:
@@ -256,17 +262,19 @@ def test_a_class_that_is_nowhere_is_told(capsys) -> None:
     targets = np.array([[[0, 1]], [[0, 0]], [[3, 1]], [[1, 1]]], np.uint8)
     images = np.zeros((4, 3, 1, 2), np.uint8)
     some = ImageSet(images, targets, np.array([0, 1]))
-    assert say_absent(FACADE, some, "validation") == ["others", "facade"]
+    assert say_absent("facade", FACADE.classes, some, "validation") == ["others", "facade"]
     assert capsys.readouterr().err == (
         "facade: validation has nothing of pillar, window, balcony; no score tells of them, and "
         "means are over the other 2 classes\n"
     )
-    check_classes(FACADE, Splits(ImageSet(images, targets, np.array([2])), some))
+    classes = FACADE.classes
+    check_classes("facade", classes, Splits(ImageSet(images, targets, np.array([2])), some))
     with pytest.raises(InputError, match="validation has one class only, others .of 5.: every net"):
-        check_classes(FACADE, Splits(some, ImageSet(images, targets, np.array([1]))))
+        check_classes("facade", classes, Splits(some, ImageSet(images, targets, np.array([1]))))
     labels = np.arange(10, dtype=np.uint8)
     for chosen, said in ((labels, 0), (labels[1:], 1)):
-        assert len(say_absent(FASHION, ImageSet(labels, labels, chosen), "training")) == 10 - said
+        some = ImageSet(labels, labels, chosen)
+        assert len(say_absent("fashion", FASHION.classes, some, "training")) == 10 - said
     assert "nothing of T-shirt/top; no score tells of it" in capsys.readouterr().err
 
 

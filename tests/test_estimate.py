@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Finished, run_module
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.dry_run import describe_estimate
 from study.estimate import Estimate, completed, estimate, extremes, to_come
 from study.plan import StudyPlan, make_plan

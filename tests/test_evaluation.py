@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import study.tasks
 from study.batches import Batches
-from study.data import DataSource, ImageSet, Splits
+from study.datasets.source import DataSource, ImageSet, Splits
 from study.evaluation import evaluate
 from study.loop import fit
 from study.objective import COSTS

@@ -18,7 +18,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.tracking import MlflowClient
 
 from study.archive_check import checked, load_program
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.export import save_program
 from study.models import Normalized
 from study.task import Value, load_task

@@ -9,7 +9,7 @@ import torch
 from conftest import plugin, run_module
 from mlflow.tracking import MlflowClient
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.faults import common_failure, out_of_memory
 from study.loop import fit
 from study.record import StudyRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.likeness import connect, look_alikes
 from study.tasks.facade import TASK, FacadeConfig
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import plugin, run_module
 from terminal import Screen, Terminal, terminal
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.live import Block, moves_cursor
 
 COMMAND = (

@@ -17,7 +17,7 @@ from test_tasks import timeless
 
 from study import checkpoint, distributed
 from study.batches import Batches
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import InputError, TrialError
 from study.evaluation import evaluate
 from study.loop import Interrupted, fit

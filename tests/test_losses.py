@@ -9,7 +9,7 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.loop import fit
 from study.losses import class_weights, dice, lovasz, weighted_cross_entropy
 from study.tasks.facade import SHARES, TASK, FacadeConfig

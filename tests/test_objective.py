@@ -15,7 +15,7 @@ from study.batches import Batches
 from study.errors import InputError
 from study.evaluation import evaluate
 from study.loop import fit
-from study.objective import Floor, Goal, Objective, read_floor, worst_class
+from study.objective import Floor, Goal, Objective, read_floor
 from study.objective_flags import known_metrics, parse_goal
 from study.record import StudyRecord
 from study.sampling import frozen
@@ -63,13 +63,6 @@ def test_the_known_metrics_are_those_of_an_evaluation(name: str, sample) -> None
     per_class = [v for n, v in scores.items() if n.startswith(f"{task.class_metric}/")]
     assert scores[f"min_{task.class_metric}"] == min(per_class)
     assert result.metrics["num_params"] == sum(p.numel() for p in network.parameters())
-
-
-def test_the_worst_class_by_hand() -> None:
-    scores = {"ap/others": 0.7, "ap/pillar": 0.2, "ap/window": 0.9, "iou/pillar": 0.1}
-    assert worst_class(FACADE, scores) == {"min_ap": 0.2}, "absent classes do not count"
-    assert worst_class(FASHION, {"accuracy/T-shirt-top": 0.4}) == {"min_accuracy": 0.4}
-    assert worst_class(FACADE, {}) == {}
 
 
 @pytest.mark.parametrize(

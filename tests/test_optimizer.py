@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from study.batches import Batches
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.loop import fit
 from study.models import HourglassNet, TwoConv
 from study.optimizer import build_optimizer

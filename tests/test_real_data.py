@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score
 
 from study.batches import Batches
 from study.cache import Entry
-from study.data import DataSource
 from study.datasets import mini_facade
+from study.datasets.source import DataSource
 from study.evaluation import evaluate
 from study.loop import fit
 from study.tasks.facade import TASK as FACADE

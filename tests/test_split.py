@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from study.errors import InputError
-from study.split import VAL_SHARE, grouped_split, stratified_split
+from study.setting import VAL_SHARE
+from study.split import grouped_split, stratified_split
 from study.task import NUM_FOLDS
 
 

@@ -14,7 +14,7 @@ from conftest import long_only, plugin, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
 
 from study import checkpoint
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.errors import DamagedFile
 from study.loop import Interrupted, fit
 from study.record import StudyRecord

@@ -12,7 +12,7 @@ import pytest
 from conftest import plugin
 from test_record import MANIFEST
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.record import StudyRecord
 
 SPEAKS = """

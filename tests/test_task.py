@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from study import task
 from study.errors import InputError
 from study.setting import parse_value
 from study.task import (
@@ -68,6 +69,15 @@ def test_every_setting_survives_text() -> None:
 
 def test_class_names_in_metrics_have_no_slash() -> None:
     assert class_key("T-shirt/top") == "T-shirt-top"
+
+
+def test_a_task_file_finds_all_of_its_contract_in_one_place() -> None:
+    known = (
+        "Meter Task OBJECT WHOLE class_key TrainConfig Value setting NUM_FOLDS PRECISIONS "
+        "SCHEDULES base_values best_row build_config config_fields load_task task_names prepare"
+    )
+    assert set(task.__all__) == set(known.split())
+    assert all(hasattr(task, name) for name in task.__all__)
 
 
 @pytest.mark.parametrize("module", ["train", "tune", "best", "data"])

@@ -15,7 +15,7 @@ import torch
 
 import study.tasks
 from study.batches import Batches
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.evaluation import evaluate
 from study.loop import fit
 from study.space import find_space

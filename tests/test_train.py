@@ -12,7 +12,7 @@ from conftest import Finished, run_module
 from mlflow.tracking import MlflowClient
 
 from study import checkpoint
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.loop import fit
 from study.record import StudyRecord
 from study.run_folder import RunFolder

@@ -20,7 +20,7 @@ from trained import study_in, train
 
 from study import best, closed_split, export, export_folder
 from study.command import run_command
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.files import read_document, write_document
 from study.record import StudyRecord
 from study.tasks.fashion import TASK

@@ -21,7 +21,7 @@ from conftest import long_only, plugin, run_module, started, wait_for
 
 from study import checkpoint, distributed
 from study.batches import Batches
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.evaluation import evaluate
 from study.loop import Interrupted, fit
 from study.record import StudyRecord

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.loop import fit
 from study.record import StudyRecord
 from study.space import Parameter, SearchSpace

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from study.cache import Entry, cached, file_stamps
-from study.data import DataSource
 from study.datasets.archive import unpacked
+from study.datasets.source import DataSource
 from study.errors import InputError
 
 CLASSES = (

@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from study.cache import Entry, cached, checksum, file_stamps
-from study.data import DataSource
 from study.datasets import cmp_facade, pairs
 from study.datasets.archive import unpacked
 from study.datasets.mask import palette_of, read_mask
 from study.datasets.pairs import Pairs
+from study.datasets.source import DataSource
 from study.errors import InputError
 from study.likeness import connect, look_alikes
 from study.photo import TURNED, BadImage, averaged, read_photo

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from study.cache import Entry, array_checksum, cached
-from study.data import DataSource, ImageSet, Splits
 from study.datasets import drawn_facades, mini_facade
+from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import InputError
-from study.split import VAL_SHARE, grouped_split
+from study.setting import VAL_SHARE
+from study.split import grouped_split
 from study.task import Task, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from study.meters import Meter
+    from study.task import Meter
 
 SAMPLE_TRAIN, SAMPLE_TEST = 40, 8  # buildings drawn, three crops each
 # Of the pixels by class, in the part of the starter set that is trained on (`split_seed` 0).

@@ -15,15 +15,15 @@ import numpy as np
 
 from study.cache import Entry, array_checksum, cached
 from study.classification import Classification
-from study.data import DataSource, ImageSet
 from study.datasets import drawn_garments, fashion_mnist
+from study.datasets.source import DataSource, ImageSet
 from study.task import OBJECT, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-    from study.meters import Meter
+    from study.task import Meter
 
 NUM_EXAMPLES = 6  # in figures, per class, right and wrong each
 SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn

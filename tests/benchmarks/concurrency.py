@@ -31,7 +31,7 @@ def train(case: str, threads: int, epochs: int, start: Any, results: Any) -> Non
     """Train epochs with some threads, the first to warm up; tell the images per second."""
     import torch
 
-    from study.data import DataSource
+    from study.datasets.source import DataSource
     from study.loop import fit
     from study.task import build_config, load_task
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.ray_session import set_ray_options
 
 HERE = Path(__file__).parent

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from study import distributed
 from study.batches import Batches
-from study.data import DataSource, ImageSet
+from study.datasets.source import DataSource, ImageSet
 from study.task import Task, build_config, load_task
 
 PLACE = Path(__file__).parent / "curves"

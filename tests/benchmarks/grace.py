@@ -26,7 +26,7 @@ import torch
 from curves import NUM_TRAIN, NUM_VAL, part_of
 from report import Report, out_parser
 
-from study.data import DataSource, Splits
+from study.datasets.source import DataSource, Splits
 from study.loop import fit
 from study.rungs import Rungs
 from study.task import Task, build_config, load_task

@@ -26,7 +26,7 @@ from typing import Any
 from contenders import run
 from report import Report, median, out_parser
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 
 SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
 WIDTHS = {"width1": 4, "width2": 8, "width3": 8, "width4": 8, "width5": 4}

@@ -122,7 +122,7 @@ def bare(trials: int, concurrent: int) -> None:
     start_ray()
     from ray import tune
 
-    from study.data import DataSource
+    from study.datasets.source import DataSource
 
     source = DataSource.find()
 

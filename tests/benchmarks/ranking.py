@@ -27,7 +27,7 @@ import torch
 import torch.multiprocessing
 from scipy.stats import spearmanr
 
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.files import write_text
 from study.loop import Interrupted, fit
 from study.run_folder import RunFolder

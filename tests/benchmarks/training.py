@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from study import distributed
 from study.batches import Batches
-from study.data import DataSource
+from study.datasets.source import DataSource
 from study.evaluation import evaluate
 from study.loop import fit
 from study.task import TrainConfig, build_config, load_task

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from study.data import DataSource, ImageSet, Splits
-from study.meters import Meter
-from study.task import Task, TrainConfig
+from study.datasets.source import DataSource, ImageSet, Splits
+from study.task import Meter, Task, TrainConfig
 
 
 class _Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from study.data import DataSource, ImageSet, Splits
+from study.datasets.source import DataSource, ImageSet, Splits
 from study.task import setting
 from study.tasks.fashion import Fashion, FashionConfig
 
