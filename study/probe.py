@@ -224,7 +224,7 @@ class _Probe:
             devices = names[min(int(slot * gpus), len(names) - 1)]
         threads = str(resources.cpus_per_worker)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "study.probe"],
+            [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

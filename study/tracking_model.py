@@ -30,5 +30,5 @@ class Exported(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
             return self.model(images).numpy()
 
 
-if __name__ != "study.tracking_model":  # MLflow gives it another name
+if not __package__:  # MLflow runs the file by itself
     mlflow.models.set_model(Exported())

@@ -14,7 +14,7 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.tracking import MlflowClient
 
 from study.record import StudyRecord
-from study.tracking_store import experiment_id
+from study.tracking_store import ensure_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +88,10 @@ def find_experiment(
         )
         found = client.get_experiment(found.experiment_id)
     if found is None:
-        return experiment_id(client, uri, name, tags)
+        return ensure_experiment(client, uri, name, tags)
     if run is not None and found.name != name and run.data.tags.get("study.name") != name:
         found = _renamed(client, found, name, belongs(searched))
-    return experiment_id(client, uri, found.name, tags)
+    return ensure_experiment(client, uri, found.name, tags)
 
 
 def _renamed(client: MlflowClient, found: Experiment, name: str, condition: str) -> Experiment:

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
+from study import archive_check, tracking_model
 from study.errors import InputError
 from study.interval import shown
 from study.model_folder import load_module
@@ -151,8 +152,8 @@ def _log(
             name=name,
             flavor=mlflow.pyfunc,
             run_id=meta["run_id"],
-            python_model=str(Path(__file__).with_name("tracking_model.py")),
-            code_paths=[str(Path(__file__).with_name("archive_check.py"))],
+            python_model=tracking_model.__file__,
+            code_paths=[archive_check.__file__],
             artifacts={
                 "model": str(export / "model.pt2"),
                 "card": str(export / "README.md"),

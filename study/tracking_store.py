@@ -99,6 +99,24 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def reach(uri: str, experiment: str | None) -> None:
+    """Make sure that a store answers, and has an experiment, which is created if there is none.
+
+    Args:
+        uri: Absolute tracking URI.
+        experiment: Its name; None for any.
+
+    Raises:
+        InputError: The store cannot be reached or written, or the experiment was deleted.
+    """
+    client = connect(uri)
+    try:
+        if experiment is not None:
+            ensure_experiment(client, uri, experiment)
+    except MlflowException as error:
+        raise InputError(str(error)) from None
+
+
 @contextmanager
 def _no_folder_of_encoded_name(uri: str) -> Iterator[None]:
     """Take away the folder that MLflow makes of a path with `%3F` in it, not knowing it means `?`.
@@ -153,7 +171,7 @@ def check(uri: str) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = connect(uri)
     try:
-        run_id = client.create_run(experiment_id(client, uri, "study.doctor")).info.run_id
+        run_id = client.create_run(ensure_experiment(client, uri, "study.doctor")).info.run_id
         client.log_metric(run_id, "probe", 0.5)
         client.log_text(run_id, "probe", "probe.txt")
         with tempfile.TemporaryDirectory() as scratch:
@@ -180,7 +198,7 @@ def command_lock(what: str) -> AbstractContextManager[object]:
     return lock(Path(tempfile.gettempdir()) / f"study-{os.getuid()}-{name}.lock")
 
 
-def experiment_id(
+def ensure_experiment(
     client: MlflowClient, uri: str, name: str, tags: Mapping[str, str] | None = None
 ) -> str:
     """Return the experiment's id, creating it if there is none; `tags` are what it then has.
@@ -225,7 +243,7 @@ class SingleRun:
         self, uri: str, task: Task, params: Mapping[str, Any], known: Mapping[str, str]
     ) -> None:
         self.client = connect(uri)
-        experiment = experiment_id(self.client, uri, task.name)
+        experiment = ensure_experiment(self.client, uri, task.name)
         tags = {"study.role": "train", "study.task": task.name, **known}
         run = self.client.create_run(experiment, run_name=f"train {task.name}", tags=tags)
         self.run_id = str(run.info.run_id)

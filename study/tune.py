@@ -216,18 +216,15 @@ def reach_tracking(study: StudyPlan) -> str:
     Raises:
         InputError: The store of a new study does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
     from study import tracking_store
 
     uri = tracking_store.resolve_uri(study.args.tracking_uri)
     try:
-        client = tracking_store.connect(uri)
-        if not study.begun_before:  # else its runs may lie in one of another name
-            tracking_store.experiment_id(client, uri, study.name)
-    except (InputError, MlflowException) as error:
+        # The runs of one begun before may lie in an experiment of another name.
+        tracking_store.reach(uri, None if study.begun_before else study.name)
+    except InputError as error:
         if not study.folder.exists():
-            raise InputError(str(error)) from None
+            raise
         print(f"{error} The study goes on; the rest is sent later.", file=sys.stderr)
     return uri
 

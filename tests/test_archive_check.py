@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import study
-from study import export
+from study import archive_check, export, tracking_model
 from study.archive_check import UnsafeArchive, load_program
 from study.command import run_command
 from study.errors import InputError, TrialError
@@ -403,12 +403,12 @@ def test_all_doors_are_this_one(
     with pytest.raises(InputError, match="is refused"):  # what --register logs comes from here
         load_module(evil / "model.pt2")
     # What MLflow serves is this file, with a copy of the check beside it and without `study`.
-    shutil.copy(Path(study.__file__).with_name("archive_check.py"), tmp_path)
-    serve = Path(study.__file__).with_name("tracking_model.py")
+    shutil.copy(archive_check.__file__, tmp_path)
+    file, name = tracking_model.__file__, tracking_model.__name__
     lines = f"""
 import sys, types, runpy
 sys.modules["study"] = None
-model = runpy.run_path({str(serve)!r}, run_name="study.tracking_model")["Exported"]()
+model = runpy.run_path({file!r}, run_name={name!r})["Exported"]()
 for file in sys.argv[1:]:
     model.load_context(types.SimpleNamespace(artifacts={{"model": file}}))
     print("loaded", file)

@@ -12,6 +12,7 @@ import pytest
 from conftest import long_only, plugin, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
 
+from study import drawing
 from study.record import StudyRecord
 
 COMMAND = (
@@ -39,7 +40,7 @@ NAMES = {
     "raylet": "raylet/raylet",
     "GCS": "gcs_server",
     "worker": ("ray::StudyTrial", "ray::ResourceTrainable"),  # by what it does at the moment
-    "drawing": "study.drawing",
+    "drawing": drawing.__name__,
     "agent": "ray::DashboardAgent",
     "environments": "ray::RuntimeEnvAgent",
 }

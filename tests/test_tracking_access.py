@@ -76,5 +76,5 @@ def test_files_of_a_store_that_have_no_place_are_told_before_a_study(tmp_path: P
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = tracking_store.connect(uri)
     with pytest.raises(InputError, match="mlruns/fashion, which cannot be written; name another"):
-        tracking_store.experiment_id(client, uri, "fashion")
+        tracking_store.ensure_experiment(client, uri, "fashion")
     assert client.get_experiment_by_name("fashion") is None

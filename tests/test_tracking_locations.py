@@ -10,7 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from study.sqlite_uri import uri_of
-from study.tracking_store import connect, experiment_id
+from study.tracking_store import connect, ensure_experiment
 
 
 def new_store(home: Path) -> str:
@@ -22,7 +22,7 @@ def new_store(home: Path) -> str:
 
 
 def add_run(client: MlflowClient, uri: str) -> str:
-    experiment = experiment_id(client, uri, "s")
+    experiment = ensure_experiment(client, uri, "s")
     run_id = client.create_run(experiment, tags={"study.role": "trial"}).info.run_id
     client.log_text(run_id, "words", "figures/a.txt")
     return str(run_id)

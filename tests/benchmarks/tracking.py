@@ -26,7 +26,7 @@ from contenders import run
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from report import Report, median, out_parser
 
-from study.tracking_store import connect, experiment_id, log_history
+from study.tracking_store import connect, ensure_experiment, log_history
 
 NAMES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "epoch_seconds"]
 NAMES += [f"val/accuracy/{number}" for number in range(10)]
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="study-bench-") as folder:
         uri = f"sqlite:///{Path(folder) / 'ours.db'}"
         client = connect(uri)
-        run_id = client.create_run(experiment_id(client, uri, "ours")).info.run_id
+        run_id = client.create_run(ensure_experiment(client, uri, "ours")).info.run_id
         trial: Any = OneTrial()
         callback = MLflowLoggerCallback(
             f"sqlite:///{Path(folder) / 'ray.db'}", experiment_name="ray"
