@@ -26,9 +26,8 @@ from study.errors import InputError, TrialError
 from study.evaluation import Watch, evaluate
 from study.objective import Goal
 from study.optimizer import build_optimizer
-from study.resources import check_sync
 from study.schedule import scheduled
-from study.setting import TrainConfig
+from study.setting import TrainConfig, check_sync
 from study.task import Meter, Task
 
 Item = TypeVar("Item")

@@ -29,12 +29,11 @@ from study.resources import (
     Node,
     Resources,
     check_resource_flags,
-    check_sync,
     local_cpus,
     local_gpus,
     plan_for,
 )
-from study.setting import Value, build_config, config_fields
+from study.setting import Value, build_config, check_sync, config_fields
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
 from study.task import Task, base_values, load_task, prepare

@@ -111,19 +111,6 @@ def _gpu_files(devices: Path) -> list[tuple[Path, str]]:
     return [(file, kind) for name, kind in GPU_FILES for file in sorted(devices.glob(name))]
 
 
-def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:
-    """Check that workers, with GPUs or without, can synchronise batch normalisation.
-
-    Raises:
-        InputError: They cannot.
-    """
-    if sync_batch_norm and workers > 1 and not gpus:
-        raise InputError(
-            "sync_batch_norm=True: torch synchronises batch normalisation only on GPUs; leave it "
-            "out, or use --workers-per-trial 1."
-        )
-
-
 def plan(
     nodes: Sequence[Node],
     *,

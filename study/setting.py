@@ -251,3 +251,16 @@ def build_config(config_class: type[TrainConfig], values: Mapping[str, object]) 
         if name not in known:
             raise InputError(f"there is no setting {name!r}{did_you_mean(name, known)}")
     return config_class(**values)  # type: ignore[arg-type]
+
+
+def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:
+    """Check that workers, with GPUs or without, can synchronise batch normalisation.
+
+    Raises:
+        InputError: They cannot.
+    """
+    if sync_batch_norm and workers > 1 and not gpus:
+        raise InputError(
+            "sync_batch_norm=True: torch synchronises batch normalisation only on GPUs; leave it "
+            "out, or use --workers-per-trial 1."
+        )

@@ -14,7 +14,6 @@ from study.resources import (
     Node,
     Resources,
     check_resource_flags,
-    check_sync,
     local_cpus,
     local_gpus,
     plan_for,
@@ -108,13 +107,6 @@ def test_a_worker_that_fits_on_no_node_is_refused() -> None:
         divide(nodes=nodes, cpus_per_worker=2, workers=3)
     with pytest.raises(InputError, match="1 CPUs and 1 GPUs on one node"):
         divide(nodes=[Node(cpus=4), Node(cpus=0, gpus=1)])
-
-
-def test_normalisation_over_workers_needs_gpus() -> None:
-    check_sync(True, 1, gpus=False)
-    check_sync(True, 2, gpus=True)
-    with pytest.raises(InputError, match="only on GPUs"):
-        check_sync(True, 2, gpus=False)
 
 
 def test_gpus_that_training_does_not_use_are_named(

@@ -9,7 +9,7 @@ import pytest
 
 from study import task
 from study.errors import InputError
-from study.setting import parse_value
+from study.setting import check_sync, parse_value
 from study.task import (
     build_config,
     class_key,
@@ -65,6 +65,13 @@ def test_every_setting_survives_text() -> None:
     config = FacadeConfig(learning_rate=1.2345678901234567e-05, last_relu=False)
     for name, field in config_fields(FacadeConfig).items():
         assert parse_value(field, str(getattr(config, name))) == getattr(config, name)
+
+
+def test_normalisation_over_workers_needs_gpus() -> None:
+    check_sync(True, 1, gpus=False)
+    check_sync(True, 2, gpus=True)
+    with pytest.raises(InputError, match="only on GPUs"):
+        check_sync(True, 2, gpus=False)
 
 
 def test_class_names_in_metrics_have_no_slash() -> None:
