@@ -34,6 +34,7 @@ fi
 echo "== packages for Python $("$venv/bin/python" -c 'import platform; print(platform.python_version())')"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 "$venv/bin/pip" install --quiet --requirement cluster/requirements.txt
+"$venv/bin/pip" uninstall -qq --yes study # the project's distribution up to 0.1.0
 "$venv/bin/pip" install --quiet --force-reinstall --no-deps --no-build-isolation .
 "$venv/bin/pip" check
 
