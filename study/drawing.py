@@ -2,12 +2,12 @@
 
 Matplotlib keeps Python busy for tenths of a second, in which the driver could not hear its trials.
 
-    drawing = Drawing(drawn=print)                       # called with the number of a trial
-    drawing.damage(trial, "facade", folder, note)        # None: drawn later
-    drawing.report(path)                                 # the same, of the study's page
+    drawing = Drawing(drawn=print)                       # called with the job that is done
+    drawing.request(trial, "facade", folder, note)       # None: drawn later
+    drawing.request_report(path)                         # the same, of the study's page
     drawing.close()
 
-The process, `python -m study.drawing`, reads a JSON object per line and answers each with one. It
+The process, this module run by its name, reads a JSON object per line and answers each with one. It
 ends when its input does, so it outlives no driver, not even one that is killed.
 """
 
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.errors import StorageError
 from study.object_path import AnyPath, as_path
+from study.outbox import Job, ReportJob, TrialJob
 from study.plotting import ignore_user_settings
 from study.run_folder import RunFolder
 from study.task import Task, load_task
@@ -35,21 +36,20 @@ if TYPE_CHECKING:
 
 NICENESS = 10
 ANSWER_SECONDS = 100.0  # for what takes seconds; at its end a study waits a little longer
-REPORT = -1  # in the place of a trial's number
 
 
 class Drawing:
     """Starts the process when it is needed, and again when it is gone.
 
     Args:
-        drawn: Told, by another thread, that a trial's figures are there.
+        drawn: Told, by another thread, what is there: a trial's figures, or the report.
     """
 
-    def __init__(self, drawn: Callable[[int], None]) -> None:
+    def __init__(self, drawn: Callable[[Job], None]) -> None:
         self._drawn = drawn
-        self._wanted: SimpleQueue[tuple[int, str]] = SimpleQueue()
-        self._asked: set[int] = set()
-        self._answers: dict[int, dict[str, Any]] = {}
+        self._wanted: SimpleQueue[tuple[Job, str]] = SimpleQueue()
+        self._asked: set[Job] = set()
+        self._answers: dict[Job, dict[str, Any]] = {}
         self._process: subprocess.Popen[str] | None = None
         threading.Thread(target=self._work, name="drawing", daemon=True).start()
 
@@ -58,14 +58,14 @@ class Drawing:
         """Whether there are figures that were asked for and not fetched."""
         return bool(self._asked or self._answers)
 
-    def damage(
+    def request(
         self,
         trial: TrialRecord,
         task: str,
         folder: RunFolder,
         note: str,
     ) -> list[str] | None:
-        """Have learning curves and the figures of the best epoch drawn.
+        """Ask for learning curves and the figures of the best epoch, or for what became of them.
 
         Args:
             trial: What is drawn of.
@@ -82,37 +82,37 @@ class Drawing:
         """
         about = {"metric": trial.metric, "mode": trial.mode, "history": trial.history}
         wanted = {"task": task, "folder": str(folder.path), "note": note, **about}
-        return self._fetch(trial.number, wanted)
+        return self._fetch(TrialJob(trial.number), wanted)
 
-    def report(self, path: AnyPath) -> list[str] | None:
-        """Have the page of a study written, after all figures that were asked for before.
+    def request_report(self, path: AnyPath) -> list[str] | None:
+        """Ask for the page of a study, written after all figures that were asked for before.
 
         Args:
             path: The study's folder.
 
         Returns:
-            As `damage`; `drawn` is told `REPORT`.
+            As `request`.
 
         Raises:
             StorageError: The disk is full.
         """
-        return self._fetch(REPORT, {"report": str(path)})
+        return self._fetch(ReportJob(), {"report": str(path)})
 
-    def _fetch(self, number: int, wanted: dict[str, Any]) -> list[str] | None:
-        if number in self._answers:
-            answer = self._answers.pop(number)
+    def _fetch(self, job: Job, wanted: dict[str, Any]) -> list[str] | None:
+        if job in self._answers:
+            answer = self._answers.pop(job)
             if "full" in answer:
                 raise StorageError(answer["full"])
             return list(answer["damage"])
-        if number not in self._asked:
-            self._asked.add(number)
-            self._wanted.put((number, json.dumps(wanted)))
+        if job not in self._asked:
+            self._asked.add(job)
+            self._wanted.put((job, json.dumps(wanted)))
         return None
 
-    def forget(self, number: int) -> None:
-        """Have a trial's figures drawn anew when they are asked for again."""
-        self._asked.discard(number)
-        self._answers.pop(number, None)
+    def forget(self, job: Job) -> None:
+        """Have it drawn anew when it is asked for again."""
+        self._asked.discard(job)
+        self._answers.pop(job, None)
 
     def close(self) -> None:
         """End the process."""
@@ -122,13 +122,13 @@ class Drawing:
 
     def _work(self) -> None:
         while True:
-            number, line = self._wanted.get()
+            job, line = self._wanted.get()
             answer = self._ask(line) or self._ask(line)
-            what = "no report" if number == REPORT else f"trial {number}: no figures"
+            what = "no report" if isinstance(job, ReportJob) else f"{job}: no figures"
             died = f"{what}, the process that draws died twice."
-            self._answers[number] = json.loads(answer) if answer else {"damage": [died]}
-            self._asked.discard(number)
-            self._drawn(number)
+            self._answers[job] = json.loads(answer) if answer else {"damage": [died]}
+            self._asked.discard(job)
+            self._drawn(job)
 
     def _ask(self, line: str) -> str:
         """Return the answer; nothing if the process died, or had to be killed for its silence."""

@@ -6,6 +6,7 @@ the server is away, training goes on, and the next attempt sends what is missing
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
@@ -13,8 +14,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from study.drawing import REPORT, Drawing, figure_note
+from study.drawing import Drawing, figure_note
 from study.errors import InputError
+from study.outbox import Job, Outbox, ReportJob, TrialJob
 from study.record import StudyRecord
 from study.task import Task
 from study.tracking_notes import best_metric
@@ -25,10 +27,36 @@ from study.trial_record import TrialRecord
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 5.0
 # Between two reports while the study runs: at least so many seconds, and so many times as long as
 # the last one took, so that a study of thousands of trials does not work for its report.
 REPORT_SECONDS, REPORT_SHARE = 60.0, 20.0
+
+
+@dataclasses.dataclass
+class _Report:
+    """The page of the study that is being written.
+
+    Attributes:
+        num_ended: Of how many ended trials; None while none is being written.
+        asked: When it was asked for, seconds of the monotonic clock.
+        due: When to ask for the next one.
+    """
+
+    num_ended: int | None = None
+    asked: float = dataclasses.field(default_factory=time.monotonic)
+    due: float = dataclasses.field(default_factory=lambda: time.monotonic() + REPORT_SECONDS)
+
+    def begin(self, num_ended: int) -> None:
+        """Note that it is asked for."""
+        self.num_ended, self.asked, self.due = num_ended, time.monotonic(), math.inf
+
+    def end(self) -> int:
+        """Note that it is there; return of how many ended trials."""
+        assert self.num_ended is not None
+        shown, self.num_ended = self.num_ended, None
+        now = time.monotonic()
+        self.due = now + max(REPORT_SECONDS, REPORT_SHARE * (now - self.asked))
+        return shown
 
 
 class StudyTracker:
@@ -61,29 +89,20 @@ class StudyTracker:
         self._system_metrics = system_metrics
         self._watch: SystemWatch | None = None
         self._store: StudyRuns | None = None  # None as long as the store was not reached
-        self._restored: set[int] = set()  # trials whose runs were deleted
         self._look_again = False  # after a failure: somebody may have deleted runs
-        self.runs: dict[int, Run] = {}
+        self._restored: set[int] = set()  # trials whose runs were deleted
+        self._runs: dict[int, Run] = {}
         # Trials whose runs an earlier process may have made, or a call that failed.
         self._perhaps_there = {trial.number for trial in record.trials()}
-        self.trouble: str | None = None
-        self._unsent: dict[int, str] = {}  # trial -> why, when closing
-        self._waiting: dict[int, None] = {}  # trials to bring up to date, oldest first
-        self._changed = threading.Condition()
-        self._closing = False
-        self._sent = 0  # how often a trial was brought up to date
-        self._report_of: int | None = None  # of how many ended trials the one being written is
-        self._report_asked = time.monotonic()  # when that was
-        self._report_due = self._report_asked + REPORT_SECONDS
-        self._drawing = Drawing(drawn=self.touch)
+        self._report = _Report()
+        self._outbox = Outbox()
+        self._drawing = Drawing(drawn=self._outbox.put)
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
     def touch(self, number: int) -> None:
         """Have a trial's run brought up to date soon."""
-        with self._changed:
-            self._waiting[number] = None
-            self._changed.notify()
+        self._outbox.put(TrialJob(number))
 
     def close(
         self,
@@ -103,49 +122,57 @@ class StudyTracker:
         Returns:
             What went wrong, None if everything was written.
         """
-        with self._changed:
-            self._closing = True
-            if at_most == math.inf:  # after a signal there is no time for it
-                self._waiting[REPORT] = None
-            self._changed.notify()
+        if at_most == math.inf:
+            self._outbox.close(ReportJob())
+        else:  # after a signal there is no time for it
+            self._outbox.close()
+        self._wait(patience, at_most)
+        if self._thread.is_alive():
+            return self._outbox.trouble or "the tracking store is slow"
+        unsent = self._outbox.unsent
+        if unsent.keys() - {ReportJob()}:
+            jobs = ", ".join(str(job) for job in sorted(unsent, key=_in_order))
+            return f"{jobs}: {'; '.join(sorted(set(unsent.values())))}"
+        try:
+            self._end(status, best)
+        except Exception as error:  # as in `_work`
+            return _first_line(error)
+        return unsent.get(ReportJob())
+
+    def _wait(self, patience: float, at_most: float) -> None:
+        """Wait for the thread, for the longer the more it gets done."""
         closing = heard = time.monotonic()
-        sent = self._sent
+        sent = self._outbox.num_sent
         while self._thread.is_alive() and time.monotonic() - heard < patience:
             self._thread.join(min(1.0, patience))
             if time.monotonic() - closing > at_most:
                 break
-            if self._sent > sent:  # much may be left of a study of short trials
-                heard, sent = time.monotonic(), self._sent
-        if self._thread.is_alive():
-            return self.trouble or "the tracking store is slow"
-        if self._unsent.keys() - {REPORT}:
-            names = ("report" if n == REPORT else f"trial {n}" for n in sorted(self._unsent))
-            return f"{', '.join(names)}: {'; '.join(sorted(set(self._unsent.values())))}"
-        try:
-            client, parent = self.store.client, self.store.parent
-            if self._restored:
-                numbers = ", ".join(str(number) for number in sorted(self._restored))
-                logger.warning("runs that were deleted in MLflow are restored: trials %s", numbers)
-            for run in self.runs.values():
-                if not run.ended:  # cut off; the next command goes on with it
-                    client.set_tag(run.run_id, "study.resumable", "true")
-                    client.set_terminated(run.run_id, "KILLED")
-            found = best if self.store.searches and status == "FINISHED" else None
-            if found is not None and found.value is not None:
-                key = best_metric(self.record)
-                if client.get_run(parent).data.metrics.get(key) != found.value:
-                    client.log_metric(parent, key, found.value, step=found.number)
-                    client.set_tag(parent, "study.best_trial", str(found.number))
-            if self._watch is not None:
-                self._watch.flush()
-            client.set_terminated(parent, status)
-        except Exception as error:  # as in `_work`
-            return _first_line(error)
-        return self._unsent.get(REPORT)
+            if self._outbox.num_sent > sent:  # much may be left of a study of short trials
+                heard, sent = time.monotonic(), self._outbox.num_sent
 
-    @property
-    def store(self) -> StudyRuns:
-        """The study's runs in MLflow; reaches for the store if it was not reached yet."""
+    def _end(self, status: str, best: TrialRecord | None) -> None:
+        """End the runs of the study and of trials that were cut off, and name the best."""
+        store = self._reach()
+        client, parent = store.client, store.parent
+        if self._restored:
+            numbers = ", ".join(str(number) for number in sorted(self._restored))
+            logger.warning("runs that were deleted in MLflow are restored: trials %s", numbers)
+        for run in self._runs.values():
+            if not run.ended:  # cut off; the next command goes on with it
+                client.set_tag(run.run_id, "study.resumable", "true")
+                client.set_terminated(run.run_id, "KILLED")
+        found = best if store.searches and status == "FINISHED" else None
+        if found is not None and found.value is not None:
+            key = best_metric(self.record)
+            if client.get_run(parent).data.metrics.get(key) != found.value:
+                client.log_metric(parent, key, found.value, step=found.number)
+                client.set_tag(parent, "study.best_trial", str(found.number))
+        if self._watch is not None:
+            self._watch.flush()
+        client.set_terminated(parent, status)
+
+    def _reach(self) -> StudyRuns:
+        """Return the study's runs in MLflow, which are found or made if they were not yet."""
         if self._store is None or self._look_again:
             client = connect(self.uri)
             about = (self.record, self.task, self.settings, self.known)
@@ -158,7 +185,7 @@ class StudyTracker:
                     self.record.path,
                 )
                 self.record.separate()
-                self.runs.clear()
+                self._runs.clear()
                 store = StudyRuns(client, self.uri, *about)
             store.resume()
             self._store = store
@@ -166,98 +193,86 @@ class StudyTracker:
         return self._store
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and (not self._closing or self._drawing.busy):
-                    self._changed.wait()
-                if not self._waiting:
-                    self._drawing.close()
-                    return
-                number = next(iter(self._waiting))
-                del self._waiting[number]
+        while (job := self._outbox.take(lambda: self._drawing.busy)) is not None:
             try:
-                if number == REPORT:
-                    self._bring_report()
-                else:
-                    self._bring_up_to_date(number)
-                    if time.monotonic() > self._report_due:
-                        self.touch(REPORT)
-                if self._system_metrics and (self._watch is None or self._watch.ended):
-                    self._watch = SystemWatch(self.uri, self.store.parent)
-                self._sent += 1
-                if self.trouble is not None:
-                    logger.warning("tracking is back; what is missing is sent now")
-                self.trouble = None
+                self._send(job)
+                self._outbox.succeeded()
             except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
-                # What a call that failed has written is not known: look again.
-                self.runs.pop(number, None)
-                self._perhaps_there.add(number)
-                self._look_again = True
-                self._drawing.forget(number)
-                self._report_of = None if number == REPORT else self._report_of
-                if self.trouble is None:
-                    logger.warning(
-                        "tracking fails, training goes on and all is sent later: %s",
-                        _first_line(error),
-                    )
-                self.trouble = _first_line(error)
-                with self._changed:
-                    if self._closing:
-                        self._unsent[number] = self.trouble
-                        if self._store is None or len(self._unsent) > 1:  # no use to try them all
-                            self._unsent |= dict.fromkeys(self._waiting, self.trouble)
-                            self._drawing.close()
-                            return
-                    else:
-                        self._waiting[number] = None
-                        self._changed.wait(RETRY_SECONDS)
+                self._forget(job)
+                self._outbox.failed(job, _first_line(error))
+                # When closing it is no use to try them all.
+                if self._outbox.unsent and (self._store is None or len(self._outbox.unsent) > 1):
+                    self._outbox.give_up()
+                    break
+        self._drawing.close()
+
+    def _send(self, job: Job) -> None:
+        if isinstance(job, ReportJob):
+            self._bring_report()
+        else:
+            self._bring_up_to_date(job.number)
+            if time.monotonic() > self._report.due:
+                self._outbox.put(ReportJob())
+        if self._system_metrics and (self._watch is None or self._watch.ended):
+            self._watch = SystemWatch(self.uri, self._reach().parent)
+
+    def _forget(self, job: Job) -> None:
+        """Look again: what a call that failed has written is not known."""
+        self._look_again = True
+        self._drawing.forget(job)
+        if isinstance(job, ReportJob):
+            self._report.num_ended = None
+        else:
+            self._runs.pop(job.number, None)
+            self._perhaps_there.add(job.number)
 
     def _bring_up_to_date(self, number: int) -> None:
-        store = self.store
+        store = self._reach()
         trial = self.record.trial(number)
-        run = self.runs.get(number)
+        run = self._runs.get(number)
         if run is None:
             run = store.find_or_create(trial, perhaps_there=number in self._perhaps_there)
-            self.runs[number] = run
+            self._runs[number] = run
             self._restored |= store.restored
         store.log(trial, run)
-        if trial.state != "running" and not run.ended and self._drawn(trial):
+        if trial.state != "running" and not run.ended and self._has_figures(trial):
             store.end(trial, run)
 
-    def _drawn(self, trial: TrialRecord) -> bool:
+    def _has_figures(self, trial: TrialRecord) -> bool:
         """Return whether a trial's figures are there; else it is touched again when they are."""
         if trial.epoch is None:
             return True
-        folder, note = (
-            self.record.run_folder(trial.number),
-            figure_note(self.task, self.record, trial),
-        )
-        damage = self._drawing.damage(trial, self.task.name, folder, note)
+        folder = self.record.run_folder(trial.number)
+        note = figure_note(self.task, self.record, trial)
+        damage = self._drawing.request(trial, self.task.name, folder, note)
         for text in damage or []:
             logger.warning(text)
         return damage is not None
 
     def _bring_report(self) -> None:
         """Have the study's page written, and put it on the study's run."""
-        known = (self.store.reported, self._report_of)
-        if not self.store.searches or known == (self.record.num_ended(), None):
+        store, report = self._reach(), self._report
+        if not store.searches:
             return
-        if self._report_of is None:
-            self._report_of, self._report_asked = self.record.num_ended(), time.monotonic()
-            self._report_due = math.inf
-        damage = self._drawing.report(self.record.path)
+        if report.num_ended is None:
+            if store.reported == self.record.num_ended():
+                return
+            report.begin(self.record.num_ended())
+        damage = self._drawing.request_report(self.record.path)
         if damage is None:
             return  # touched again when it is there
-        took = time.monotonic() - self._report_asked
-        self._report_due = time.monotonic() + max(REPORT_SECONDS, REPORT_SHARE * took)
-        shown, self._report_of = self._report_of, None
+        shown = report.end()
         for text in damage:
             logger.warning(text)
-        self.store.describe(shown, self.runs)
+        store.describe(shown, self._runs)
         if not damage:
-            upload_report(self.store.client, self.store.parent, self.record.path)
-        if self._closing:  # a trial may have ended meanwhile
-            self.touch(REPORT)
+            upload_report(store.client, store.parent, self.record.path)
+        if self._outbox.closing:  # a trial may have ended meanwhile
+            self._outbox.put(ReportJob())
+
+
+def _in_order(job: Job) -> int:
+    return -1 if isinstance(job, ReportJob) else job.number
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from study.drawing import Drawing
 from study.errors import StorageError
+from study.outbox import TrialJob
 from study.record import StudyRecord
 from study.run_folder import RunFolder, write_arrays
 from study.trial_record import TrialRecord
@@ -36,14 +37,14 @@ class Drawn:
 
     def __init__(self) -> None:
         self.told = threading.Semaphore(0)
-        self.drawing = Drawing(drawn=lambda number: self.told.release())
+        self.drawing = Drawing(drawn=lambda job: self.told.release())
 
     def damage(self, folder: RunFolder, task: str = "fashion") -> list[str]:
-        assert self.drawing.damage(TRIAL, task, folder, "note") is None
-        assert self.drawing.damage(TRIAL, task, folder, "note") is None, "asked for once"
+        assert self.drawing.request(TRIAL, task, folder, "note") is None
+        assert self.drawing.request(TRIAL, task, folder, "note") is None, "asked for once"
         assert self.drawing.busy
         assert self.told.acquire(timeout=60)
-        damage = self.drawing.damage(TRIAL, task, folder, "note")
+        damage = self.drawing.request(TRIAL, task, folder, "note")
         assert damage is not None and not self.drawing.busy
         return damage
 
@@ -93,9 +94,9 @@ def test_a_process_that_hangs_is_replaced(
 
 def test_figures_that_nobody_fetches_keep_nobody_waiting(folder: RunFolder) -> None:
     drawn = Drawn()
-    assert drawn.drawing.damage(TRIAL, "fashion", folder, "note") is None
+    assert drawn.drawing.request(TRIAL, "fashion", folder, "note") is None
     assert drawn.told.acquire(timeout=60) and drawn.drawing.busy
-    drawn.drawing.forget(TRIAL.number)
+    drawn.drawing.forget(TrialJob(TRIAL.number))
     assert not drawn.drawing.busy
     drawn.damage(folder)
     drawn.drawing.close()
@@ -130,19 +131,19 @@ def test_a_report_is_written_after_the_figures(finished: Finished, tmp_path: Pat
     folder = RunFolder(study / "trials" / f"{best.number:04d}")
     for figure in folder.figures():
         figure.unlink()
-    assert drawn.drawing.damage(best, "fashion", folder, "note") is None
-    assert drawn.drawing.report(study) is None
+    assert drawn.drawing.request(best, "fashion", folder, "note") is None
+    assert drawn.drawing.request_report(study) is None
     assert drawn.told.acquire(timeout=60) and drawn.told.acquire(timeout=60)
-    assert drawn.drawing.report(study) == []
+    assert drawn.drawing.request_report(study) == []
     assert "confusion matrix of trial" in page.read_text()
     page.unlink()
     page.mkdir()
-    assert drawn.drawing.report(study) is None and drawn.told.acquire(timeout=60)
+    assert drawn.drawing.request_report(study) is None and drawn.told.acquire(timeout=60)
     with pytest.raises(StorageError, match="report.html"):
-        drawn.drawing.report(study)
+        drawn.drawing.request_report(study)
     (study / "study.json").write_text("{}")
     (study / "optuna.db").unlink()
-    assert drawn.drawing.report(study) is None and drawn.told.acquire(timeout=60)
-    (text,) = drawn.drawing.report(study) or []
+    assert drawn.drawing.request_report(study) is None and drawn.told.acquire(timeout=60)
+    (text,) = drawn.drawing.request_report(study) or []
     assert "no report" in text and "study.json" in text
     drawn.drawing.close()
