@@ -8,7 +8,7 @@ from study.estimate import Estimate
 from study.plan import StudyPlan
 from study.progress import number, settings_line
 from study.resources import say_trials, unused_gpu
-from study.rungs import Outlook
+from study.simulation import Outlook
 from study.tables import duration, table
 
 NUM_SHOWN = 4  # of the configurations to come

@@ -1,7 +1,7 @@
 """What a study will take, for `study.tune --dry-run`: epochs, networks, time and price.
 
 Configurations are drawn as the search would draw them, some are measured in the real loop, as many
-at a time as trials will run, and the study is simulated with what they took (`study.rungs`).
+at a time as trials will run, and the study is simulated with what they took (`study.simulation`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
-from study.rungs import Outlook, Runner, ranks, simulate
 from study.sampling import NUM_RANDOM, draw
 from study.setting import Value, build_config
+from study.simulation import Outlook, Runner, ranks, simulate
 from study.space import SearchSpace
 from study.task import Task
 from study.trial_record import TrialRecord, now

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from study.record import StudyRecord
-from study.snapshot import Schedule, milestones, seconds_of
-from study.trial_record import TrialRecord
+from study.stopping_rule import StoppingRule, milestones
+from study.trial_record import TrialRecord, seconds_of
 
 PAUSE = 60.0  # seconds between two epochs of a trial from which on it counts as cut off meanwhile
 
@@ -63,16 +63,16 @@ class Ledger:
     price: float | None
 
     @staticmethod
-    def of(record: StudyRecord, schedule: Schedule | None, price: float | None = None) -> Ledger:
+    def of(record: StudyRecord, rule: StoppingRule | None, price: float | None = None) -> Ledger:
         """Read it from a study's record.
 
         Args:
             record: The study.
-            schedule: What its last command asked for; None if unknown.
+            rule: What its last command asked for; None if unknown.
             price: US dollars for an hour of all machines.
         """
         trials, epochs = record.trials(), int(record.manifest["epochs"])
-        workers = schedule.workers if schedule else 1
+        workers = rule.workers if rule else 1
         spans = [span for trial in trials for span in spans_of(trial)]
         saved = sum(
             (epochs - trial.epochs) * trial.seconds / trial.epochs
@@ -83,7 +83,7 @@ class Ledger:
         unfinished = sum(trial.epochs for trial in trials if trial not in ended)
         return Ledger(
             work={trial.number: workers * trial.seconds for trial in trials},
-            rungs=_rungs(trials, [*milestones(schedule, epochs), epochs], workers),
+            rungs=_rungs(trials, [*milestones(rule, epochs), epochs], workers),
             epochs=sum(trial.epochs for trial in trials),
             full=epochs * len(ended) + unfinished,
             saved=workers * saved,

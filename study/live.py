@@ -21,8 +21,9 @@ from typing import Any, Self, TextIO
 from study.progress import SHARE, Progress
 from study.record import StudyRecord
 from study.redaction import cleaned
-from study.snapshot import Schedule, lines, snapshot
+from study.snapshot import lines, snapshot
 from study.stopping import Stopping
+from study.stopping_rule import StoppingRule
 from study.trial_record import TrialRecord
 
 DRAW_SECONDS = 1.0
@@ -38,7 +39,7 @@ def moves_cursor(stream: TextIO) -> bool:
     return stream.isatty() and kind not in ("", "dumb") and not notebook
 
 
-def progress_for(record: StudyRecord, asked: Schedule, stopping: Stopping) -> Progress:
+def progress_for(record: StudyRecord, asked: StoppingRule, stopping: Stopping) -> Progress:
     """Return the live table where it can be shown, plain lines elsewhere."""
     if moves_cursor(sys.stderr):
         return LiveProgress(record, asked, stopping)
@@ -105,7 +106,7 @@ class LiveProgress(Progress):
     While it is open, everything that this process prints on the terminal goes above the table.
     """
 
-    def __init__(self, record: StudyRecord, asked: Schedule, stopping: Stopping) -> None:
+    def __init__(self, record: StudyRecord, asked: StoppingRule, stopping: Stopping) -> None:
         super().__init__(record, asked)
         self._stopping = stopping
         self._block = Block(sys.stderr)

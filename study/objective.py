@@ -7,6 +7,9 @@
 
 Names are those of an epoch's metrics, with or without `val/`. The first objective decides which
 epoch of a trial counts, so it is one of validation; all other numbers are of that epoch.
+
+Scores are values such that more is better. A point, one score or two, dominates another if it is
+nowhere worse and somewhere better; the Pareto front is what nothing dominates.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.pareto import Point, front
 from study.task import Task
 from study.trial_record import TrialRecord
 
@@ -25,6 +27,8 @@ COSTS = {"num_params": "min", "images_per_second": "max", "epoch_seconds": "min"
 OPTIONAL = ("objectives", "require")  # keys of a manifest that say more than `metric` and `mode`
 # Of a metric that was not recorded, and of a trial whose loss was not finite: worse than any other.
 WORST_MISS = 1e6
+
+Point = Sequence[float]  # one score, or two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +172,27 @@ class Goal:
         short += [f"{f.metric} is not known" for f in self.floors if f.metric not in best]
         required = " and ".join(map(str, self.floors))
         return f"no trial keeps {required}; trial {nearest.number} is nearest: {'; '.join(short)}"
+
+
+def dominates(one: Point, other: Point) -> bool:
+    """Return whether a point is nowhere worse than another, and somewhere better."""
+    pairs = list(zip(one, other, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def front(points: Sequence[Point]) -> list[int]:
+    """Return the places of the points that no other dominates, in their order.
+
+    Of points that are equal, all are there.
+    """
+    # From the best by the first score downwards only the best second score so far can dominate,
+    # and the last point of the front has it.
+    order = sorted(range(len(points)), key=lambda place: tuple(points[place]), reverse=True)
+    kept: list[int] = []
+    for place in order:
+        if not kept or not dominates(points[kept[-1]], points[place]):
+            kept.append(place)
+    return sorted(kept)
 
 
 def show(value: float) -> str:

@@ -11,9 +11,10 @@ from typing import Self
 
 from study.objective import Goal, show, show_values
 from study.record import StudyRecord
-from study.rungs import Outlook
 from study.setting import Value
-from study.snapshot import Schedule, time_left
+from study.simulation import Outlook
+from study.snapshot import time_left
+from study.stopping_rule import StoppingRule
 from study.tables import duration, table
 from study.trial_record import TrialRecord, counts
 
@@ -33,7 +34,7 @@ class Progress:
         asked: What it was started with.
     """
 
-    def __init__(self, record: StudyRecord, asked: Schedule) -> None:
+    def __init__(self, record: StudyRecord, asked: StoppingRule) -> None:
         self.record = record
         self.asked = asked
         self.epochs: dict[int, int] = {}  # running trial -> its last epoch

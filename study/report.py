@@ -31,7 +31,8 @@ from study.manifest import find_study
 from study.object_path import AnyPath, as_path
 from study.objective import Objective
 from study.record import REPORT_FILE, StudyRecord
-from study.snapshot import Schedule, milestones
+from study.snapshot import rule_of
+from study.stopping_rule import milestones
 from study.task import Task, load_task
 from study.tested import describe_test, read_openings
 
@@ -103,16 +104,16 @@ def page(record: StudyRecord, price: float | None = None) -> str:
 
 def content(task: Task, record: StudyRecord, price: float | None) -> dict[str, Any]:
     """Return all that the page shows, without its pictures."""
-    schedule = Schedule.of(record.manifest)
+    rule = rule_of(record.manifest)
     ranking = record.ranking()
     confirmation = find(record, ranking)
-    ledger = Ledger.of(record, schedule, price)
+    ledger = Ledger.of(record, rule, price)
     matters, why_not = _importance(task, record)
     manifest = record.manifest
     drawn: dict[str, charts.Chart] = {}
     if record.trials():
         drawn["history"] = charts.history(record)
-        drawn["curves"] = charts.curves(record, milestones(schedule, manifest["epochs"]))
+        drawn["curves"] = charts.curves(record, milestones(rule, manifest["epochs"]))
         drawn["timeline"] = charts.timeline(record)
     if ranking:
         drawn["parallel"] = space_charts.parallel(record)
@@ -132,7 +133,7 @@ def content(task: Task, record: StudyRecord, price: float | None) -> dict[str, A
         "measured": report_facts.measured(record),
         "written": time.strftime("%Y-%m-%d %H:%M %z"),
         "runs": any(trial.state == "running" for trial in record.trials()),
-        "headline": report_facts.headline(record, schedule, ledger, confirmation),
+        "headline": report_facts.headline(record, rule, ledger, confirmation),
         "hints": report_facts.hints(task, record, confirmation),
         "confirmed": confirmation and confirmation.describe().strip(),
         "tests": [describe_test(manifest["metric"], test) for test in _exports(record)],

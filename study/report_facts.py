@@ -20,8 +20,8 @@ from study.objective import show
 from study.progress import number
 from study.record import StudyRecord
 from study.setting import Value, config_fields
-from study.snapshot import Schedule
 from study.space import Parameter
+from study.stopping_rule import StoppingRule
 from study.tables import duration
 from study.task import Task, class_key
 from study.trial_record import TrialRecord, counts
@@ -34,14 +34,14 @@ NUM_NAMED = 12  # trials named of those that failed alike
 
 def headline(
     record: StudyRecord,
-    schedule: Schedule | None,
+    rule: StoppingRule | None,
     ledger: Ledger,
     confirmation: Confirmation | None,
 ) -> list[tuple[str, str, str]]:
     """Return the figures on top of the page: label, value, note."""
     count, ranking = counts(record.trials()), record.ranking()
     ended = sum(n for state, n in count.items() if state != "running")
-    asked = f" of {schedule.num_samples}" if schedule and not schedule.unlimited else ""
+    asked = f" of {rule.num_samples}" if rule and not rule.unlimited else ""
     states = ", ".join(f"{n} {state}" for state, n in count.items() if n)
     rows: list[tuple[str, str, str]] = []
     if ranking and ranking[0].value is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shlex
 import time
@@ -10,7 +9,6 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from datetime import datetime
 from io import StringIO
 from itertools import accumulate
 from statistics import median
@@ -19,82 +17,53 @@ from typing import Any
 from study.command import parse_time
 from study.objective import Goal
 from study.record import StudyRecord
-from study.rungs import Outlook, Rungs, Runner, ranks, simulate
+from study.simulation import Outlook, Runner, ranks, simulate
+from study.stopping_rule import StoppingRule, milestones
 from study.tables import duration, printable, sparkline
-from study.trial_record import TrialRecord, counts
+from study.trial_record import TrialRecord, counts, seconds_of
 
 NUM_RUNNING = 8  # trials with a line of their own
 NUM_REASONS = 3
 STEPS = 30_000  # simulated for the time that is left, a tenth of a second
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """What the last command asked for.
+def rule_of(manifest: dict[str, Any]) -> StoppingRule | None:
+    """Read from the last command in a study's manifest when it stops; None if it cannot be read."""
+    from study.plan import GRACE
+    from study.study_flags import build_parser
 
-    Attributes:
-        num_samples: Trials at which the study is done; inf if there is no such number.
-        rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
-        workers: Of a trial.
-        budget: Seconds after which the study stops; None for never.
-    """
+    starts = manifest.get("starts", [])
+    try:
+        with redirect_stderr(StringIO()):  # of a later version, perhaps, with other flags
+            words = shlex.split(starts[-1]["command"])[3:]
+            args = build_parser().parse_args(words)
+            if args.time_budget is not None:
+                args.time_budget = parse_time("--time-budget", args.time_budget)
+    except (LookupError, TypeError, ValueError, SystemExit):
+        return None
+    if args.grace_period is None:
+        args.grace_period = math.ceil(GRACE * manifest["epochs"])
+    return rule_from(args)
 
-    num_samples: float
-    rule: tuple[int, float] | None
-    workers: int = 1
-    budget: float | None = None
 
-    @staticmethod
-    def of(manifest: dict[str, Any]) -> Schedule | None:
-        """Read it from the last command in the manifest; None if there is none to be read."""
-        from study.plan import GRACE
-        from study.study_flags import build_parser
-
-        starts = manifest.get("starts", [])
-        try:
-            with redirect_stderr(StringIO()):  # of a later version, perhaps, with other flags
-                words = shlex.split(starts[-1]["command"])[3:]
-                args = build_parser().parse_args(words)
-                if args.time_budget is not None:
-                    args.time_budget = parse_time("--time-budget", args.time_budget)
-        except (LookupError, TypeError, ValueError, SystemExit):
-            return None
-        if args.grace_period is None:
-            args.grace_period = math.ceil(GRACE * manifest["epochs"])
-        return Schedule.from_args(args)
-
-    @staticmethod
-    def from_args(args: Namespace) -> Schedule:
-        """Take it from the checked flags of `study.tune`."""
-        rule = (args.grace_period, args.reduction_factor) if args.scheduler == "asha" else None
-        return Schedule(
-            num_samples=args.num_samples,
-            rule=rule,
-            workers=args.workers_per_trial,
-            budget=args.time_budget,
-        )
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is no number of trials at which the study is done."""
-        return math.isinf(self.num_samples)
-
-    def budget_left(self, manifest: dict[str, Any]) -> float | None:
-        """Return the seconds until the last start's time budget ends; None if it has none."""
-        if self.budget is None:
-            return None
-        begun = seconds_of(manifest["starts"][-1]["time"])
-        return max(0.0, begun + self.budget - time.time())
+def rule_from(args: Namespace) -> StoppingRule:
+    """Take from the checked flags of `study.tune` when the study stops."""
+    return StoppingRule(
+        num_samples=args.num_samples,
+        asha=(args.grace_period, args.reduction_factor) if args.scheduler == "asha" else None,
+        workers=args.workers_per_trial,
+        budget=args.time_budget,
+    )
 
 
 def snapshot(
-    record: StudyRecord, schedule: Schedule | None, outlook: Outlook | None
+    record: StudyRecord, rule: StoppingRule | None, outlook: Outlook | None
 ) -> dict[str, Any]:
     """Return how a study stands, as a JSON object; times in seconds.
 
     Args:
         record: The study.
-        schedule: What was asked for; None if unknown.
+        rule: When it stops; None if unknown.
         outlook: From `time_left`.
     """
     trials, manifest, now = record.trials(), record.manifest, time.time()
@@ -104,10 +73,10 @@ def snapshot(
     running = [trial for trial in trials if trial.state == "running"]
     reasons = Counter(trial.reason or "unknown" for trial in trials if trial.state == "failed")
     tries = Counter(str(failure["reason"]) for trial in trials for failure in trial.failures)
-    rungs = milestones(schedule, manifest["epochs"])
+    rungs = milestones(rule, manifest["epochs"])
     return {
         **{key: manifest[key] for key in ("study", "task", "dataset", "metric", "mode")},
-        "num_samples": schedule.num_samples if schedule and not schedule.unlimited else None,
+        "num_samples": rule.num_samples if rule and not rule.unlimited else None,
         "trials": counts(trials),
         "objective": str(record.goal),
         "best": _best(best[0], trials, record.goal) if best else None,
@@ -142,18 +111,10 @@ def snapshot(
             "high": outlook.high,
             "how": "simulated with this study's epochs so far, as many trials at a time as run now",
         },
-        "budget_left": schedule.budget_left(manifest) if schedule else None,
+        "budget_left": rule.budget_left(manifest) if rule else None,
         "failures": dict(reasons.most_common()),
         "tried_again": dict(tries.most_common()),
     }
-
-
-def milestones(schedule: Schedule | None, epochs: int) -> list[int]:
-    """Return after which epochs trials may be stopped, from the first."""
-    if schedule is None or schedule.rule is None:
-        return []
-    found = Rungs(schedule.rule[0], epochs, schedule.rule[1]).milestones
-    return [math.ceil(milestone) for milestone in reversed(found) if milestone < epochs]
 
 
 def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict[str, Any]:
@@ -178,15 +139,7 @@ def _last_report(trial: TrialRecord) -> float:
     return max(begun, again, ended)
 
 
-def seconds_of(text: str) -> float:
-    """Return a time of the record in seconds since 1970; 0 if there is none."""
-    try:
-        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except ValueError:
-        return 0.0
-
-
-def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
+def time_left(record: StudyRecord, rule: StoppingRule | None) -> Outlook | None:
     """Estimate what the study still takes, None if no epoch of it is known yet.
 
     Simulated are the trials that are left, under the study's rule, with the median time of the
@@ -194,7 +147,7 @@ def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
     """
     trials = record.trials()
     ended = sum(trial.state != "running" for trial in trials)
-    if schedule is None or schedule.unlimited or ended >= schedule.num_samples:
+    if rule is None or rule.unlimited or ended >= rule.num_samples:
         return None
     times = [[row["ended"] for row in t.history if "ended" in row] for t in trials]
     epochs = [b - a for ends in times for a, b in zip(ends, ends[1:], strict=False)]
@@ -211,7 +164,7 @@ def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
     ]
     begin = max(0.0, median(begins)) if begins else 0.0
     running = [trial for trial in trials if trial.state == "running"]
-    left = int(schedule.num_samples) - ended
+    left = int(rule.num_samples) - ended
     places = ranks(trials, record.manifest["mode"])
     runners = [
         Runner(begin=0.0, epoch=epoch, done=trial.epochs, rank=places.get(trial.number))
@@ -223,7 +176,7 @@ def time_left(record: StudyRecord, schedule: Schedule | None) -> Outlook | None:
         more=max(0, new - 1),
         epochs=record.manifest["epochs"],
         concurrent=max(1, len(running)),
-        rule=schedule.rule,
+        rule=rule.asha,
         past=[(t.epochs, places[t.number]) for t in trials if t.state != "running" and t.epochs],
         most_steps=STEPS,
     )

@@ -92,10 +92,10 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
     """
     from study.hold import driver_of
     from study.record import StudyRecord
-    from study.snapshot import Schedule, snapshot, time_left
+    from study.snapshot import rule_of, snapshot, time_left
 
     record = StudyRecord.read(folder)
-    asked = Schedule.of(record.manifest)
+    asked = rule_of(record.manifest)
     driver = driver_of(folder)
     outlook = None
     if driver["alive"] is not False:

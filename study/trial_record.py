@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -153,3 +154,11 @@ def counts(trials: list[TrialRecord]) -> dict[str, int]:
 def now() -> str:
     """Return the time as the record writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def seconds_of(text: str) -> float:
+    """Return a time of the record in seconds since 1970; 0 if there is none."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        return 0.0

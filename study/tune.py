@@ -34,7 +34,7 @@ from study.record import StudyRecord
 from study.redaction import command_line
 from study.resources import DRIVER, say_trials, unused_gpu
 from study.restart import Restart, go_on_after
-from study.snapshot import Schedule
+from study.snapshot import rule_from
 from study.stopping import Stopping, StudyStopped
 from study.study_flags import build_parser
 from study.summary import page_command, summary
@@ -114,7 +114,7 @@ def run(
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             assert study.resources is not None
             watch = RayWatch(on_death, local, dashboard=study.resources.workers > 1)
-            asked = Schedule.from_args(study.args)
+            asked = rule_from(study.args)
             at_random = ", random search" if study.args.sampler == "random" else ""
             progress = screen.enter_context(progress_for(record, asked, stopping))
             progress.say(

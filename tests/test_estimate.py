@@ -17,7 +17,7 @@ from study.estimate import Estimate, completed, estimate, extremes, to_come
 from study.plan import StudyPlan, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.record import StudyRecord
-from study.rungs import Outlook
+from study.simulation import Outlook
 from study.study_flags import build_parser
 from study.task import Task, TrainConfig, build_config, load_task
 from study.tasks.facade import FacadeConfig

@@ -103,7 +103,7 @@ import json, logging, sys, time
 from pathlib import Path
 from study.live import progress_for
 from study.record import StudyRecord
-from study.snapshot import Schedule
+from study.stopping_rule import StoppingRule
 from study.stopping import Stopping, StudyStopped
 from test_status import MANIFEST
 
@@ -112,7 +112,7 @@ manifest = json.loads(json.dumps(MANIFEST))
 record = StudyRecord.create_or_continue(Path("s"), manifest, "command")
 stopping = Stopping(None)
 stopping.watch(record.path)
-with progress_for(record, Schedule(num_samples=3, rule=(2, 2.0)), stopping) as progress:
+with progress_for(record, StoppingRule(num_samples=3, asha=(2, 2.0)), stopping) as progress:
     progress.say("begins")
     for number in range(3):
         record.ask()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -15,7 +16,14 @@ from study.batches import Batches
 from study.errors import InputError
 from study.evaluation import evaluate
 from study.loop import fit
-from study.objective import Floor, Goal, Objective, read_floor
+from study.objective import (
+    Floor,
+    Goal,
+    Objective,
+    dominates,
+    front,
+    read_floor,
+)
 from study.objective_flags import known_metrics, parse_goal
 from study.record import StudyRecord
 from study.sampling import frozen
@@ -241,3 +249,35 @@ def test_an_earlier_study_with_two_objectives_tells_both(tmp_path: Path) -> None
 def test_a_floor_is_read_as_it_was_written(bound: float) -> None:
     floor = Floor("num_params", "<=", bound)
     assert read_floor(str(floor)) == floor
+
+
+def brute_force(points: list[tuple[float, ...]]) -> list[int]:
+    return [
+        place
+        for place, point in enumerate(points)
+        if not any(
+            all(a >= b for a, b in zip(other, point, strict=True)) and other != point
+            for other in points
+        )
+    ]
+
+
+def drawn(seed: int, number: int) -> list[tuple[float, ...]]:
+    """Points with many ties, with few, or of which most are on the front."""
+    generator = np.random.default_rng(seed)
+    points = generator.integers(0, [6, 100, 2000][seed % 3], (number, 2)).astype(float)
+    if seed % 2:
+        points[:, 1] = generator.integers(0, 20, number) - points[:, 0]
+    return [tuple(map(float, point)) for point in points]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_fronts_are_those_of_brute_force(seed: int) -> None:
+    points = drawn(seed, seed)
+    assert front(points) == brute_force(points)
+    assert front([point[:1] for point in points]) == brute_force([p[:1] for p in points])
+
+
+def test_dominance_by_hand() -> None:
+    assert dominates((1, 2), (1, 1)) and dominates((2, 2), (1, 1))
+    assert not dominates((1, 1), (1, 1)) and not dominates((2, 0), (1, 1))

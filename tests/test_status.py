@@ -21,13 +21,15 @@ from conftest import Finished, run_module
 from terminal import terminal
 from test_record import MANIFEST
 
+from study.asha import Rungs
 from study.command import run_command
 from study.object_path import as_path
 from study.progress import Progress
 from study.record import StudyRecord
-from study.rungs import Outlook, Rungs
-from study.snapshot import Schedule, lines, snapshot, time_left
+from study.simulation import Outlook
+from study.snapshot import lines, rule_of, snapshot, time_left
 from study.status import main, read_status
+from study.stopping_rule import StoppingRule
 
 COMMAND = "python -m study.tune facade --num-samples 6 --grace-period 2 --reduction-factor 2"
 
@@ -94,11 +96,11 @@ def test_the_time_left_is_that_of_the_trials_to_come(record: StudyRecord) -> Non
     # Trial 3 has seven epochs left at most, two new ones nine each; one at a time, 3 s each.
     assert 0 < left["epochs"] <= 25 and left["low"] <= left["seconds"] <= left["high"]
     assert left["seconds"] <= 3 * 25 + 1
-    full = time_left(record, Schedule(num_samples=6, rule=None))
+    full = time_left(record, StoppingRule(num_samples=6, asha=None))
     assert full is not None and sum(full.reached) == 25
-    more = time_left(record, Schedule(num_samples=60, rule=(2, 2.0)))
+    more = time_left(record, StoppingRule(num_samples=60, asha=(2, 2.0)))
     assert more is not None and more.seconds > 5 * left["seconds"]
-    assert time_left(record, Schedule(num_samples=3, rule=None)) is None
+    assert time_left(record, StoppingRule(num_samples=3, asha=None)) is None
     assert time_left(record, None) is None
 
 
@@ -108,12 +110,12 @@ def test_a_look_ahead_costs_the_same_however_many_trials_are_left(
     asked: list[int] = []
     passes = Rungs.passes
     monkeypatch.setattr(Rungs, "passes", lambda self, *args: asked.append(1) or passes(self, *args))
-    few = time_left(record, Schedule(num_samples=500, rule=(2, 2.0)))
+    few = time_left(record, StoppingRule(num_samples=500, asha=(2, 2.0)))
     steps = len(asked)
-    many = time_left(record, Schedule(num_samples=10**8, rule=(2, 2.0)))
+    many = time_left(record, StoppingRule(num_samples=10**8, asha=(2, 2.0)))
     assert few and many and many.seconds > 10**5 * few.seconds
     assert steps <= len(asked) - steps < 2 * steps + 30_000
-    assert time_left(record, Schedule(num_samples=math.inf, rule=(2, 2.0))) is None
+    assert time_left(record, StoppingRule(num_samples=math.inf, asha=(2, 2.0))) is None
 
 
 def test_a_study_without_a_number_of_trials_says_when_its_time_budget_ends(
@@ -121,7 +123,7 @@ def test_a_study_without_a_number_of_trials_says_when_its_time_budget_ends(
 ) -> None:
     command = "python -m study.tune facade --num-samples inf --time-budget 2h"
     record.manifest["starts"][-1]["command"] = command
-    asked = Schedule.of(record.manifest)
+    asked = rule_of(record.manifest)
     assert asked is not None and asked.unlimited and asked.budget == 7200
     state = json.loads(json.dumps(snapshot(record, asked, None), allow_nan=False))
     assert state["num_samples"] is None and 7000 < state["budget_left"] <= 7200
@@ -148,7 +150,7 @@ def test_who_tells_of_an_ended_trial_waits_for_no_simulation(
         assert go_on.wait(60)
 
     monkeypatch.setattr("study.progress.time_left", simulated)
-    with Progress(record, Schedule(num_samples=10**8, rule=None)) as progress:
+    with Progress(record, StoppingRule(num_samples=10**8, asha=None)) as progress:
         progress.ended(record.trial(0))  # would wait for ever
         assert simulating.wait(60)
         progress.ended(record.trial(1))
@@ -159,7 +161,7 @@ def test_who_tells_of_an_ended_trial_waits_for_no_simulation(
 
 
 def test_a_plain_summary_has_the_same_time_left(record: StudyRecord) -> None:
-    asked = Schedule(num_samples=4, rule=None)
+    asked = StoppingRule(num_samples=4, asha=None)
     progress, expected = Progress(record, asked), time_left(record, asked)
     assert expected is not None and expected.seconds > 20.9  # trial 3 has seven epochs of 3 s left
     said = progress.summary()
@@ -173,7 +175,7 @@ def test_a_plain_summary_has_the_same_time_left(record: StudyRecord) -> None:
 @pytest.mark.parametrize("width", [60, 120])
 def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
     outlook = Outlook(reached=(1.0,), seconds=100.0, low=50.0, high=5000.0)
-    text = lines(snapshot(record, Schedule(num_samples=6, rule=(2, 2.0)), outlook), width)
+    text = lines(snapshot(record, StoppingRule(num_samples=6, asha=(2, 2.0)), outlook), width)
     assert max(map(len, text)) <= width and all(row.isprintable() for row in text)
     first = "s (SAMPLE DATA): 3/6 trials (1 finished, 1 stopped, 1 failed, 1 running)"
     assert text[0] == first[:width]
@@ -184,7 +186,7 @@ def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
 def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Path) -> None:
     record = begin(tmp_path / "s")
     record.manifest["starts"][-1]["command"] = "python -m study.tune s --unknown-flag"
-    assert Schedule.of(record.manifest) is None and Schedule.of({}) is None
+    assert rule_of(record.manifest) is None and rule_of({}) is None
     assert lines(snapshot(record, None, None), 100)[0].startswith("s (SAMPLE DATA): 3 trials")
     record.close()
 

@@ -9,8 +9,8 @@ were stopped, and the hypervolume of the front that was found: the area that it 
 and logarithm of size, of that of the true front.
 
     half    no stopping, half as many trials
-    first   ASHA by the first objective (`study.rungs.Rungs`)
-    fronts  non-dominated trials go on, and the best third by rank (`study.pareto.FrontRungs`)
+    first   ASHA by the first objective (`study.asha.Rungs`)
+    fronts  non-dominated trials go on, and the best third by rank (`study.asha.FrontRungs`)
 
 Then searches by TPE of `SEARCHED` trials, two at a time, none stopped: the part of the hypervolume
 of all configurations that is found, with parameters drawn together and each for itself.
@@ -27,8 +27,8 @@ from curves import EPOCHS, GRIDS
 from report import Report, out_parser
 from searchers import CONCURRENT, NUM_TRIALS, Landscape
 
-from study.pareto import FrontRungs, front
-from study.rungs import Rungs
+from study.asha import FrontRungs, Rungs
+from study.objective import front
 from study.sampling import tpe
 from study.task import build_config, load_task
 
@@ -61,10 +61,10 @@ def sizes(task_name: str, landscape: Landscape) -> dict[tuple[int, ...], float]:
 def rules() -> dict[str, Rule]:
     """Return the rules, each new."""
     one = Rungs(GRACE, EPOCHS, FACTOR)
-    two = FrontRungs(one.milestones, FACTOR)
+    two = FrontRungs(GRACE, EPOCHS, FACTOR)
     return {
         "half": lambda number, epoch, point: True,
-        "first": lambda number, epoch, point: one.goes_on(number, epoch, point[0]),
+        "first": one.goes_on,
         "fronts": two.goes_on,
     }
 

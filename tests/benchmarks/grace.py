@@ -26,9 +26,9 @@ import torch
 from curves import NUM_TRAIN, NUM_VAL, part_of
 from report import Report, out_parser
 
+from study.asha import Rungs
 from study.datasets.source import DataSource, Splits
 from study.loop import fit
-from study.rungs import Rungs
 from study.task import Task, build_config, load_task
 
 EPOCHS = 20
@@ -101,7 +101,7 @@ def search(curves: Sequence[Sequence[float]], grace: int | None, budget: int) ->
             best, spent, one[1] = max(best, value), spent + 1, epoch + 1
             if spent == budget:
                 return best
-            stops = rungs is not None and not rungs.goes_on(number, one[1], value)
+            stops = rungs is not None and not rungs.goes_on(number, one[1], (value,))
             if stops or one[1] == EPOCHS:
                 running.remove(one)
 

@@ -8,7 +8,7 @@ trials without stopping find as their best, in the median over many seeds. What 
 that it spent, averaged over seeds, against random search without stopping in the same space.
 
 Strategies differ in the searcher (TPE as `study.sampling` sets it up, or random), in early stopping
-(ASHA as `study.rungs`, with its grace period and reduction factor) and in what Optuna is told of a
+(ASHA as `study.asha`, with its grace period and reduction factor) and in what Optuna is told of a
 stopped trial:
 
     pruned   PRUNED with all values by epoch: TPE ranks it below those that got further
@@ -46,7 +46,7 @@ import optuna
 from curves import EPOCHS, GRIDS, PLACE
 from report import Report, out_parser
 
-from study.rungs import Rungs
+from study.asha import Rungs
 from study.sampling import NUM_RANDOM, tpe
 
 NUM_TRIALS = 24  # of the random search whose best is the target
@@ -200,7 +200,7 @@ def replay(
             if not failed:
                 one.trial.report(value, one.epoch)
             stops = rungs is not None and not failed
-            stops = stops and not rungs.goes_on(one.number, one.epoch, value)  # type: ignore[union-attr]
+            stops = stops and not rungs.goes_on(one.number, one.epoch, (value,))  # type: ignore[union-attr]
             if failed:
                 study.tell(one.trial, state=optuna.trial.TrialState.FAIL)
             elif one.epoch == EPOCHS:
@@ -233,7 +233,7 @@ def thrown_away(landscape: Landscape, rule: tuple[int, float], seed: int) -> tup
         for epoch in range(EPOCHS):
             for number in list(alive):
                 reached[number] = epoch + 1
-                if not rungs.goes_on(number, epoch + 1, float(chosen[number][epoch])):
+                if not rungs.goes_on(number, epoch + 1, (float(chosen[number][epoch]),)):
                     alive.remove(number)
         lengths += [reached[number] for number in reached]
         seen += [float(np.nanmax(chosen[number][: reached[number]])) for number in reached]

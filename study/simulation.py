@@ -10,84 +10,20 @@ all later ones, which are compared with many, one in F goes on at each rung.
 
 from __future__ import annotations
 
-import bisect
-import copy
 import dataclasses
 import heapq
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, cycle, islice
 
+from study.asha import Rungs
 from study.trial_record import TrialRecord
 
 NUM_STUDIES = 300  # simulated; the standard error of a mean is then 6 % of the spread
 LEAST_STUDIES = 30  # of large ones
 LEAST_TRIALS = 100  # of each
 MOST_STEPS = 300_000  # times that a trial comes to a rung or to its end, in all; about a second
-
-
-class Rungs:
-    """The rule of Ray's ASHA (`ray.tune.schedulers.async_hyperband`, one bracket, largest is best).
-
-    Args:
-        grace_period: Epochs before the first rung.
-        epochs: Of a trial that is not stopped; the last one ends it anyway.
-        reduction_factor: The best one in so many of those so far goes on at each rung.
-    """
-
-    def __init__(self, grace_period: int, epochs: int, reduction_factor: float) -> None:
-        grace_period = min(grace_period, epochs)
-        number = int(math.log(epochs / grace_period) / math.log(reduction_factor) + 1)
-        self.milestones = [grace_period * reduction_factor**k for k in reversed(range(number))]
-        self._epochs = epochs
-        self._position = 1 - 1 / reduction_factor
-        self._values: list[list[float]] = [[] for _ in self.milestones]  # sorted
-        self._seen: list[set[int]] = [set() for _ in self.milestones]
-
-    def goes_on(self, number: int, epoch: int, value: float) -> bool:
-        """Return whether a trial goes on after an epoch; to be asked after every epoch."""
-        if epoch >= self._epochs:
-            return True
-        for rung, (milestone, seen) in enumerate(zip(self.milestones, self._seen, strict=True)):
-            if epoch >= milestone and number not in seen:
-                seen.add(number)
-                return self.passes(rung, value)
-        return True
-
-    def passes(self, rung: int, value: float) -> bool:
-        """Note a value at a rung, by its place among the milestones; return whether it goes on."""
-        values = self._values[rung]
-        goes_on = not values or value >= self._cutoff(values)
-        bisect.insort(values, value)
-        return goes_on
-
-    def decisions(self) -> list[tuple[int, int]]:
-        """Return after which epochs a trial that always goes on is judged, and at which rung.
-
-        At one rung an epoch, the highest that it has not been judged at.
-        """
-        left = list(enumerate(self.milestones))
-        found: list[tuple[int, int]] = []
-        epoch = 0
-        while left and (epoch := max(epoch + 1, math.ceil(left[-1][1]))) < self._epochs:
-            here = next(entry for entry in left if entry[1] <= epoch)
-            left.remove(here)
-            found.append((epoch, here[0]))
-        return found
-
-    def knowing(self, values: Sequence[list[float]]) -> Rungs:
-        """Return rungs that have seen these values, sorted, a list for each."""
-        known = copy.copy(self)
-        known._values = [list(each) for each in values]
-        return known
-
-    def _cutoff(self, values: list[float]) -> float:
-        """Return the percentile of sorted values, between two of them if need be, as NumPy does."""
-        place = self._position * (len(values) - 1)
-        below = int(place)
-        above = min(below + 1, len(values) - 1)
-        return values[below] + (values[above] - values[below]) * (place - below)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,48 +85,41 @@ def simulate(
     """
     rungs = Rungs(rule[0], epochs, rule[1]) if rule else None
     decisions = rungs.decisions() if rungs else []
-    each = len(decisions) + 1
-    fit = max(LEAST_TRIALS, most_steps // (LEAST_STUDIES * each))
+    steps = len(decisions) + 1  # of a trial
     new = [runner for runner in runners if not runner.done]
-    simulated = [*runners, *islice(cycle(new), min(more, max(0, fit - len(runners))))]
+    room = max(LEAST_TRIALS, most_steps // (LEAST_STUDIES * steps)) - len(runners)
+    simulated = [*runners, *islice(cycle(new), max(0, min(more, room)))]
     rest = len(runners) + more - len(simulated)
+    cut_off = [(runner.done, runner.rank or 0.0) for runner in runners if runner.done]
     study = _Study(
         runners=simulated,
         epochs=epochs,
         concurrent=min(concurrent, len(simulated)) if rest else concurrent,
-        decisions=decisions,
+        rungs=rungs,
+        known=_known(rungs, [*past, *cut_off]),
         alone=alone,
     )
-    known: list[list[float]] = [[] for _ in rungs.milestones] if rungs else []
-    cut_off = [(runner.done, runner.rank or 0.0) for runner in runners if runner.done]
-    for done, rank in [*past, *cut_off]:
-        for epoch, rung in decisions:
-            if epoch <= done:
-                known[rung].append(rank)
-    for values in known:
-        values.sort()
     repeats = 1  # without a rule nothing is left to chance
     if rule is not None:
-        fitting = most_steps // max(1, len(simulated) * each)
+        fitting = most_steps // max(1, len(simulated) * steps)
         repeats = max(LEAST_STUDIES, min(NUM_STUDIES, fitting))
-    generator = random.Random(0)
     passing = 1 / rule[1] if rule else 1.0
     mean, deviation = _later(new, epochs, decisions, passing)
-    changes = [0.0] * (epochs + 1)
+    generator = random.Random(0)
+    changes = [0] * epochs  # of the number of trials that train an epoch, in all repeats
     ends = []
     for _ in range(repeats):
-        seconds = study.run(rungs and rungs.knowing(known), generator, changes)
+        seconds, changed = study.run(generator)
+        changes = [known + change for known, change in zip(changes, changed, strict=True)]
         late = rest * mean + math.sqrt(rest) * deviation * generator.gauss() if rest else 0.0
         ends.append(seconds + max(0.0, late) / concurrent)
     ends.sort()
-    reached = [count / repeats for count in accumulate(changes[:epochs])]
-    share = 1.0
-    judged = {epoch for epoch, _ in decisions}
-    for epoch in range(epochs if rest else 0):
-        share *= passing if epoch in judged else 1.0
-        reached[epoch] += rest * share
+    shares = _shares(epochs, decisions, passing)
     return Outlook(
-        reached=tuple(reached),
+        reached=tuple(
+            count / repeats + rest * share
+            for count, share in zip(accumulate(changes), shares, strict=True)
+        ),
         seconds=sum(ends) / repeats,
         low=ends[repeats // 10],
         high=ends[-1 - repeats // 10],
@@ -202,6 +131,23 @@ def ranks(trials: Sequence[TrialRecord], mode: str) -> dict[int, float]:
     sign = 1 if mode == "max" else -1
     begun = sorted((t for t in trials if t.epochs), key=lambda t: sign * t.curve[1])
     return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}
+
+
+def _known(rungs: Rungs | None, trials: Sequence[tuple[int, float]]) -> list[list[float]]:
+    """Return the ranks that rungs have seen, sorted, of trials with these epochs and ranks."""
+    known: list[list[float]] = [[] for _ in rungs.milestones] if rungs else []
+    for epoch, rung in rungs.decisions() if rungs else ():
+        known[rung] = sorted(rank for done, rank in trials if epoch <= done)
+    return known
+
+
+def _shares(epochs: int, decisions: Sequence[tuple[int, int]], passing: float) -> Iterator[float]:
+    """Yield for each epoch which part of the trials trains it once rungs have seen many."""
+    judged = {epoch for epoch, _ in decisions}
+    share = 1.0
+    for epoch in range(epochs):
+        share *= passing if epoch in judged else 1.0
+        yield share
 
 
 def _later(
@@ -222,25 +168,28 @@ def _later(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Study:
-    """What is simulated: see `simulate`; `decisions` are those of `Rungs`."""
+    """What is simulated: see `simulate`; `known` are the ranks that rungs have seen, sorted."""
 
     runners: Sequence[Runner]
     epochs: int
     concurrent: int
-    decisions: Sequence[tuple[int, int]]
+    rungs: Rungs | None
+    known: Sequence[list[float]]
     alone: float
 
-    def run(self, rungs: Rungs | None, generator: random.Random, changes: list[float]) -> float:
-        """Run it once and return its seconds.
+    def run(self, generator: random.Random) -> tuple[float, list[int]]:
+        """Run it once.
 
         Args:
-            rungs: Of this run.
             generator: Of the ranks that are random.
-            changes: Gets by how much the number of trials that train an epoch changes at it, by
-                epoch from 0.
+
+        Returns:
+            Its seconds, and by how much the number of trials that train an epoch changes at it.
         """
+        rungs = self.rungs.knowing(self.known) if self.rungs else None
         ranks = [generator.random() if r.rank is None else r.rank for r in self.runners]
-        stops = [*self.decisions, (self.epochs, -1)]
+        stops = [*(rungs.decisions() if rungs else ()), (self.epochs, -1)]
+        changes = [0] * (self.epochs + 1)
         waiting = iter(enumerate(self.runners))
         slots: list[tuple[float, int, int]] = []  # when it comes to a stop, number, which stop
         clock = now = 0.0  # seconds, and what they would be with all slots taken
@@ -253,13 +202,13 @@ class _Study:
                     heapq.heappush(slots, (now + work, number, place))
                     changes[runner.done] += 1
             if not slots:
-                return clock
+                return clock, changes[: self.epochs]
             free = (self.concurrent - len(slots)) / max(1, self.concurrent - 1)  # 1 if one runs
             when, number, place = heapq.heappop(slots)
             clock += (when - now) / (1 + (self.alone - 1) * free)
             now = when
             epoch, rung = stops[place]
-            if epoch < self.epochs and rungs is not None and rungs.passes(rung, ranks[number]):
+            if epoch < self.epochs and rungs is not None and rungs.passes(rung, (ranks[number],)):
                 work = (stops[place + 1][0] - epoch) * self.runners[number].epoch
                 heapq.heappush(slots, (now + work, number, place + 1))
             else:

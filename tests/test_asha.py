@@ -1,22 +1,43 @@
-"""Fronts against brute force, and who goes on at a rung, by hand."""
+"""Who goes on at a rung: against Ray's own class, against sorting anew, and by hand."""
 
 from __future__ import annotations
 
+import random
+import types
+from typing import Any
+
 import numpy as np
 import pytest
+from ray.tune.schedulers import ASHAScheduler
+from test_objective import brute_force, drawn
 
-from study.pareto import FrontRungs, Fronts, dominates, front
+from study.asha import FrontRungs, Fronts, Rungs
 
 
-def brute_force(points: list[tuple[float, ...]]) -> list[int]:
-    return [
-        place
-        for place, point in enumerate(points)
-        if not any(
-            all(a >= b for a, b in zip(other, point, strict=True)) and other != point
-            for other in points
-        )
-    ]
+@pytest.mark.parametrize(
+    ("grace", "epochs", "factor"),
+    [(1, 20, 3), (1, 4, 3), (2, 27, 3), (1, 1, 3), (5, 3, 2), (1, 16, 2.5), (1, 9, 1.5)],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rule_is_that_of_ray(grace: int, epochs: int, factor: float, seed: int) -> None:
+    bracket = ASHAScheduler(
+        max_t=epochs, grace_period=min(grace, epochs), reduction_factor=factor
+    )._brackets[0]
+    rungs = Rungs(grace, epochs, factor)
+    generator = random.Random(seed)
+    going = dict.fromkeys(range(60), 0)
+    while going:
+        number = generator.choice(list(going))
+        going[number] += 1
+        epoch, value = going[number], generator.random()
+        if epoch >= epochs:  # the study decides nothing there, as `RecordASHA`
+            del going[number]
+            continue
+        trial: Any = types.SimpleNamespace(trial_id=number)
+        expected = bracket.on_result(trial, epoch, value) == "CONTINUE"
+        assert rungs.goes_on(number, epoch, (value,)) == expected
+        if not expected:
+            del going[number]
 
 
 def brute_force_ranks(points: list[tuple[float, ...]]) -> list[int]:
@@ -27,22 +48,6 @@ def brute_force_ranks(points: list[tuple[float, ...]]) -> list[int]:
             found[place] = rank
         left, rank = [place for place in left if place not in best], rank + 1
     return found
-
-
-def drawn(seed: int, number: int) -> list[tuple[float, ...]]:
-    """Points with many ties, with few, or of which most are on the front."""
-    generator = np.random.default_rng(seed)
-    points = generator.integers(0, [6, 100, 2000][seed % 3], (number, 2)).astype(float)
-    if seed % 2:
-        points[:, 1] = generator.integers(0, 20, number) - points[:, 0]
-    return [tuple(map(float, point)) for point in points]
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_fronts_are_those_of_brute_force(seed: int) -> None:
-    points = drawn(seed, seed)
-    assert front(points) == brute_force(points)
-    assert front([point[:1] for point in points]) == brute_force([p[:1] for p in points])
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -77,8 +82,9 @@ class SortedAnew:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_decisions_are_those_of_sorting_anew(seed: int) -> None:
-    milestones, factor = [1.0, 3.0], [2.0, 3.0, 1.5][seed % 3]
-    new, old = FrontRungs(milestones, factor), SortedAnew(milestones, factor)
+    factor = [2.0, 3.0, 1.5][seed % 3]
+    new = FrontRungs(1, 4, factor)
+    old = SortedAnew(new.milestones, factor)
     for epoch, points in enumerate([drawn(seed, 80), drawn(seed + 1, 80), drawn(seed + 2, 80)], 1):
         for number, point in enumerate(points):
             assert new.goes_on(number, epoch, point) == old.goes_on(number, epoch, point)
@@ -109,7 +115,7 @@ def test_a_decision_compares_a_few_points_however_many_there_are() -> None:
         def __neg__(self) -> Counted:
             return Counted(-float(self))
 
-    generator, rungs = np.random.default_rng(0), FrontRungs([1], 3.0)
+    generator, rungs = np.random.default_rng(0), FrontRungs(1, 2, 3.0)
     for number in range(4000):
         if number == 3900:
             Counted.compared = 0
@@ -118,13 +124,8 @@ def test_a_decision_compares_a_few_points_however_many_there_are() -> None:
     assert 0 < Counted.compared < 100 * 400, Counted.compared
 
 
-def test_dominance_by_hand() -> None:
-    assert dominates((1, 2), (1, 1)) and dominates((2, 2), (1, 1))
-    assert not dominates((1, 1), (1, 1)) and not dominates((2, 0), (1, 1))
-
-
 def test_a_rung_by_hand() -> None:
-    rungs = FrontRungs([1, 3], 3.0)
+    rungs = FrontRungs(1, 8, 3.0)
     assert rungs.goes_on(0, 1, (0.5, -10.0)), "the first always passes"
     assert not rungs.goes_on(1, 1, (0.4, -10.0)), "dominated, and second of two"
     assert rungs.goes_on(2, 1, (0.1, -5.0)), "on the front, however poor the first score"
@@ -137,7 +138,7 @@ def test_a_rung_by_hand() -> None:
 
 
 def test_behind_a_short_front_the_best_by_the_first_score_go_on() -> None:
-    rungs = FrontRungs([1], 2.0)
+    rungs = FrontRungs(1, 2, 2.0)
     values = [0.9, 0.1, 0.2, 0.3, 0.8, 0.0]
     passed = [rungs.goes_on(n, 1, (value, value)) for n, value in enumerate(values)]
     assert passed == [True, False, True, True, True, False]

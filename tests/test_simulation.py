@@ -1,41 +1,13 @@
-"""Simulated studies: the rule against Ray's own class, and times worked out by hand."""
+"""Simulated studies: times worked out by hand, and few that stand for many."""
 
 from __future__ import annotations
 
-import random
-import types
 from typing import Any
 
 import pytest
-from ray.tune.schedulers import ASHAScheduler
 
-from study.rungs import Outlook, Rungs, Runner, simulate
-
-
-@pytest.mark.parametrize(
-    ("grace", "epochs", "factor"),
-    [(1, 20, 3), (1, 4, 3), (2, 27, 3), (1, 1, 3), (5, 3, 2), (1, 16, 2.5), (1, 9, 1.5)],
-)
-@pytest.mark.parametrize("seed", range(5))
-def test_the_rule_is_that_of_ray(grace: int, epochs: int, factor: float, seed: int) -> None:
-    bracket = ASHAScheduler(
-        max_t=epochs, grace_period=min(grace, epochs), reduction_factor=factor
-    )._brackets[0]
-    rungs = Rungs(grace, epochs, factor)
-    generator = random.Random(seed)
-    going = dict.fromkeys(range(60), 0)
-    while going:
-        number = generator.choice(list(going))
-        going[number] += 1
-        epoch, value = going[number], generator.random()
-        if epoch >= epochs:  # the study decides nothing there, as `RecordASHA`
-            del going[number]
-            continue
-        trial: Any = types.SimpleNamespace(trial_id=number)
-        expected = bracket.on_result(trial, epoch, value) == "CONTINUE"
-        assert rungs.goes_on(number, epoch, value) == expected
-        if not expected:
-            del going[number]
+from study.asha import Rungs
+from study.simulation import Outlook, Runner, simulate
 
 
 def outlook(*runners: Runner, concurrent: int = 1, **changes: Any) -> Outlook:
