@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from study.plan import StudyPlan
 from study.probe import Cost, Size, measure_all, size_of
-from study.sampling import NUM_RANDOM, draw
+from study.sampler import NUM_RANDOM, draw
 from study.setting import Value, build_config
 from study.simulation import Outlook, Runner, ranks, simulate
 from study.space import SearchSpace

@@ -22,11 +22,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import sqlite_uri
+from study import optuna_storage, sqlite_uri
 from study.object_path import AnyPath, ObjectPath
 from study.objective import Goal
+from study.optuna_trials import directions, frozen, write_on
 from study.recall import LOCK_SECONDS, MANIFEST, check_pages
-from study.sampling import directions, frozen, write_on
 from study.space import SearchSpace
 from study.trial_record import TrialRecord
 
@@ -196,8 +196,7 @@ class OptunaFile:
     def _close(self) -> None:
         if self._study is not None:
             assert self._storage is not None
-            self._storage.remove_session()
-            self._storage.engine.dispose()  # else its connections stay with the old file
+            optuna_storage.close(self._storage)
             self._study = None
         self._known, self._ids = [], []
 
@@ -210,7 +209,8 @@ class OptunaFile:
         there = study.get_trials(deepcopy=False)
         if len(there) > len(trials):
             return f"{len(there)} trials, but there are {len(trials)}"
-        for have, trial in zip(there, trials, strict=False):
+        ids = optuna_storage.trial_ids(study)
+        for have, trial, trial_id in zip(there, trials, ids, strict=False):
             want = frozen(trial, self.space, self.goal)
             rows = sorted(want.intermediate_values.items())
             # Optuna gives a pruned trial the value of its last epoch.
@@ -232,19 +232,17 @@ class OptunaFile:
             self._known.append(
                 known if ended else dataclasses.replace(known, state="running", reason=None)
             )
-            self._ids.append(have._trial_id)
+            self._ids.append(trial_id)
         return None
 
     def _write(self, trial: TrialRecord) -> None:
-        storage, number = self._open()._storage, trial.number
+        study, number = self._open(), trial.number
         if number == len(self._known):
-            template = frozen(trial, self.space, self.goal)
-            self._ids.append(storage.create_new_trial(self._open()._study_id, template))
+            self._ids.append(optuna_storage.add_trial(study, frozen(trial, self.space, self.goal)))
             self._known.append(trial)
-        elif self._known[number] != trial:
-            if self._known[number].state == "running":
-                before = self._known[number]
-                write_on(storage, self._ids[number], before, trial, self.goal)
+        elif (before := self._known[number]) != trial:
+            if before.state == "running":
+                write_on(study, self._ids[number], before, trial, self.goal)
             self._known[number] = trial
 
 

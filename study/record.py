@@ -15,12 +15,11 @@ import json
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from study.candidates import values_of
 from study.errors import DamagedFile, InputError, StorageError
 from study.hold import Hold, hold
 from study.lineage import place_of, separate, settled
@@ -32,10 +31,8 @@ from study.provenance import versions
 from study.recall import recall_trials
 from study.redaction import redacted
 from study.run_folder import RunFolder
-from study.sampling import Sampling
 from study.setting import Value
 from study.trial_record import Ending, TrialRecord, now
-from study.warm_start import Earlier
 
 REPORT_FILE = "report.html"  # in a study's folder, by `study.report`
 
@@ -60,7 +57,6 @@ class StudyRecord:
         self._hold: Hold | None = None
         self._dropped: set[int] = set()  # trials whose weights are deleted
         self._optuna = OptunaFile(path / "optuna.db", manifest, self.space)
-        self._sampling: Sampling | None = None  # made by the first trial that is asked for
         self._trials = self._load(write)
         if write and (mended := self._optuna.follow(self._trials)):
             self.mended.append(mended)
@@ -227,41 +223,26 @@ class StudyRecord:
         """Return the folder of a trial."""
         return RunFolder(self.path / "trials" / f"{number:04d}")
 
-    def ask(self) -> TrialRecord:
-        """Begin a new trial. Trial 0 is the baseline; of a confirmation all trials are given.
+    def begin(self, params: Mapping[str, Value]) -> TrialRecord:
+        """Begin a new trial.
+
+        Args:
+            params: Its hyperparameters; see `study.proposals`.
 
         Raises:
             StorageError: The disk is full.
         """
-        number = len(self._trials)
-        if (confirms := self.manifest.get("confirms")) is not None:
-            values = values_of(confirms, number)
-        else:
-            values = self._draw()
         trial = TrialRecord(
-            number=number,
+            number=len(self._trials),
             metric=self.manifest["metric"],
             mode=self.manifest["mode"],
-            values=values,
+            values=dict(params),
             begun=now(),
         )
         self._save(trial)
         self._trials.append(trial)
         self._optuna.update(trial)
         return trial
-
-    def _draw(self) -> dict[str, Value]:
-        if self._sampling is None:
-            earlier = Earlier.of(self.manifest)
-            self._sampling = Sampling(
-                self.space,
-                seed=self.manifest["seed"],
-                sampler=self.manifest["sampler"],
-                goal=self.goal,
-                earlier=earlier.trials,
-                first=[self.space.baseline, *earlier.first],
-            )
-        return self._sampling.draw(self._trials)
 
     def report(self, number: int, row: dict[str, float], ending: Ending | None = None) -> None:
         """Record an epoch; one that is known already is left as it is.

@@ -22,6 +22,7 @@ from study.driver_clock import DriverClock
 from study.errors import StorageError
 from study.faults import NUM_ALIKE, MemoryKill, common_failure, out_of_memory
 from study.progress import Progress
+from study.proposals import proposals_of
 from study.ray_session import logs_folder
 from study.ray_watch import RayWatch
 from study.record import StudyRecord
@@ -66,6 +67,7 @@ class RecordSearcher(NotPickled, Searcher):
     def __init__(self, record: StudyRecord, stopping: Stopping, shared: dict[str, Any]) -> None:
         super().__init__(metric=record.manifest["metric"], mode=record.manifest["mode"])
         self.record = record
+        self.propose = proposals_of(record.manifest)
         self.stopping = stopping
         self.shared = shared
         self.cut_off = [trial for trial in record.trials() if trial.state == "running"]
@@ -75,11 +77,14 @@ class RecordSearcher(NotPickled, Searcher):
         if self.stopping.why is not None:
             return None
         try:
-            trial = self.cut_off.pop(0) if self.cut_off else self.record.ask()
+            trial = self.cut_off.pop(0) if self.cut_off else self._begin()
         except StorageError as error:
             self.stopping.cannot_write(error)
             return None
         return {**self.shared, "trial": trial.number, "settings": self.record.params(trial)}
+
+    def _begin(self) -> TrialRecord:
+        return self.record.begin(self.propose(self.record.trials()))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -7,7 +7,7 @@ import argparse
 from study.command import add_data_flags, add_studies_flag, add_tracking_flag, command_parser
 from study.objective_flags import add_goal_flags
 from study.resources import add_resource_flags
-from study.sampling import SAMPLERS
+from study.sampler import SAMPLERS
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun import begin
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from test_record import open_record, report
@@ -81,8 +82,8 @@ class Watched:
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         self.record: StudyRecord = open_record(path / "study")
-        self.record.ask()
-        self.record.ask()
+        begin(self.record)
+        begin(self.record)
         self.said: list[str] = []
         self.dead: list[str] = []
         self.stopping = Stopping(None)

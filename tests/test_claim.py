@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from begun import begin
 from conftest import wait_for
 from test_record import MANIFEST
 
@@ -200,7 +201,7 @@ def test_of_two_drivers_one_holds_however_slow_the_store_is(
 def test_a_late_write_of_a_lost_driver_does_not_last(bucket: str, quick: None) -> None:
     folder = as_path(f"{bucket}/late")
     record = StudyRecord.create_or_continue(folder, MANIFEST, "study.tune")
-    record.ask()
+    begin(record)
     file = record.run_folder(0).path / "trial.json"
     begun = file.read_bytes()
     record.close()
@@ -216,7 +217,7 @@ def test_a_late_write_of_a_lost_driver_does_not_last(bucket: str, quick: None) -
 def test_each_attempt_to_write_is_asked_for(bucket: str, quick: None) -> None:
     folder = as_path(f"{bucket}/guarded")
     record = StudyRecord.create_or_continue(folder, MANIFEST, "study.tune")
-    record.ask()
+    begin(record)
     write(folder, OTHER)
     wait_for(lambda: record._hold is not None and record._hold._taken, 20)  # type: ignore[attr-defined]
     for change in (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from begun import begin
 from conftest import Finished, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
 from scipy import special, stats
@@ -331,12 +332,12 @@ def cut_off(sample: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     searched = study_in(tmp_path, sample)
     for number in range(2):
-        searched.ask()
+        begin(searched)
         train(searched, number, sample)
     searched.close()
     record = confirmation_of(searched, 3)
     for number in range(6):
-        record.ask()
+        begin(record)
         train(record, number, sample, epochs=2 if number < 4 else 1)
     record.close()
     return searched

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun import begin
 from conftest import LONG, Finished
 from test_record import MANIFEST, closed
 
@@ -122,7 +123,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory, sample: DataSource) -> Pat
     home = tmp_path_factory.mktemp("halfway")
     record = open_halfway(home / "s")
     for epochs in (4, 4, 3, 2):
-        trial = record.ask()
+        trial = begin(record)
         train(record, trial.number, sample, epochs)
         if epochs == 4:
             record.end(trial.number, "finished")

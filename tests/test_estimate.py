@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from begun import begin
 from conftest import Finished, run_module
 
 from study.datasets.source import DataSource
@@ -195,7 +196,7 @@ def test_a_dry_run_draws_what_the_study_draws(
     concurrent = study.resources.concurrent
     record = StudyRecord.create_or_continue(study.folder, study.manifest(), "command")
     for number in range(ended + running):
-        values = record.ask().values
+        values = begin(record).values
         row = {"val/accuracy": float(values["learning_rate"]), "num_params": number % 5}
         record.report(number, {"epoch": 1, **row})
         if number < ended:
@@ -203,7 +204,7 @@ def test_a_dry_run_draws_what_the_study_draws(
     drawn, certain = to_come(study, record.trials(), 20)
     expected = max(0, 10 - ended - running, concurrent - running)
     assert (certain, len(drawn)) == (expected, 20)
-    assert [record.ask().values for _ in range(certain)] == drawn[:certain]
+    assert [begin(record).values for _ in range(certain)] == drawn[:certain]
     record.close()
 
 
@@ -214,7 +215,7 @@ def test_all_of_random_search_is_certain_and_a_warm_start_goes_on(tmp_path: Path
     drawn, certain = to_come(study, [], 20)
     assert certain == 20
     for values in drawn:
-        assert (trial := record.ask()).values == values
+        assert (trial := begin(record)).values == values
         record.report(trial.number, {"epoch": 1, "val/accuracy": 0.5})
         record.end(trial.number, "finished")
     record.close()
@@ -223,7 +224,7 @@ def test_all_of_random_search_is_certain_and_a_warm_start_goes_on(tmp_path: Path
     for _ in range(2):  # before and after it has begun
         drawn, certain = to_come(warm, record.trials(), 3)
         assert certain == 1 or warm.resources and certain == warm.resources.concurrent
-        assert [record.ask().values for _ in range(certain)] == drawn[:certain]
+        assert [begin(record).values for _ in range(certain)] == drawn[:certain]
         for trial in record.trials():
             if trial.state == "running":
                 record.report(trial.number, {"epoch": 1, "val/accuracy": 0.1 * trial.number})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from begun import begin
 from test_record import closed, open_record
 
 from study.importance import importance
@@ -25,7 +26,7 @@ def made_up(path: Path, num_trials: int, seed: int = 0, diverged: int = 0) -> St
     record = open_record(path, seed=seed)
     generator = np.random.default_rng(seed)
     for number in range(num_trials):
-        values = record.ask().values
+        values = begin(record).values
         if number < diverged:
             record.end(number, "failed", "the training loss is not finite (nan); smaller")
             continue
@@ -67,7 +68,7 @@ def test_losses_that_are_not_finite_count_as_worst_and_few_trials_are_a_hint(
 def test_a_metric_that_never_changes_has_no_importance(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
     for number in range(8):
-        record.ask()
+        begin(record)
         record.report(number, {"epoch": 1, "val/mean_ap": 0.5})
         record.end(number, "finished")
     found = importance(TASK, record)

@@ -115,7 +115,7 @@ stopping.watch(record.path)
 with progress_for(record, StoppingRule(num_samples=3, asha=(2, 2.0)), stopping) as progress:
     progress.say("begins")
     for number in range(3):
-        record.ask()
+        begin(record)
         for epoch in range(1, 10):
             time.sleep(0.2)
             row = {"epoch": epoch, "val/mean_ap": epoch / 10 + number / 100, "ended": time.time()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun import begin
 from test_record import MANIFEST, SPACE, closed, open_record
 
 from study.errors import InputError
@@ -23,7 +24,7 @@ def begun(path: Path, *values: float, **changes: Any) -> Path:
     """Leave a study with a trial for each value; without `metrics_version`, one of version 1."""
     record = open_record(path, **changes)
     for number, value in enumerate(values):
-        record.ask()
+        begin(record)
         record.report(number, {"epoch": 1, "val/mean_ap": value, "val/loss": value})
         record.end(number, "finished")
     return closed(record)

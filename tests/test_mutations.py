@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study import sampling
+from study import sampler
 from study.command import run_command
 from study.dry_run import describe
 from study.plan import make_plan
@@ -193,7 +193,7 @@ def test_each_is_run_or_refused_in_one_line(
     assert lines == [""] and out.getvalue().startswith("study ")
     plan = make_plan(build_parser().parse_args(words))
     for number in range(3):  # what would run can be drawn and is a valid configuration
-        values = sampling.draw(
+        values = sampler.draw(
             plan.space,
             [],
             number=number,

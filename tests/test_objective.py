@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from begun import begin
 from test_record import MANIFEST, SPACE, closed, open_record
 
 from study.batches import Batches
@@ -25,8 +26,8 @@ from study.objective import (
     read_floor,
 )
 from study.objective_flags import known_metrics, parse_goal
+from study.optuna_trials import frozen
 from study.record import StudyRecord
-from study.sampling import frozen
 from study.task import build_config, load_task, task_names
 from study.warm_start import warm_start
 
@@ -37,7 +38,7 @@ FLOORED = parse_goal(FACADE, None, ["ap/window>=0.8"]).describe()
 
 def put(record: StudyRecord, state: Any, *rows: tuple[float, ...], reason: str = "") -> int:
     """Add a trial with rows of (mean_ap, num_params, ap/window)."""
-    number = record.ask().number
+    number = begin(record).number
     for epoch, values in enumerate(rows, 1):
         named = zip(("val/mean_ap", "num_params", "val/ap/window"), values, strict=False)
         record.report(number, {"epoch": epoch, **dict(named)})
@@ -199,7 +200,7 @@ def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
     for restarts in (False, True):
         record = open_record(tmp_path / f"{restarts}", **goal)
         for number in range(30):
-            values = record.ask().values
+            values = begin(record).values
             rate, width = float(values["learning_rate"]), float(values["width1"])
             if rate > 5e-3:
                 record.end(number, "failed", "the training loss is not finite (nan); a smaller")
@@ -242,7 +243,7 @@ def test_an_earlier_study_with_two_objectives_tells_both(tmp_path: Path) -> None
     row = {"epoch": 1, "val/mean_ap": 0.5, "num_params": 9}
     assert told["trials"][0]["history"] == (row,)
     warm = open_record(tmp_path / "warm", **TWO, warm_start=told)
-    assert [warm.ask().number for _ in range(12)] == list(range(12))
+    assert [begin(warm).number for _ in range(12)] == list(range(12))
 
 
 @pytest.mark.parametrize("bound", [0.8, 1048576.0, 1000001.0, 1e-9, -0.1, 1e20])

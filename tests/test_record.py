@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from begun import begin
 
 from study import optuna_file
 from study.errors import InputError
@@ -18,7 +19,7 @@ from study.files import read_document
 from study.manifest import find_study
 from study.objective import Goal
 from study.record import StudyRecord
-from study.sampling import NUM_RANDOM, draw, tpe
+from study.sampler import NUM_RANDOM, draw, tpe
 from study.space import Parameter, SearchSpace
 from study.trial_record import Ending, counts
 from study.warm_start import Earlier, warm_start
@@ -67,10 +68,10 @@ def reopened(record: StudyRecord) -> StudyRecord:
 
 def test_trial_zero_is_the_baseline_and_others_lie_in_the_space(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
-    assert record.ask().values == SPACE.baseline
+    assert begin(record).values == SPACE.baseline
     seen = set()
     for number in range(1, 12):
-        trial = record.ask()
+        trial = begin(record)
         values = trial.values
         assert trial.number == number
         seen.add(values["last_relu"])
@@ -82,7 +83,7 @@ def test_trial_zero_is_the_baseline_and_others_lie_in_the_space(tmp_path: Path) 
 def test_the_record_keeps_what_happened(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
     for _ in range(4):
-        record.ask()
+        begin(record)
     report(record, 0, 0.1, 0.5, 0.4)
     report(record, 1, 0.2)
     report(record, 3, 0.3)
@@ -103,7 +104,7 @@ def test_ranking_respects_the_mode_and_leaves_out_failures(tmp_path: Path) -> No
     for mode, best in (("max", [2, 0]), ("min", [0, 2])):
         record = open_record(tmp_path / mode, mode=mode)
         for number, value in enumerate((0.3, 0.9, 0.4)):
-            record.ask()
+            begin(record)
             report(record, number, value)
             record.end(number, "failed" if number == 1 else "finished")
         assert [trial.number for trial in record.ranking()] == best
@@ -111,7 +112,7 @@ def test_ranking_respects_the_mode_and_leaves_out_failures(tmp_path: Path) -> No
 
 def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
-    record.ask()
+    begin(record)
     report(record, 0, 0.1, 0.2)
     report(record, 0, 0.9, 0.9, 0.3)
     assert record.trial(0).curve == {1: 0.1, 2: 0.2, 3: 0.3}
@@ -122,7 +123,7 @@ def test_configurations_do_not_depend_on_restarts(tmp_path: Path) -> None:
     for restarts in (False, True):
         record = open_record(tmp_path / f"{restarts}")
         for number in range(14):  # more than the ten that TPE draws at random
-            values = record.ask().values
+            values = begin(record).values
             report(record, number, values["learning_rate"])
             if restarts and number % 3 == 0:
                 record = reopened(record)
@@ -154,7 +155,7 @@ def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> N
                 goal=Goal.of(MANIFEST),
                 first=[SPACE.baseline, *earlier.first],
             )
-            assert record.ask().values == expected
+            assert begin(record).values == expected
             for ending in (number - 2, number):  # every third trial ends two trials later
                 if ending >= 0 and (ending % 3 == 0) == (ending < number):
                     rate = float(record.trial(ending).values["learning_rate"])
@@ -169,7 +170,7 @@ def test_random_search_learns_nothing(tmp_path: Path) -> None:
         for rising in (1, -1):  # what is best differs
             record = open_record(tmp_path / f"{sampler}{rising}", sampler=sampler)
             for number in range(20):
-                rate = float(record.ask().values["learning_rate"])
+                rate = float(begin(record).values["learning_rate"])
                 report(record, number, rising * rate)
                 record.end(number, "finished")
             rows = [list(trial.values.items()) for trial in record.trials()]
@@ -184,7 +185,7 @@ def test_weights_of_losers_go_and_those_of_the_best_and_of_running_trials_stay(
 ) -> None:
     record = open_record(tmp_path / "s")
     for number, value in enumerate((0.3, 0.9, 0.4, 0.95, 0.1)):
-        record.ask()
+        begin(record)
         for name in ("best.pt", "last.pt", "metrics.json"):
             (record.run_folder(number).path / name).write_text("x")
         report(record, number, value)
@@ -210,7 +211,7 @@ def test_optuna_s_own_tools_read_the_study(tmp_path: Path) -> None:
 def some_trials(path: Path) -> StudyRecord:
     record = open_record(path)
     for _ in range(4):
-        record.ask()
+        begin(record)
     report(record, 0, 0.1, 0.5, 0.4)
     report(record, 1, 0.2)
     report(record, 3, 0.3, 0.2)
@@ -271,7 +272,7 @@ def test_a_damaged_optuna_db_is_made_anew(tmp_path: Path, damage: str | None) ->
     record = open_record(tmp_path / "s")
     assert curves(record) == expected and str(file) in record.mended[0]
     assert list((tmp_path / "s").glob("optuna.db.damaged-*"))
-    record.ask()
+    begin(record)
     closed(record)
     assert not open_record(tmp_path / "s").mended
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{file}")
@@ -301,7 +302,7 @@ def test_optuna_db_may_lag_behind_after_a_kill(tmp_path: Path) -> None:
     before = file.read_bytes()
     record._put(record.trial(3).with_row({"epoch": 3, "val/mean_ap": 0.6}))
     record.end(3, "finished")
-    record.ask()
+    begin(record)
     file.write_bytes(before)
     again = open_record(tmp_path / "s")
     assert not again.mended and len(again.trials()) == 5
@@ -335,7 +336,7 @@ def test_a_trial_killed_while_it_began_leaves_no_hole(tmp_path: Path) -> None:
     (tmp_path / "s" / "trials" / "0004").mkdir()
     (tmp_path / "s" / "trials" / "0004" / ".trial.json.draft").write_text("{")
     record = open_record(tmp_path / "s")
-    assert len(record.trials()) == 4 and record.ask().number == 4
+    assert len(record.trials()) == 4 and begin(record).number == 4
 
 
 def test_an_earlier_study_that_compares_counts_as_if_it_were_the_own(tmp_path: Path) -> None:
@@ -347,10 +348,10 @@ def test_an_earlier_study_that_compares_counts_as_if_it_were_the_own(tmp_path: P
         open_record(tmp_path / name, **extra)
         for name, extra in (("cold", {}), ("warm", {"warm_start": told}))
     )
-    assert cold.ask().values == warm.ask().values == SPACE.baseline
+    assert begin(cold).values == begin(warm).values == SPACE.baseline
     for _ in range(30):  # enough for TPE in both
         for record in (cold, warm):
-            number = record.ask().number
+            number = begin(record).number
             report(record, number, 0.2)
             record.end(number, "finished")
     assert len(warm.trials()) == 31, "the earlier trials are not its own"
@@ -361,7 +362,7 @@ def test_an_earlier_study_tells_all_that_its_own_search_knows(tmp_path: Path) ->
     """Most diverged, one failed for another reason, one runs: the new search draws as the old."""
     record = open_record(tmp_path / "s")
     for number in range(15):
-        record.ask()
+        begin(record)
         if number < 12:
             record.end(number, "failed", f"{LOST} (nan); a smaller learning rate may help.")
         elif number < 14:
@@ -369,7 +370,7 @@ def test_an_earlier_study_tells_all_that_its_own_search_knows(tmp_path: Path) ->
             record.end(number, "stopped" if number % 2 else "finished")
         else:
             record.end(number, "failed", "its process died")
-    record.ask()  # runs
+    begin(record)  # runs
     told = json.loads(json.dumps(warm_start(MANIFEST, SPACE, record)))
     assert [entry["number"] for entry in told["trials"]] == list(range(14))
     known = Earlier.of({"warm_start": told}).trials
@@ -387,7 +388,7 @@ def test_only_lost_trials_inform_a_search_or_are_no_reason_to_begin_with_them(
     tmp_path: Path,
 ) -> None:
     record = open_record(tmp_path / "s")
-    record.end(record.ask().number, "failed", f"{LOST} (nan).")
+    record.end(begin(record).number, "failed", f"{LOST} (nan).")
     assert len(warm_start(MANIFEST, SPACE, record)["trials"]) == 1
     with pytest.raises(InputError, match="none of its ended trials"):
         warm_start({**MANIFEST, "epochs": 30}, SPACE, record)
@@ -415,12 +416,12 @@ def test_of_an_earlier_study_that_does_not_compare_the_best_are_tried_first(
     told = warm_start({**MANIFEST, "epochs": 30}, SPACE, earlier)
     assert not told["trials"] and len(told["first"]) == 2, "what diverged is not tried again"
     record = open_record(tmp_path / "new", epochs=30, warm_start=told)
-    asked = [record.ask().values for _ in range(4)]
+    asked = [begin(record).values for _ in range(4)]
     assert asked[0] == SPACE.baseline
     assert asked[1:3] == [earlier.trial(0).values, earlier.trial(1).values]
     closed(record)
     again = open_record(tmp_path / "new", epochs=30, warm_start={"from": "s"})
-    assert again.ask().number == 4
+    assert begin(again).number == 4
 
 
 @pytest.mark.parametrize(
@@ -521,4 +522,4 @@ def test_tpe_has_one_set_of_arguments_whatever_optuna_s_defaults_are() -> None:
     root = Path(__file__).parent.parent
     files = [*(root / "study").rglob("*.py"), *(root / "tests" / "benchmarks").glob("*.py")]
     made = [file.name for file in files if "TPESampler(" in file.read_text()]
-    assert made == ["sampling.py"]
+    assert made == ["sampler.py"]

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from begun import begin
 from test_record import open_record, report
 
 from study.restart import MOST, VARIABLE, Restart
@@ -16,7 +17,7 @@ from study.stopping import Stopping
 
 def test_restarts_in_a_row_end_the_study_and_an_epoch_ends_the_row(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
-    record.ask()
+    begin(record)
     stopping, restart = Stopping(None), Restart(begun=5.0)
     for row in range(1, MOST + 1):
         restart = restart.after("Ray's GCS has died", record, stopping, local=True)
@@ -24,7 +25,7 @@ def test_restarts_in_a_row_end_the_study_and_an_epoch_ends_the_row(tmp_path: Pat
     report(record, 0, 0.1)
     assert restart.after("-", record, stopping, local=True).row == 1
     again = open_record(tmp_path / "other")
-    again.ask()
+    begin(again)
     last = dataclasses.replace(restart, progress=0).after("Ray hangs", again, stopping, local=True)
     assert last.why == f"Ray hangs, {MOST + 1} times in a row without an epoch in between"
     assert last.exit_code == 1

@@ -6,6 +6,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+from begun import begin
 from test_record import SPACE, open_record, reopened, report
 
 from study.record import StudyRecord
@@ -16,7 +17,7 @@ from study.stopping import Stopping
 
 def test_a_trial_that_was_cut_off_goes_on_first_and_keeps_its_epochs(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
-    asked = [record.ask() for _ in range(3)]
+    asked = [begin(record) for _ in range(3)]
     report(record, 0, 0.1)
     record.end(0, "finished")
     report(record, 1, 0.1, 0.2)
@@ -42,7 +43,7 @@ def decide(scheduler: RecordASHA, number: int, epoch: int, value: float) -> str:
 def asked(path: Path, **changes: Any) -> StudyRecord:
     record = open_record(path, **changes)
     for _ in range(4):
-        record.ask()
+        begin(record)
     return record
 
 

@@ -9,7 +9,7 @@ import pytest
 from study.errors import InputError
 from study.objective import Goal, Objective
 from study.plan import make_plan
-from study.sampling import draw
+from study.sampler import draw
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
 from study.study_flags import build_parser

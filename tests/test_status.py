@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from begun import begin
 from conftest import Finished, run_module
 from terminal import terminal
 from test_record import MANIFEST
@@ -34,11 +35,11 @@ from study.stopping_rule import StoppingRule
 COMMAND = "python -m study.tune facade --num-samples 6 --grace-period 2 --reduction-factor 2"
 
 
-def begin(path: Any) -> StudyRecord:
+def four_trials(path: Any) -> StudyRecord:
     """A study of nine epochs, its four trials finished, stopped, failed and running."""
     record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), COMMAND)
     for number, values in enumerate([[0.1, 0.5, 0.4] + [0.6] * 6, [0.2, 0.3], [0.1], [0.2, 0.7]]):
-        record.ask()
+        begin(record)
         for epoch, value in enumerate(values, 1):
             ended = time.time() - 100 + 3 * epoch
             row = {"epoch": epoch, "val/mean_ap": value, "epoch_seconds": 2.0, "ended": ended}
@@ -52,7 +53,7 @@ def begin(path: Any) -> StudyRecord:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Iterator[StudyRecord]:
-    opened = begin(tmp_path / "studies" / "s")
+    opened = four_trials(tmp_path / "studies" / "s")
     yield opened
     opened.close()
 
@@ -184,7 +185,7 @@ def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
 
 
 def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Path) -> None:
-    record = begin(tmp_path / "s")
+    record = four_trials(tmp_path / "s")
     record.manifest["starts"][-1]["command"] = "python -m study.tune s --unknown-flag"
     assert rule_of(record.manifest) is None and rule_of({}) is None
     assert lines(snapshot(record, None, None), 100)[0].startswith("s (SAMPLE DATA): 3 trials")
@@ -192,7 +193,7 @@ def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Pat
 
 
 def test_a_study_in_an_object_store(bucket: str) -> None:
-    record = begin(as_path(f"{bucket}/status/s"))
+    record = four_trials(as_path(f"{bucket}/status/s"))
     driver = state_of(record)["driver"]
     assert driver["alive"] is True and driver["pid"] == os.getpid() and driver["heard"] < 20
     record.close()
@@ -203,7 +204,7 @@ def write_for(path: Path, seconds: float) -> None:
     record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), COMMAND)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        number = record.ask().number
+        number = begin(record).number
         for epoch in range(1, 10):
             record.report(number, {"epoch": epoch, "val/mean_ap": 0.1, "ended": time.time()})
         record.end(number, "finished")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from begun import begin
 from conftest import wait_for
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
@@ -57,7 +58,7 @@ def train(home: Path, name: str, num: int, more: Sequence[str] = ()) -> StudyRec
     uri = f"sqlite:///{home / 'mlflow.db'}"
     record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
     while record.num_ended() < num:
-        trial = record.ask()
+        trial = begin(record)
         for epoch in (1, 2):
             values = dict.fromkeys(KEYS, 0.1 * epoch + 0.01 * trial.number)
             record.report(trial.number, {"epoch": epoch, "ended": 1e9 + epoch, **values})
@@ -325,7 +326,7 @@ def test_what_is_deleted_while_the_study_runs_comes_back(tmp_path: Path) -> None
     record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
     known = facts(plan.identity, plan.source)
     tracker = StudyTracker(uri, record, plan.task, {**plan.settings, "dataset": "sample"}, known)
-    trial = record.ask()
+    trial = begin(record)
     rows = [{"epoch": n, "ended": 1e9 + n, **dict.fromkeys(KEYS, 0.1 * n)} for n in (1, 2)]
     record.report(trial.number, rows[0])
     tracker.touch(trial.number)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from begun import begin
 from mlflow.tracking import MlflowClient
 from trained import study_in, train
 
@@ -35,7 +36,7 @@ def made(sample: DataSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("made")
     record = study_in(home, sample)
     for number in range(3):
-        record.ask()
+        begin(record)
         train(record, number, sample, epochs=1 if number == 2 else 2)
     record.close()
     return home

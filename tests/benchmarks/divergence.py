@@ -20,7 +20,7 @@ import numpy as np
 import optuna
 from report import Report, out_parser
 
-from study.sampling import NUM_RANDOM, tpe
+from study.sampler import NUM_RANDOM, tpe
 
 NUM_TRIALS = 60
 TOLD = ("infeasible", "worst", "fail")

@@ -29,7 +29,7 @@ from searchers import CONCURRENT, NUM_TRIALS, Landscape
 
 from study.asha import FrontRungs, Rungs
 from study.objective import front
-from study.sampling import tpe
+from study.sampler import tpe
 from study.task import build_config, load_task
 
 GRACE, FACTOR = 4, 3.0

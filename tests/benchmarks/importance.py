@@ -20,6 +20,7 @@ from report import Report, out_parser
 import study.importance as measured
 from study.importance import Importance, importance
 from study.record import StudyRecord
+from study.sampler import Sampler
 from study.space import Parameter, SearchSpace
 from study.task import load_task
 
@@ -47,9 +48,10 @@ def made_up(folder: Path, num_trials: int, seed: int) -> StudyRecord:
         "space": SPACE.describe(),
     }
     record = StudyRecord.create_or_continue(folder, json.loads(json.dumps(manifest)), "made up")
+    sampler = Sampler.of(manifest)
     generator = np.random.default_rng(seed)
     for number in range(num_trials):
-        values = record.ask().values
+        values = record.begin(sampler.draw(record.trials())).values
         row = {f"val/ap/{name}": NOISE * generator.normal() for name in TASK.classes}
         row["val/ap/pillar"] += float(values[KNOB_OF_PILLAR]) / 64
         log_rate = float(np.log10(float(values[KNOB])))

@@ -47,7 +47,7 @@ from curves import EPOCHS, GRIDS, PLACE
 from report import Report, out_parser
 
 from study.asha import Rungs
-from study.sampling import NUM_RANDOM, tpe
+from study.sampler import NUM_RANDOM, tpe
 
 NUM_TRIALS = 24  # of the random search whose best is the target
 MOST_TRIALS = 240  # a strategy that needs more counts with these
