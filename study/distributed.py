@@ -141,6 +141,14 @@ def all_reduce_sum(tensors: Iterable[Tensor]) -> None:
             dist.all_reduce(tensor)
 
 
+def lost_peer(error: BaseException) -> bool:
+    """Return whether an error of a worker says that another one is gone or silent.
+
+    NCCL's errors have a type; gloo's are bare RuntimeErrors that begin with its source file.
+    """
+    return isinstance(error, dist.DistError | ConnectionError) or "gloo/transport" in str(error)
+
+
 def agreed(question: Callable[[], bool]) -> Callable[[], bool]:
     """Return a question to which all workers get rank 0's answer, at the same call of it.
 

@@ -11,7 +11,11 @@ class InputError(ValueError):
 
 
 class TrialError(RuntimeError):
-    """A trial that cannot go on, a loss that is not finite for one; the study goes on."""
+    """A trial that cannot go on; the study goes on."""
+
+
+class Diverged(TrialError):
+    """A trial whose loss is not finite: it failed for its own settings."""
 
 
 class DamagedFile(RuntimeError):

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from study import distributed
 from study.batches import Batches
 from study.datasets.source import ImageSet
-from study.errors import TrialError
+from study.errors import Diverged
 from study.task import Meter, Task
 from study.worst_class import worst_class
 
@@ -59,7 +59,7 @@ def evaluate(
         meter, and this rank's images in the order in which the meter saw them.
 
     Raises:
-        TrialError: The loss is not finite.
+        Diverged: The loss is not finite.
     """
     network.eval()
     meter = task.build_meter(batches.device)
@@ -79,7 +79,7 @@ def evaluate(
     distributed.all_reduce_sum([sums])
     loss_sum, num_targets = sums.tolist()
     if not abs(loss_sum) < float("inf"):
-        raise TrialError(f"the validation loss is not finite ({loss_sum}).")
+        raise Diverged(f"the validation loss is not finite ({loss_sum}).")
     meter.reduce()
     if limit_batches:
         share = share[: limit_batches * batch_size]

@@ -17,11 +17,11 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from study.errors import StorageError, TrialError
+from study.errors import Diverged, InputError, StorageError, TrialError
 from study.files import write_text
 from study.redaction import redacted
 from study.run_folder import RunFolder
-from study.trial_record import TrialRecord
+from study.trial_record import Cause, TrialRecord
 
 NUM_ALIKE = 3  # so many first trials that fail alike end a study
 
@@ -113,6 +113,15 @@ def reason_of(error: BaseException) -> str:
         return str(kill)
     line = redacted(text.splitlines()[0]) if text else ""
     return line if isinstance(error, TrialError) else f"{type(error).__name__}: {line}"
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return the cause of a trial's failure that an error of ours, of torch or of Python is."""
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, InputError):
+        return "input"
+    return "out_of_memory" if out_of_memory(error) else "error"
 
 
 def keep_traceback(folder: RunFolder, error: BaseException) -> None:

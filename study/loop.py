@@ -22,7 +22,7 @@ from study.augmentation import Augmentation
 from study.batches import Batches
 from study.counts import predicted
 from study.datasets.source import DataSource, ImageSet
-from study.errors import InputError, TrialError
+from study.errors import Diverged, InputError, TrialError
 from study.evaluation import Watch, evaluate
 from study.objective import Goal
 from study.optimizer import build_optimizer
@@ -95,7 +95,7 @@ def fit(
         watch: Sees every iterator of batches, to show progress.
 
     Raises:
-        TrialError: The loss is not finite.
+        Diverged: The loss is not finite.
         InputError: The workers cannot share the batch, the images or the normalisation.
         Interrupted: `stop` said so.
     """
@@ -274,7 +274,7 @@ def _train_epoch(
     distributed.all_reduce_sum([over_all])
     loss_total, num_images, right, num_predictions, _ = over_all.tolist()
     if not abs(loss_total) < float("inf"):
-        raise TrialError(
+        raise Diverged(
             f"the training loss is not finite ({loss_total}); a smaller learning rate than "
             f"{config.learning_rate:g} may help."
         )

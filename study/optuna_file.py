@@ -229,9 +229,9 @@ class OptunaFile:
             known = dataclasses.replace(
                 trial, history=trial.history[: len(have.intermediate_values)]
             )
-            self._known.append(
-                known if ended else dataclasses.replace(known, state="running", reason=None)
-            )
+            if not ended:
+                known = dataclasses.replace(known, state="running", reason=None, cause=None)
+            self._known.append(known)
             self._ids.append(trial_id)
         return None
 

@@ -79,7 +79,13 @@ def attributes(trial: TrialRecord, goal: Goal) -> dict[str, Any]:
     """Return what Optuna's own tools show of a trial beside its values; some when it has ended."""
     ending = "stopped" if trial.state == "stopped" and goal.double else None
     seconds = trial.seconds if trial.state != "running" else None
-    shown = {"best": trial.best, "seconds": seconds, "reason": trial.reason, "ending": ending}
+    shown = {
+        "best": trial.best,
+        "seconds": seconds,
+        "reason": trial.reason,
+        "cause": trial.cause,
+        "ending": ending,
+    }
     return {name: value for name, value in shown.items() if value is not None}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from study import sqlite_uri
 from study.object_path import AnyPath
-from study.trial_record import TrialRecord
+from study.trial_record import TrialRecord, cause_before
 
 if TYPE_CHECKING:
     import optuna
@@ -71,17 +71,22 @@ def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> Tria
         for epoch, value in sorted(there.intermediate_values.items())
     ]
     names: dict[str, Any] = {"COMPLETE": "finished", "PRUNED": "stopped", "FAIL": "failed"}
+    state = there.user_attrs.get("ending") or names.get(there.state.name, "running")
+    reason, cause = there.user_attrs.get("reason"), there.user_attrs.get("cause")
+    if state == "failed" and cause is None:
+        cause = cause_before(reason or "")
     begun, ended = there.datetime_start, there.datetime_complete
     return TrialRecord(
         number=there.number,
         metric=metric,
         mode=mode,
-        state=there.user_attrs.get("ending") or names.get(there.state.name, "running"),
+        state=state,
         values=dict(there.params),
         history=tuple(rows),
         begun=begun.isoformat(timespec="seconds") if begun else "",
         ended=ended.isoformat(timespec="seconds") if ended else None,
-        reason=there.user_attrs.get("reason"),
+        reason=reason,
+        cause=cause,
     )
 
 

@@ -32,7 +32,7 @@ from study.recall import recall_trials
 from study.redaction import redacted
 from study.run_folder import RunFolder
 from study.setting import Value
-from study.trial_record import Ending, TrialRecord, now
+from study.trial_record import Cause, Ending, TrialRecord, now
 
 REPORT_FILE = "report.html"  # in a study's folder, by `study.report`
 
@@ -258,16 +258,22 @@ class StudyRecord:
         trial = self.trial(number)
         if row["epoch"] == trial.epochs + 1:  # after a gap the next command reports all again
             trial = trial.with_row(row)
-            self._put(trial.with_end(ending, None) if ending else trial)
+            self._put(trial.with_end(ending) if ending else trial)
 
     def retry(self, number: int, reason: str, parts: int) -> None:
         """Record a failure after which the trial goes on, with batches in so many parts."""
         self._put(self.trial(number).with_failure(reason, parts))
 
-    def end(self, number: int, ending: Ending, reason: str | None = None) -> None:
-        """End a trial."""
+    def end(
+        self,
+        number: int,
+        ending: Ending,
+        reason: str | None = None,
+        cause: Cause | None = None,
+    ) -> None:
+        """End a trial; one that failed with the reason and its cause."""
         assert self.trial(number).state == "running"
-        self._put(self.trial(number).with_end(ending, reason))
+        self._put(self.trial(number).with_end(ending, reason, cause))
 
     def _put(self, trial: TrialRecord) -> None:
         self._save(trial)

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray._raylet import PlacementGroupID
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from study.deaths import Death
 from study.driver_clock import DriverClock
 from study.errors import StorageError
-from study.faults import NUM_ALIKE, MemoryKill, common_failure, out_of_memory
+from study.faults import NUM_ALIKE, MemoryKill, common_failure
 from study.progress import Progress
 from study.proposals import proposals_of
 from study.ray_session import logs_folder
@@ -30,29 +28,11 @@ from study.scheduler import NotPickled, RecordASHA
 from study.stopping import Stopping
 from study.tables import duration
 from study.tracking import StudyTracker
-from study.trial_record import Ending, TrialRecord
+from study.trial_record import Cause, Ending, TrialRecord
 
 START_SECONDS = 180.0  # for the process of a trial, on a machine that is busy
 CROWDED_SECONDS = 20.0  # before a trial is started again that had no memory beside another
 NUM_CROWDED = 10  # so often in one epoch, then the study stops
-
-
-def take_memory_kills_as_deaths() -> None:
-    """Have Ray Tune take the end of an actor for want of memory for the death that it is.
-
-    Ray 2.60 says it with an error that its Tune does not know and ends the whole study for.
-    """
-    manager: Any = RayActorManager
-    if hasattr(manager, "study_original"):
-        return
-    manager.study_original = manager._actor_task_failed
-
-    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, OutOfMemoryError):
-            exception = RayActorError(error_msg=str(exception))
-        self.study_original(tracked_actor_task=tracked_actor_task, exception=exception)
-
-    manager._actor_task_failed = failed
 
 
 class RecordSearcher(NotPickled, Searcher):
@@ -219,7 +199,7 @@ class StudyCallback(NotPickled, tune.Callback):
                 self.saved.add(number)
                 self.stopping.request(result["halt"], 1)
             if "failure" in result:
-                self._end(number, "failed", result["failure"])
+                self._end(number, "failed", result["failure"], result["cause"])
             if "epoch" in result:
                 ending: Ending | None = None
                 if self.scheduler is not None and number in self.scheduler.stopped:
@@ -252,24 +232,24 @@ class StudyCallback(NotPickled, tune.Callback):
         known = self.record.trial(number)
         if known.state != "running":  # it has all that counts
             return
-        reason, short_of_memory, kill = self._why(number, trial)
+        death = self._death(number, trial)
         trial.config["pause"] = 0.0
-        if kill is not None and not kill.blamed:
-            self._wait_for_memory(trial, known, kill)
+        if death.kill is not None and not death.kill.blamed:
+            self._wait_for_memory(trial, known, death.kill)
             return
         self.strikes[number] = self.strikes.get(number, 0) + 1
         if self.strikes[number] > self.max_failures:
-            self._fail(number, reason)
+            self._fail(number, death)
             trial.max_failures = 0  # its next process finds that it has ended; none comes after
             return
         parts = known.parts
-        if short_of_memory:
+        if death.cause == "out_of_memory":
             batch = int(self.record.params(known).get("batch_size", 2 * parts))
             parts = max(parts, min(2 * parts, batch // trial.config["workers"]))
         with self._writing():
-            self.record.retry(number, reason, parts)
+            self.record.retry(number, death.reason, parts)
         self.tracker.touch(number)
-        self.progress.say(f"trial {number:>3}  {reason}; again from epoch {known.epochs + 1}")
+        self.progress.say(f"trial {number:>3}  {death.reason}; again from epoch {known.epochs + 1}")
 
     def _wait_for_memory(self, trial: Any, known: TrialRecord, kill: MemoryKill) -> None:
         """Start a trial again later that merely ran beside something large."""
@@ -288,12 +268,18 @@ class StudyCallback(NotPickled, tune.Callback):
         self.watch.check()
         self._free(number)
         if self.record.trial(number).state == "running":
-            self._fail(number, self._why(number, trial)[0])
+            self._fail(number, self._death(number, trial))
 
-    def _fail(self, number: int, reason: str) -> None:
+    def _death(self, number: int, trial: Any) -> Death:
+        if number in self.hung:  # killed by us
+            return Death(reason=self.hung.pop(number), cause="hung")
+        return Death.of(trial, self.actors.get(number, ""))
+
+    def _fail(self, number: int, death: Death) -> None:
         tries = len(self.record.trial(number).failures) + 1
+        reason = death.reason + (f" (tried {tries} times)" if tries > 1 else "")
         with self._writing():
-            self._end(number, "failed", reason + (f" (tried {tries} times)" if tries > 1 else ""))
+            self._end(number, "failed", reason, death.cause)
 
     def _free(self, number: int) -> None:
         """Wait for a trial no more; end its workers, if it has a group, and free what they take."""
@@ -302,28 +288,19 @@ class StudyCallback(NotPickled, tune.Callback):
         if group is not None:
             remove_placement_group(group)
 
-    def _why(self, number: int, trial: Any) -> tuple[str, bool, MemoryKill | None]:
-        """Return why a trial failed, whether memory was short, and whether Ray has ended it."""
-        file = trial.error_file  # Ray adds to it, and copies it for `get_error` only later
-        text = Path(file).read_text().strip().rpartition("Failure # ")[2] if file else "unknown"
-        short = out_of_memory(text)
-        if number in self.hung:
-            return self.hung.pop(number), False, None
-        if (kill := MemoryKill.of(text, self.actors.get(number, ""))) is not None:
-            return str(kill), True, kill
-        if "The actor died" in text or "ActorDiedError" in text:
-            return "its process died" + (" for want of memory" if short else ""), short, None
-        if "ActorUnavailable" in text or "is unavailable" in text:
-            return "its process or its machine is gone", False, None
-        return text.splitlines()[-1], short, None
-
     def _end_if_finished(self, number: int) -> None:
         trial = self.record.trial(number)
         if trial.state == "running" and trial.epochs >= self.record.manifest["epochs"]:
             self._end(number, "finished")
 
-    def _end(self, number: int, ending: Ending, reason: str | None = None) -> None:
-        self.record.end(number, ending, reason)
+    def _end(
+        self,
+        number: int,
+        ending: Ending,
+        reason: str | None = None,
+        cause: Cause | None = None,
+    ) -> None:
+        self.record.end(number, ending, reason, cause)
         self._ended(number)
 
     def _ended(self, number: int) -> None:

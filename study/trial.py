@@ -1,13 +1,14 @@
-"""What Ray runs: a trial, in the process of its Tune actor or in workers (`study.workers`).
+"""A trial as one of its processes runs it: it drives `study.loop.fit` and saves to its folder.
 
-Both drive `study.loop.fit` and save to the trial's folder; Ray carries only reports:
+`study.trainable` runs it in its own process or in workers. What goes from there to the study are
+reports:
 
-    {"epoch": 3, "metrics": {...}}    an epoch that is saved
-    {"note": "..."}                   something to tell the user
-    {"interrupted": True}             saved in the middle of an epoch, because the study stops
-    {"failure": "...", "done": True}  failed, and would again
-    {"group": "..."}                  placement group of the trial's workers, in hexadecimal
-    {"halt": "..."}                   the disk is full: the study must stop
+    {"epoch": 3, "metrics": {...}}  an epoch that is saved
+    {"note": "..."}                 something to tell the user
+    {"interrupted": True}           saved in the middle of an epoch, because the study stops
+    {"failure": "...", "cause": "diverged", "done": True}  failed, and would again
+    {"group": "..."}                placement group of the trial's workers, in hexadecimal
+    {"halt": "..."}                 the disk is full: the study must stop
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-
 from study.datasets.source import DataSource
-from study.errors import InputError, StorageError, TrialError
-from study.faults import MemoryKill, keep_traceback, out_of_memory, reason_of
+from study.errors import StorageError
+from study.faults import MemoryKill, out_of_memory, reason_of
 from study.files import lock
 from study.object_path import AnyPath, as_path
 from study.objective import Goal
@@ -36,60 +35,6 @@ STOP_CHECK_SECONDS = 0.5
 REMOTE_CHECK_SECONDS = 2.0  # the same in an object store, where looking takes about 20 ms
 TURN_SECONDS = 0.1
 LOCK_SECONDS = 120.0  # to wait for the worker of a killed driver to die too
-
-
-class StudyTrial(tune.Trainable):
-    """A trial; the actor serves one after another."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Begin the trial, from its last checkpoint if it has one."""
-        self.folder = trial_folder(config)
-        self.reports: Generator[dict[str, Any]] | None = None
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in the same process."""
-        self.cleanup()
-        self.setup(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train one epoch.
-
-        What would fail again is reported as `failure`; anything else is raised, and Ray starts the
-        trial again in a new process.
-        """
-        assert self.config is not None
-        if self.reports is None:
-            self.reports = self._begin(self.config)
-        try:
-            return next(self.reports, {"done": True})
-        except StorageError as error:
-            if not isinstance(self.folder.path, Path):
-                raise  # one machine's way to the store, perhaps: Ray starts the trial again
-            return {"halt": str(error)}
-        except (TrialError, InputError) as error:
-            keep_traceback(self.folder, error)
-            return {"failure": reason_of(error), "done": True}
-        except Exception as error:
-            keep_traceback(self.folder, error)
-            raise
-
-    def _begin(self, config: dict[str, Any]) -> Generator[dict[str, Any]]:
-        if TrialRecord.load(self.folder.path).state != "running":
-            return  # it failed too often, and Ray starts it all the same
-        time.sleep(config.get("pause", 0))  # until something larger has perhaps ended
-        if config["workers"] == 1:
-            yield from run_trial(config)
-            return
-        from study.workers import run_workers
-
-        yield from run_workers(config)
-
-    def cleanup(self) -> None:
-        """Let go of the network, and end the workers."""
-        if self.reports is not None:
-            self.reports.close()
-        self.reports = None
 
 
 def trial_folder(config: dict[str, Any]) -> RunFolder:

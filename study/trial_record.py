@@ -18,6 +18,9 @@ from study.task import best_row
 
 # How a trial ended: all epochs, early by the scheduler, or with an error.
 Ending = Literal["finished", "stopped", "failed"]
+# Why it failed: a loss that is not finite, memory, no report for too long, its process, the way to
+# its process or machine, wrong input, any other error.
+Cause = Literal["diverged", "out_of_memory", "hung", "died", "lost", "input", "error"]
 STATES = ("finished", "stopped", "failed", "running")
 # Keys of an epoch that are no metrics: its number, and when it ended in seconds since 1970.
 NOT_METRICS = ("epoch", "ended")
@@ -38,7 +41,8 @@ class TrialRecord:
         parts: In how many parts a batch is computed, more than one after running out of memory.
         begun: ISO time.
         ended: ISO time; None while it runs.
-        reason: Why it failed.
+        reason: Why it failed, for people.
+        cause: The same for programs.
     """
 
     number: int
@@ -52,6 +56,7 @@ class TrialRecord:
     begun: str = ""
     ended: str | None = None
     reason: str | None = None
+    cause: Cause | None = None
 
     @property
     def epochs(self) -> int:
@@ -86,7 +91,7 @@ class TrialRecord:
     @property
     def diverged(self) -> bool:
         """Whether it failed for its own settings: the loss was not finite."""
-        return self.state == "failed" and "loss is not finite" in (self.reason or "")
+        return self.cause == "diverged"
 
     @property
     def informs(self) -> bool:
@@ -111,10 +116,12 @@ class TrialRecord:
         failure = {"time": now(), "epoch": self.epochs + 1, "reason": redacted(reason)}
         return dataclasses.replace(self, failures=(*self.failures, failure), parts=parts)
 
-    def with_end(self, ending: Ending, reason: str | None) -> TrialRecord:
-        """Return the record of the trial when it has ended."""
+    def with_end(
+        self, ending: Ending, reason: str | None = None, cause: Cause | None = None
+    ) -> TrialRecord:
+        """Return the record of the trial when it has ended, for a reason if it failed."""
         kept = redacted(reason) if reason else reason
-        return dataclasses.replace(self, state=ending, reason=kept, ended=now())
+        return dataclasses.replace(self, state=ending, reason=kept, cause=cause, ended=now())
 
     def save(self, folder: AnyPath) -> None:
         """Write `trial.json`.
@@ -126,6 +133,18 @@ class TrialRecord:
         write_document(folder / "trial.json", dataclasses.asdict(self))
 
     @staticmethod
+    def of(content: Mapping[str, Any]) -> TrialRecord:
+        """Return a record from its JSON object; one made before causes were kept gets its cause.
+
+        Raises:
+            TypeError, KeyError: It is the object of something else.
+        """
+        known = {**content, **{key: tuple(content[key]) for key in ("history", "failures")}}
+        if "cause" not in known and known.get("state") == "failed":
+            known["cause"] = cause_before(known.get("reason") or "")
+        return TrialRecord(**known)
+
+    @staticmethod
     def load(folder: AnyPath) -> TrialRecord:
         """Read `trial.json`.
 
@@ -135,10 +154,23 @@ class TrialRecord:
         path = folder / "trial.json"
         content = read_document(path)
         try:
-            known = {**content, **{key: tuple(content[key]) for key in ("history", "failures")}}
-            return TrialRecord(**known)
+            return TrialRecord.of(content)
         except (TypeError, KeyError) as error:
             raise DamagedFile(f"{path} is of another version ({error}).") from None
+
+
+def cause_before(reason: str) -> Cause:
+    """Return the cause of a failure from its reason, for records made before causes were kept."""
+    words: dict[str, Cause] = {
+        "loss is not finite": "diverged",
+        "out of memory": "out_of_memory",
+        "for want of memory": "out_of_memory",
+        "(--trial-timeout)": "hung",
+        "its process died": "died",
+        "its process or its machine is gone": "lost",
+        "InputError: ": "input",
+    }
+    return next((cause for said, cause in words.items() if said in reason), "error")
 
 
 def metrics_of(row: Mapping[str, float]) -> dict[str, float]:

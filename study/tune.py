@@ -273,9 +273,10 @@ def run_trials(
     """
     from ray import tune
 
+    from study.deaths import take_memory_kills_as_deaths
     from study.scheduler import RecordASHA
-    from study.search import RecordSearcher, StudyCallback, take_memory_kills_as_deaths
-    from study.trial import StudyTrial
+    from study.search import RecordSearcher, StudyCallback
+    from study.trainable import StudyTrial
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
     take_memory_kills_as_deaths()

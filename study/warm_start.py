@@ -43,10 +43,8 @@ class Earlier:
     def of(manifest: dict[str, Any]) -> Earlier:
         """Return what a study's manifest keeps of an earlier one."""
         kept = manifest.get("warm_start") or {"trials": [], "first": []}
-        trials = [
-            TrialRecord(**{**entry, "history": tuple(entry["history"])}) for entry in kept["trials"]
-        ]
-        return Earlier(trials=tuple(trials), first=tuple(kept["first"]))
+        trials = tuple(TrialRecord.of(entry) for entry in kept["trials"])
+        return Earlier(trials=trials, first=tuple(kept["first"]))
 
 
 def warm_start(

@@ -23,6 +23,7 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from study.distributed import lost_peer
 from study.errors import InputError, StorageError, TrialError
 from study.faults import out_of_memory, root_cause
 from study.trial import run_trial, smaller_parts, trial_folder
@@ -70,7 +71,7 @@ def telling_error(errors: Iterable[Exception]) -> BaseException:
     def rank(error: BaseException) -> int:
         if isinstance(error, StorageError | TrialError | InputError) or out_of_memory(error):
             return 0
-        return 2 if "onnection" in str(error) else 1
+        return 2 if lost_peer(error) else 1
 
     return min((root_cause(error) for error in errors), key=rank)
 

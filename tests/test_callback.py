@@ -6,13 +6,21 @@ import types
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 from begun import begin
 from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from test_record import open_record, report
 
-from study import driver_clock, search
+from study import deaths, driver_clock, search
+from study.deaths import Death
 from study.driver_clock import DriverClock
 from study.faults import MemoryKill, reason_of
 from study.record import StudyRecord
@@ -97,7 +105,7 @@ class Watched:
         self.callback = StudyCallback(
             self.record, tracker, progress, None, self.stopping, watch, **{**given, **changes}
         )
-        self.file = path / "error.txt"
+        self.file, self.pickled = path / "error.txt", path / "error.pkl"
         self.trial = self.ray_trial(0)
 
     def ray_trial(self, number: int, status: str = "RUNNING") -> Any:
@@ -107,6 +115,7 @@ class Watched:
             config={"trial": number, "workers": 1},
             status=status,
             error_file=str(self.file),
+            pickled_error_file=str(self.pickled),
             max_failures=-1,
             temporary_state=types.SimpleNamespace(ray_actor=actor),
         )
@@ -151,6 +160,36 @@ def test_a_trial_beside_a_large_one_is_not_blamed(
     study.fails(told(1.0, 9.0))  # it is never given room
     assert study.stopping.why is not None and "--max-concurrent" in study.stopping.why
     assert study.stopping.exit_code == 1 and study.record.trial(0).state == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "cause"),
+    [
+        (ActorDiedError(), "its process died", "died"),
+        (ActorUnavailableError("no route", None), "its process or its machine is gone", "lost"),
+        (
+            RayActorError(error_msg="The node was running low on memory."),
+            "its process died for want of memory",
+            "out_of_memory",
+        ),
+        (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error", "error"),
+        (MemoryError(), "MemoryError", "out_of_memory"),
+    ],
+)
+def test_why_a_process_ended_is_told_by_the_type_of_ray_s_error(
+    error: Exception, reason: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Watched(tmp_path, monkeypatch)
+    if not isinstance(error, RayActorError):  # raised by the trial itself
+        text = f"ray::T.train()\n{reason}"
+        error = RayTaskError("train", text, error).as_instanceof_cause()
+    study.file.write_text(f"Failure # 1 (occurred at noon)\n{error}\n")
+    study.pickled.write_bytes(cloudpickle.dumps(error))
+    assert Death.of(study.trial, OWN) == Death(reason=reason, cause=cause)
+    study.file.write_text(f"Failure # 1 (at)\n{error}\nFailure # 2 (at)\nTuneError: another\n")
+    assert Death.of(study.trial, OWN) == Death(reason="TuneError: another", cause="error")
+    study.pickled.write_bytes(b"of a class that is not here")
+    assert Death.of(study.trial, OWN).reason == "TuneError: another"
 
 
 def test_failures_count_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +246,8 @@ def test_the_last_trial_alone_is_no_wait(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_ray_tune_survives_the_end_of_an_actor_for_want_of_memory() -> None:
     """Ray 2.60 ends the whole study with a RuntimeError otherwise."""
-    search.take_memory_kills_as_deaths()
-    search.take_memory_kills_as_deaths()  # twice is as once
+    deaths.take_memory_kills_as_deaths()
+    deaths.take_memory_kills_as_deaths()  # twice is as once
     errors: list[Exception] = []
     actor: Any = types.SimpleNamespace(
         actor_id=1, _on_error=lambda actor, error: errors.append(error), _on_start=None

@@ -148,5 +148,5 @@ def test_failures_do_not_end_a_study_in_which_another_trial_gets_further() -> No
     assert common_failure([*alike, running]) == "a"
     further = running.with_row({"epoch": 1, "m": 0.5})
     assert common_failure([*alike, further]) is None
-    stopped = further.with_end("stopped", None)
+    stopped = further.with_end("stopped")
     assert common_failure([stopped, *(trial.with_row({"epoch": 1, "m": 0.5}) for trial in alike)])

@@ -28,7 +28,7 @@ def made_up(path: Path, num_trials: int, seed: int = 0, diverged: int = 0) -> St
     for number in range(num_trials):
         values = begin(record).values
         if number < diverged:
-            record.end(number, "failed", "the training loss is not finite (nan); smaller")
+            record.end(number, "failed", "the training loss is not finite (nan)", "diverged")
             continue
         row = {f"val/ap/{name}": generator.normal() for name in TASK.classes}
         row["val/ap/pillar"] = values["width1"]

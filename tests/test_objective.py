@@ -36,14 +36,15 @@ TWO = parse_goal(FACADE, "mean_ap,num_params", []).describe()
 FLOORED = parse_goal(FACADE, None, ["ap/window>=0.8"]).describe()
 
 
-def put(record: StudyRecord, state: Any, *rows: tuple[float, ...], reason: str = "") -> int:
+def put(record: StudyRecord, state: Any, *rows: tuple[float, ...], diverged: bool = False) -> int:
     """Add a trial with rows of (mean_ap, num_params, ap/window)."""
     number = begin(record).number
     for epoch, values in enumerate(rows, 1):
         named = zip(("val/mean_ap", "num_params", "val/ap/window"), values, strict=False)
         record.report(number, {"epoch": epoch, **dict(named)})
     if state != "running":
-        record.end(number, state, reason or None)
+        reason = "the training loss is not finite (nan)" if diverged else None
+        record.end(number, state, reason, "diverged" if diverged else None)
     return number
 
 
@@ -168,9 +169,9 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
     record = open_record(tmp_path / "s", **TWO, require=["val/ap/window>=0.5"])
     put(record, "finished", (0.5, 100, 0.9), (0.4, 100, 0.9))
     put(record, "stopped", (0.3, 200, 0.25))
-    put(record, "failed", reason="the training loss is not finite (nan)")
+    put(record, "failed", diverged=True)
     put(record, "running", (0.1, 50, 0.9))
-    before = [(t.state, t.best, t.curve) for t in record.trials()]
+    before = [(t.state, t.cause, t.best, t.curve) for t in record.trials()]
     again = open_record(closed(record), **TWO, require=["val/ap/window>=0.5"])
     assert not again.mended
     put(again, "finished", (0.2, 10, 0.6))
@@ -186,7 +187,7 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
     for number in range(4):  # what Optuna knows mends the record
         (tmp_path / "s" / "trials" / f"{number:04d}" / "trial.json").write_text("{")
     recalled = StudyRecord.read(tmp_path / "s").trials()[:4]
-    assert [(t.state, t.best, t.curve) for t in recalled] == before
+    assert [(t.state, t.cause, t.best, t.curve) for t in recalled] == before
     closed(open_record(tmp_path / "s", **TWO, require=["val/ap/window>=0.5"]))
     assert not StudyRecord.read(tmp_path / "s").mended
 
@@ -203,7 +204,7 @@ def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
             values = begin(record).values
             rate, width = float(values["learning_rate"]), float(values["width1"])
             if rate > 5e-3:
-                record.end(number, "failed", "the training loss is not finite (nan); a smaller")
+                record.end(number, "failed", "the training loss is not finite (nan)", "diverged")
             else:
                 row = {"val/mean_ap": rate, "num_params": width, "val/ap/window": width / 64}
                 record.report(number, {"epoch": 1, **row})

@@ -90,13 +90,14 @@ def test_the_record_keeps_what_happened(tmp_path: Path) -> None:
     record.retry(0, "its process died", 2)
     record.end(0, "finished")
     record.end(1, "stopped")
-    record.end(2, "failed", "the loss is not finite")
+    record.end(2, "failed", "the loss is not finite", "diverged")
     trials = reopened(record).trials()
     assert [t.state for t in trials] == ["finished", "stopped", "failed", "running"]
     assert (trials[0].value, trials[0].epoch, trials[0].seconds) == (0.5, 2, 6.0)
     assert trials[0].curve == {1: 0.1, 2: 0.5, 3: 0.4}
     assert (trials[0].parts, trials[0].failures[0]["reason"]) == (2, "its process died")
     assert trials[2].reason == "the loss is not finite" and trials[2].value is None
+    assert [trial.cause for trial in trials] == [None, None, "diverged", None]
     assert counts(trials) == {"finished": 1, "stopped": 1, "failed": 1, "running": 1}
 
 
@@ -217,7 +218,7 @@ def some_trials(path: Path) -> StudyRecord:
     report(record, 3, 0.3, 0.2)
     record.end(0, "finished")
     record.end(1, "stopped")
-    record.end(2, "failed", "the loss is not finite")
+    record.end(2, "failed", "the loss is not finite", "diverged")
     return record
 
 
@@ -364,12 +365,12 @@ def test_an_earlier_study_tells_all_that_its_own_search_knows(tmp_path: Path) ->
     for number in range(15):
         begin(record)
         if number < 12:
-            record.end(number, "failed", f"{LOST} (nan); a smaller learning rate may help.")
+            record.end(number, "failed", f"{LOST} (nan).", "diverged")
         elif number < 14:
             report(record, number, 0.1 * number, 0.2)
             record.end(number, "stopped" if number % 2 else "finished")
         else:
-            record.end(number, "failed", "its process died")
+            record.end(number, "failed", "its process died", "died")
     begin(record)  # runs
     told = json.loads(json.dumps(warm_start(MANIFEST, SPACE, record)))
     assert [entry["number"] for entry in told["trials"]] == list(range(14))
@@ -388,7 +389,7 @@ def test_only_lost_trials_inform_a_search_or_are_no_reason_to_begin_with_them(
     tmp_path: Path,
 ) -> None:
     record = open_record(tmp_path / "s")
-    record.end(begin(record).number, "failed", f"{LOST} (nan).")
+    record.end(begin(record).number, "failed", f"{LOST} (nan).", "diverged")
     assert len(warm_start(MANIFEST, SPACE, record)["trials"]) == 1
     with pytest.raises(InputError, match="none of its ended trials"):
         warm_start({**MANIFEST, "epochs": 30}, SPACE, record)

@@ -22,12 +22,14 @@ from conftest import long_only, plugin, run_module, started, wait_for
 from study import checkpoint, distributed
 from study.batches import Batches
 from study.datasets.source import DataSource
+from study.errors import Diverged, InputError
 from study.evaluation import evaluate
 from study.loop import Interrupted, fit
 from study.record import StudyRecord
 from study.tasks.facade import TASK as FACADE
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import TASK, FashionConfig
+from study.workers import telling_error
 
 # No dropout, no batch normalisation: but for rounding the number of workers makes no difference.
 CONFIG = FashionConfig(epochs=3, width1=4, width2=4, hidden=16, batch_size=64, precision="float32")
@@ -233,6 +235,20 @@ def test_a_trial_of_two_workers_is_stopped_in_an_epoch_and_goes_on(
 
 
 @long_only
+def test_the_worker_that_failed_itself_says_why_not_those_that_lost_it() -> None:
+    gone = "[/pytorch/third_party/gloo/gloo/transport/tcp/{}.cc:78] {}"
+    lost = [
+        RuntimeError(gone.format("pair", "Connection closed by peer")),
+        RuntimeError(gone.format("unbound_buffer", "Timed out waiting 5000ms for recv operation")),
+        dist.DistBackendError("NCCL error: remote process exited or there was a network error"),
+        ConnectionResetError(),
+    ]
+    for error in (ValueError("x"), RuntimeError("no connection of shapes"), InputError("y")):
+        assert telling_error([*lost, error]) is error
+    assert telling_error([RuntimeError("x"), *lost, diverged := Diverged("y")]) is diverged
+    assert telling_error(lost) is lost[0]
+
+
 def test_faults_of_one_worker_are_cured_for_all(tmp_path: Path) -> None:
     done = run_module(
         *COMMAND,
