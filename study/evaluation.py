@@ -7,6 +7,7 @@ class weights and the like, is in `train/loss` alone.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from study.worst_class import worst_class
 Item = TypeVar("Item")
 VOID = -100  # what `cross_entropy` leaves out
 # Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").
-Watch = Callable[[Iterator[Item], int, str], Iterator[Item]]
+Progress = Callable[[Iterator[Item], int, str], Iterator[Item]]
 
 
 def evaluate(
@@ -37,7 +38,7 @@ def evaluate(
     precision: str,
     limit_batches: int | None = None,
     keep_images: bool = False,
-    watch: Watch[Any] = lambda batches, total, phase: batches,
+    progress: Progress[Any] = lambda batches, total, phase: batches,
 ) -> tuple[dict[str, float], Meter, ImageSet]:
     """Evaluate the unwrapped network, each image once over all ranks.
 
@@ -52,7 +53,7 @@ def evaluate(
         precision: On a GPU, one of `study.setting.PRECISIONS`.
         limit_batches: Stop after so many batches.
         keep_images: Have the meter keep what an interval is computed from.
-        watch: Shows progress.
+        progress: Sees the iterator of batches, to show how far it is.
 
     Returns:
         Metrics by name without the split (`loss`, the mean cross-entropy, `accuracy`, ...), the
@@ -65,12 +66,13 @@ def evaluate(
     meter = task.build_meter(batches.device)
     if keep_images:
         meter.keep_images()
-    sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     share = images.indices[distributed.rank() :: distributed.world_size()]
-    total = -(-len(share) // batch_size)
+    share = share[: limit_batches and limit_batches * batch_size]
+    seen = dataclasses.replace(images, indices=share)
     served = itertools.islice(batches.evaluation(batch_size), limit_batches)
+    sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     with torch.inference_mode():
-        for inputs, targets in watch(served, min(total, limit_batches or total), "validation"):
+        for inputs, targets in progress(served, -(-len(share) // batch_size), "validation"):
             with distributed.scoring_autocast(batches.device, precision):
                 logits = network(inputs)
             logits = _sized_like(logits, targets)
@@ -81,9 +83,6 @@ def evaluate(
     if not abs(loss_sum) < float("inf"):
         raise Diverged(f"the validation loss is not finite ({loss_sum}).")
     meter.reduce()
-    if limit_batches:
-        share = share[: limit_batches * batch_size]
-    seen = ImageSet(images.images, images.targets, share, images.groups)
     scores = meter.compute()
     return {"loss": loss_sum / num_targets, **scores, **worst_class(task, scores)}, meter, seen
 

@@ -132,7 +132,7 @@ def measure(
 
     warm = passes == 1
     begun, first = time.perf_counter(), 0.0
-    for result in fit(task, config, source, watch=watch):
+    for result in fit(task, config, source, progress=watch):
         if not first:
             first = time.perf_counter() - begun - result.metrics["epoch_seconds"]
         warm = True

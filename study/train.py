@@ -202,14 +202,14 @@ def _train(
         params = {**dataclasses.asdict(config), "dataset": source.dataset}
         track = tracking_store.SingleRun(uri, task, params, known)
 
-    def watch(batches: Any, total: int, phase: str) -> Any:
+    def progress(batches: Any, total: int, phase: str) -> Any:
         return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
 
     status, reason = "FAILED", None
     history = list(resume["history"]) if resume else []
     try:
         for result in fit(
-            task, config, source, resume=resume, limit_batches=args.limit_batches, watch=watch
+            task, config, source, resume=resume, limit_batches=args.limit_batches, progress=progress
         ):
             folder.record(result, known)
             history = result.state["history"]

@@ -126,7 +126,9 @@ def _train(
     settings = build_config(task.config_class, config["settings"])
     try:
         goal = Goal.of(config["goal"])
-        for result in fit(task, settings, source, goal=goal, resume=state, parts=parts, stop=stop):
+        for result in fit(
+            task, settings, source, goal=goal, resume=state, micro_batches=parts, stop=stop
+        ):
             if distributed.rank() == 0:
                 _await_turn(config, folder, result.epoch)
                 if _is_overtaken(folder, known, result.epoch):

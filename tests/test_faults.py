@@ -99,7 +99,8 @@ def test_a_study_whose_first_trials_fail_alike_stops(tmp_path: Path) -> None:
 def test_parts_of_a_batch_give_the_step_of_the_whole(sample: DataSource) -> None:
     config = FashionConfig(epochs=2, batch_size=48, precision="float32", **SMALL)
     whole, parts = (
-        list(fit(TASK, config, sample, limit_batches=6, parts=parts))[-1] for parts in (1, 4)
+        list(fit(TASK, config, sample, limit_batches=6, micro_batches=parts))[-1]
+        for parts in (1, 4)
     )
     for name, tensor in whole.state["network"].items():
         assert torch.allclose(parts.state["network"][name], tensor, atol=1e-5)

@@ -143,7 +143,7 @@ def interrupted(source: DataSource) -> dict[str, Any]:
     few = {"limit_batches": 6}
     short = dataclasses.replace(CONFIG, epochs=2)
     last = {"whole": list(fit(TASK, short, source))[-1]}
-    last["parts"] = list(fit(TASK, short, source, parts=3, **few))[-1]
+    last["parts"] = list(fit(TASK, short, source, micro_batches=3, **few))[-1]
     last["single"] = list(fit(TASK, dataclasses.replace(short, batch_size=4096), source))[-1]
     facade = FacadeConfig(
         image_size=64, epochs=1, batch_size=4, width1=4, width2=4, width3=4, width4=4, width5=4
