@@ -32,6 +32,7 @@ from study.progress import standings
 from study.record import StudyRecord
 from study.redaction import command_line
 from study.resources import add_machine_flags
+from study.run_options import RunOptions
 from study.tables import per_class_table
 from study.task import Task, load_task
 from study.trial_record import TrialRecord, counts
@@ -125,8 +126,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.confirm is not None:
         from study.confirmation import confirm
 
+        about = {"task": task.name, "name": folder.name, "dataset": record.manifest["dataset"]}
+        options = RunOptions.of({**vars(args), **about, "require": ()})
         command = command_line("best", argv)
-        if code := confirm(record, ranking, args.confirm, args, command):
+        if code := confirm(record, ranking, args.confirm, options, command):
             return code
     confirmation = find(record, ranking)
     if confirmation is None and (others := others_confirmed(record, ranking)):

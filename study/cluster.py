@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -21,6 +20,7 @@ from study.files import write_text
 from study.node_check import NodeReport, Request, check_node
 from study.object_path import AnyPath, children
 from study.resources import Node
+from study.run_options import ResourceOptions
 
 NODE_SECONDS = 900.0  # for a node to answer; it may prepare a data set first
 WAIT_SECONDS = 900.0  # for the next node to be started
@@ -68,11 +68,11 @@ def live_nodes() -> list[Node]:
     ]
 
 
-def nodes_for(args: argparse.Namespace, ask: Callable[[], None] = lambda: None) -> list[Node]:
+def nodes_for(args: ResourceOptions, ask: Callable[[], None] = lambda: None) -> list[Node]:
     """Return the nodes of the cluster that is joined, once they are as many as the flags say.
 
     Args:
-        args: The flags of `add_resource_flags`.
+        args: What the study runs on.
         ask: Called while waiting; raises to end that.
 
     Raises:

@@ -236,7 +236,9 @@ def config_values(args: argparse.Namespace, config_class: type[TrainConfig]) -> 
     return values
 
 
-def parse_assignments(assignments: list[str], config_class: type[TrainConfig]) -> dict[str, Value]:
+def parse_assignments(
+    assignments: Sequence[str], config_class: type[TrainConfig]
+) -> dict[str, Value]:
     """Return the values of repeated `--set FIELD=VALUE` flags."""
     fields = config_fields(config_class)
     values = {}

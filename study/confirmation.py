@@ -10,14 +10,12 @@ nothing. `study.confirmed` reads the result.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from study import candidates
-from study.command import parse_time
 from study.confirmed import Confirmation, candidates_of, find, folder_of
 from study.datasets.source import DataSource
 from study.errors import InputError
@@ -27,19 +25,10 @@ from study.objective import Goal
 from study.plan import StudyPlan
 from study.record import StudyRecord
 from study.resources import Node, check_resource_flags, local_cpus, local_gpus
-from study.study_flags import build_parser
+from study.run_options import RunOptions
 from study.task import Task, load_task, prepare
 from study.tested import result_of, tags_of
 from study.trial_record import TrialRecord
-
-MACHINE_FLAGS = (
-    "max_concurrent",
-    "workers_per_trial",
-    "cpus_per_worker",
-    "gpus_per_worker",
-    "address",
-    "wait",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +76,7 @@ def confirm(
     searched: StudyRecord,
     ranking: Sequence[TrialRecord],
     seeds: int,
-    args: argparse.Namespace,
+    asked: RunOptions,
     command: str,
 ) -> int:
     """Train the best trials again with several seeds, test each training; return the exit code.
@@ -98,7 +87,7 @@ def confirm(
         searched: The study.
         ranking: Its trials, best first.
         seeds: Trainings of each.
-        args: Flags on data, places and machines, as of `study.best`.
+        asked: Where data and studies lie, and what the trainings run on.
         command: The command line.
 
     Raises:
@@ -110,31 +99,32 @@ def confirm(
     if not chosen:
         raise InputError(f"study {searched.path.name} has no trial with a result to confirm yet.")
     task = load_task(searched.manifest["task"])
-    source = DataSource.find(searched.manifest["dataset"], args.data_dir)
-    plan = _plan(task, source, searched, chosen, seeds, args)
+    source = DataSource.find(searched.manifest["dataset"], asked.data_dir)
+    plan = _plan(task, source, searched, chosen, seeds, asked)
     ended, left = _progress(plan, seeds)
     if left:  # those that were cut off go on first, in their order
-        plan.args.num_samples = ended + left
+        options = dataclasses.replace(plan.options, num_samples=ended + left)
+        plan = dataclasses.replace(plan, options=options)
     from study import tune
 
     code = tune.run(plan, plan.manifest(), command, conclude=None)
     record = StudyRecord.read(plan.folder)
-    asked = record.trials()[: len(chosen) * seeds]
+    trainings = record.trials()[: len(chosen) * seeds]
     if _progress(plan, seeds)[1]:
         return code
-    for trial in asked:
+    for trial in trainings:
         if trial.state != "finished":
             of = candidates.candidate_of(record.manifest["confirms"], trial.number)
             why = trial.reason or "it was stopped"
             print(f"training {trial.number}, of trial {of}, does not count: {why}", file=sys.stderr)
-    finished = [trial for trial in asked if trial.state == "finished"]
+    finished = [trial for trial in trainings if trial.state == "finished"]
     if not finished:
         print("failed: no training was trained to the end, so nothing is tested", file=sys.stderr)
         return 1
-    trouble = _test_all(task, source, record, finished, args)
+    trouble = _test_all(task, source, record, finished, asked.tracking_uri)
     confirmation = find(searched, ranking)
     assert confirmation is not None
-    if trouble := _track(confirmation, args) or trouble:
+    if trouble := _track(confirmation, asked.tracking_uri) or trouble:
         print(trouble, file=sys.stderr)
     return code
 
@@ -157,16 +147,16 @@ def _plan(
     searched: StudyRecord,
     chosen: tuple[TrialRecord, ...],
     seeds: int,
-    args: argparse.Namespace,
+    asked: RunOptions,
 ) -> ConfirmPlan:
     manifest = searched.manifest
-    asked = build_parser().parse_args([task.name, "--scheduler", "none"])
-    asked.num_samples = len(chosen) * seeds
-    asked.keep_weights = sys.maxsize  # a later command may ask for fewer seeds
-    asked.trial_timeout = parse_time("--trial-timeout", asked.trial_timeout)
-    for name in (*MACHINE_FLAGS, "studies_dir", "tracking_uri", "data_dir"):
-        setattr(asked, name, getattr(args, name))
-    check_resource_flags(asked)
+    options = dataclasses.replace(
+        asked,
+        num_samples=len(chosen) * seeds,
+        scheduler="none",
+        keep_weights=sys.maxsize,  # a later command may ask for fewer seeds
+    )
+    check_resource_flags(options)
     identity = prepare(task, source)
     refuse_other_data(manifest, identity, source.data_dir)
     plan = ConfirmPlan(
@@ -179,11 +169,11 @@ def _plan(
         settings={k: v for k, v in manifest["settings"].items() if k != "fold"},
         epochs=manifest["epochs"],
         resources=None,
-        args=asked,
+        options=options,
         searched=searched,
         chosen=chosen,
     )
-    if asked.address is not None:
+    if options.address is not None:
         return plan
     planned = plan.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
     assert isinstance(planned, ConfirmPlan)
@@ -195,7 +185,7 @@ def _test_all(
     source: DataSource,
     record: StudyRecord,
     finished: Sequence[TrialRecord],
-    args: argparse.Namespace,
+    tracking_uri: str | None,
 ) -> str | None:
     """Score the closed split with finished trainings, and record that here and in MLflow.
 
@@ -205,7 +195,7 @@ def _test_all(
     from study import tracking_results, tracking_store
     from study.closed_split import prepare, test_once
 
-    uri = tracking_store.resolve_uri(args.tracking_uri)
+    uri = tracking_store.resolve_uri(tracking_uri)
     client, trouble = tracking_store.connect(uri), None
     runs = [tracking_results.run_of(uri, record, task, trial) for trial in finished]
     for place, (trial, run_id) in enumerate(zip(finished, runs, strict=True), 1):
@@ -216,7 +206,7 @@ def _test_all(
     return trouble
 
 
-def _track(confirmation: Confirmation, args: argparse.Namespace) -> str | None:
+def _track(confirmation: Confirmation, tracking_uri: str | None) -> str | None:
     """Write the result to the confirmation's run in MLflow; as `_test_all`."""
     from study import tracking_results, tracking_store
 
@@ -228,6 +218,6 @@ def _track(confirmation: Confirmation, args: argparse.Namespace) -> str | None:
         if (interval := winner.interval(split)) is not None:
             scores |= {f"{key}_low": interval[0], f"{key}_high": interval[1]}
     tags = {"study.winner": str(winner.trial.number), "study.seeds": str(confirmation.seeds)}
-    uri = tracking_store.resolve_uri(args.tracking_uri)
+    uri = tracking_store.resolve_uri(tracking_uri)
     about = (uri, manifest["study"], manifest["id"], scores, tags)
     return tracking_results.told(tracking_results.record_confirmation, *about)

@@ -42,6 +42,7 @@ from study.resources import (
     local_gpus,
     plan_for,
 )
+from study.run_options import ResourceOptions
 from study.tables import table
 from study.task import load_task
 
@@ -65,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.doctor`."""
     args = build_parser().parse_args(argv)
     task = load_task(args.task).name if args.task else None
-    check_resource_flags(args)
+    wanted = ResourceOptions.of(vars(args))
+    check_resource_flags(wanted)
     source = DataSource.find(args.dataset, args.data_dir)
     studies = as_path(args.studies_dir)
     nodes = None
@@ -74,13 +76,13 @@ def main(argv: list[str] | None = None) -> int:
         with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
             if args.address is not None:
                 cluster.connect(args.address)
-                nodes = cluster.nodes_for(args)
+                nodes = cluster.nodes_for(wanted)
             survey = cluster.survey(studies, task, source, nodes)
             problems = list(survey.problems)
             resources = None
             try:
                 here = [Node(cpus=local_cpus(), gpus=local_gpus())]
-                resources = plan_for(args, nodes or here)
+                resources = plan_for(wanted, nodes or here)
             except InputError as error:
                 problems.append(("", str(error)))
             if nodes is None and (problem := _ray_problem(resources)) is not None:

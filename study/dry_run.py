@@ -17,8 +17,8 @@ NUM_SHOWN = 4  # of the configurations to come
 def describe(study: StudyPlan) -> str:
     """Return the plan for people."""
     lines = [
-        f"study      {study.name}: {study.task.title}, {say_trials(study.args.num_samples)} of up "
-        f"to {study.epochs} epochs",
+        f"study      {study.name}: {study.task.title}, {say_trials(study.options.num_samples)} "
+        f"of up to {study.epochs} epochs",
         f"data       {study.identity['dataset']}, {study.identity['train']} training images "
         f"(part of them for validation)",
     ]
@@ -41,7 +41,7 @@ def describe(study: StudyPlan) -> str:
     )
     if study.resources is not None:
         lines.append(f"trials     {study.resources.describe()}")
-    if study.args.address is None and (note := unused_gpu()) is not None:
+    if study.options.address is None and (note := unused_gpu()) is not None:
         lines.append(f"note       {note}")
     lines.append(f"folder     {study.folder}")
     return "\n".join(lines)
@@ -56,7 +56,7 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
         price: US dollars for an hour of this machine; None if it is not known.
     """
     if not found.left:
-        return f"time       none: the study has its {study.args.num_samples} trials"
+        return f"time       none: the study has its {study.options.num_samples} trials"
     if found.outlook is None:
         return f"time       not known: no configuration that was tried runs ({found.failures[0]})"
     lines = [_reach(study, found.outlook)]
@@ -75,7 +75,7 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
 
 
 def _reach(study: StudyPlan, outlook: Outlook) -> str:
-    if study.args.scheduler == "none":
+    if study.asha is None:
         return f"epochs     all trials reach epoch {study.epochs} (--scheduler none)"
     more = "; with two objectives about a tenth more" if study.goal.double else ""
     steps = [0, *(n for n in range(1, study.epochs) if outlook.reached[n] < outlook.reached[n - 1])]
@@ -109,8 +109,8 @@ def _time(study: StudyPlan, found: Estimate, price: float | None) -> list[str]:
         f"time       about {duration(mean)} for {found.left} trials; 8 of 10 such studies take "
         f"{duration(low)} to {duration(high)} ({found.measured} configurations measured)"
     ]
-    budget = study.args.time_budget
-    if budget is not None and (budget < mean or math.isinf(study.args.num_samples)):
+    budget = study.options.time_budget
+    if budget is not None and (budget < mean or math.isinf(study.options.num_samples)):
         lines.append(
             f"budget     {duration(budget)}: about {found.left * budget / mean:.0f} trials"
         )

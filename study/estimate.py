@@ -77,8 +77,8 @@ def estimate(study: StudyPlan) -> Estimate:
     record = study.begun()
     trials = record.trials() if record is not None else []
     ended = sum(trial.state != "running" for trial in trials)
-    asked = study.args.num_samples
-    left = NUM_DRAWN if math.isinf(asked) else asked - ended
+    asked = study.options.num_samples
+    left = NUM_DRAWN if math.isinf(asked) else int(asked) - ended
     if left <= 0:
         return Estimate(left=0)
     cut_off = [trial for trial in trials if trial.state == "running"][:left]
@@ -118,13 +118,12 @@ def estimate(study: StudyPlan) -> Estimate:
     ]
     new = epochs[len(ends) + len(going) :]
     runners += [Runner(begin=begin, epoch=seconds) for seconds in new]
-    asha = study.args.scheduler == "asha"
     outlook = simulate(
         runners,
         more=left - len(runners),
         epochs=study.epochs,
         concurrent=resources.concurrent,
-        rule=(study.args.grace_period, study.args.reduction_factor) if asha else None,
+        rule=study.asha,
         past=[(t.epochs, places[t.number]) for t in trials if t.state != "running" and t.epochs],
         alone=alone,
     )
@@ -240,7 +239,7 @@ def to_come(
     running = sum(trial.state == "running" for trial in trials)
     ended = len(earlier.trials) + sum(trial.informs for trial in trials)
     certain = max(NUM_RANDOM - ended - running, study.resources.concurrent - running, 0)
-    certain = number if study.args.sampler == "random" else min(number, certain)
+    certain = number if study.options.sampler == "random" else min(number, certain)
     known = [*earlier.trials, *trials]
     drawn: list[dict[str, Value]] = []
     for place in range(len(trials), len(trials) + number):
@@ -248,8 +247,8 @@ def to_come(
             study.space,
             known,
             number=place,
-            seed=study.args.seed,
-            sampler=study.args.sampler,
+            seed=study.options.seed,
+            sampler=study.options.sampler,
             goal=study.goal,
             first=first,
         )

@@ -104,8 +104,13 @@ def _is_there(before: str, path: AnyPath, manifest: dict[str, Any]) -> bool:
         return False
     if manifest.get("id"):
         return bool(other.get("id") == manifest["id"])
-    first = other.get("starts", [])[:1]
-    return bool(first == manifest.get("starts", [])[:1])
+    return _first_start(other) == _first_start(manifest)
+
+
+def _first_start(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return when and where a study began, without what was not kept from the first version on."""
+    first = manifest.get("starts", [])[:1]
+    return {key: value for start in first for key, value in start.items() if key != "options"}
 
 
 def _brought_its_store(before: str, here: str, uri: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from study.command_text import options_of
 from study.errors import DamagedFile, InputError, did_you_mean
 from study.files import read_document, write_document
 from study.lineage import first_place, name_of
@@ -53,6 +54,9 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
     manifest.setdefault("sampler", "tpe")  # once the only one
     for start in manifest.get("starts", []):  # kept as typed before there were masks
         start["command"] = redacted(start["command"])
+        if "options" not in start:  # before they were kept, too
+            options = options_of(start["command"])
+            start["options"] = None if options is None else options.describe()
     missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
     if missing:
         raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")

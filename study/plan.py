@@ -1,17 +1,15 @@
-"""The command line of a study, checked completely before Ray starts."""
+"""A study as asked for, checked completely before Ray starts."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from study.command import check_price, parse_assignments, parse_time
+from study.command import parse_assignments
 from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, StorageError
 from study.manifest import (
@@ -33,7 +31,8 @@ from study.resources import (
     local_gpus,
     plan_for,
 )
-from study.setting import Value, build_config, check_sync, config_fields
+from study.run_options import RunOptions
+from study.setting import TrainConfig, Value, build_config, check_sync, config_fields
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
 from study.task import Task, base_values, load_task, prepare
@@ -42,10 +41,6 @@ from study.warm_start import warm_start
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_LENGTH = 200  # a file's name has 255 bytes at most, and MLflow and exports add to it
 MAX_SEED = 2**62  # what SQLite, numpy and torch take, with room for the numbers of trials
-# Of the epochs, before the first trial may be stopped. Replays of kept learning curves
-# (tests/benchmarks/searchers.py): after one epoch of 20 the later winner is stopped in one to two
-# studies of three, and the search settles where learning starts fast.
-GRACE = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +57,7 @@ class StudyPlan:
         settings: Settings that all trials share.
         epochs: Of a trial that is not stopped.
         resources: Per trial; None on a cluster, which is asked later.
-        args: The other flags.
+        options: What the command asks for.
     """
 
     task: Task
@@ -74,12 +69,12 @@ class StudyPlan:
     settings: dict[str, Value]
     epochs: int
     resources: Resources | None
-    args: argparse.Namespace
+    options: RunOptions
 
     @property
     def folder(self) -> AnyPath:
         """The study's folder."""
-        return as_path(self.args.studies_dir) / self.name
+        return as_path(self.options.studies_dir) / self.name
 
     @property
     def title(self) -> str:
@@ -90,6 +85,11 @@ class StudyPlan:
     def begun_before(self) -> bool:
         """Whether MLflow may know the study."""
         return self.folder.exists()
+
+    @property
+    def asha(self) -> tuple[int, float] | None:
+        """Grace period in epochs and reduction factor of ASHA; None if no trial is stopped."""
+        return self.options.asha(self.epochs)
 
     def manifest(self) -> dict[str, Any]:
         """Return what `study.json` says of the study, before it has run."""
@@ -102,17 +102,17 @@ class StudyPlan:
             "epochs": self.epochs,
             "space": self.space.describe(),
             "settings": self.settings,
-            "seed": self.args.seed,
-            "sampler": self.args.sampler,
+            "seed": self.options.seed,
+            "sampler": self.options.sampler,
             "data": self.identity,
             "metrics_version": METRICS_VERSION,
         }
-        name = self.args.warm_start_from
+        name = self.options.warm_start_from
         begun = any((self.folder / file).exists() for file in ("study.json", "optuna.db"))
         if name and begun:  # what it told then is in the study's own manifest
             manifest["warm_start"] = {"from": name}
         elif name:
-            earlier = StudyRecord.read(find_study(as_path(self.args.studies_dir), name))
+            earlier = StudyRecord.read(find_study(as_path(self.options.studies_dir), name))
             manifest["warm_start"] = warm_start(manifest, self.space, earlier)
         return manifest
 
@@ -138,7 +138,7 @@ class StudyPlan:
             return
         known = read_manifest(self.folder)
         changed = changed_metrics(known, self.goal.metrics)
-        if changed and StudyRecord.read(self.folder).num_ended() < self.args.num_samples:
+        if changed and StudyRecord.read(self.folder).num_ended() < self.options.num_samples:
             way = (
                 f"Give the new study another --name (with --warm-start-from {self.name} it tries "
                 "the best of this one first)."
@@ -152,81 +152,38 @@ class StudyPlan:
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
         """Return the plan for these machines."""
-        resources = plan_for(self.args, nodes)
+        resources = plan_for(self.options, nodes)
         sync = bool(self.settings["sync_batch_norm"])
         check_sync(sync, resources.workers, resources.gpus_per_worker > 0)
         return dataclasses.replace(self, resources=resources)
 
 
-def make_plan(args: argparse.Namespace) -> StudyPlan:
-    """Check a command line completely.
+def make_plan(options: RunOptions) -> StudyPlan:
+    """Check what a command asks for completely.
 
     Raises:
         InputError: The first mistake found.
     """
-    task = load_task(args.task)
-    name = args.name or task.name
-    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
-        raise InputError(
-            f"--name {name[:40]!r}: use letters, digits, dots, dashes and underscores, "
-            f"{NAME_LENGTH} at most."
-        )
-    check_resource_flags(args)
-    _check_studies_dir(args.studies_dir)
-    if not 0 <= args.seed <= MAX_SEED:
-        raise InputError(f"--seed must be 0 to 2**62, but got {str(args.seed)[:40]}.")
-    if args.grace_period is not None and args.grace_period < 1:
-        raise InputError(f"--grace-period must be at least 1, but got {args.grace_period}.")
-    if not args.reduction_factor > 1:
-        raise InputError(f"--reduction-factor must be above 1, but got {args.reduction_factor:g}.")
-    if args.max_failures < 0:
-        raise InputError(f"--max-failures must be 0 or more, but got {args.max_failures}.")
-    if args.warm_start_from == name:
-        raise InputError(f"--warm-start-from {name}: the study itself; name another.")
-    if args.warm_start_from and args.sampler == "random":
-        raise InputError("--warm-start-from: --sampler random learns nothing; leave one out.")
-    if args.keep_weights < 1:
-        raise InputError(f"--keep-weights must be at least 1, but got {args.keep_weights}.")
-    if args.system_metrics and importlib.util.find_spec("psutil") is None:
+    task = load_task(options.task)
+    name = options.name or task.name
+    _check_name(name)
+    check_resource_flags(options)
+    _check_studies_dir(options.studies_dir)
+    _check_numbers(options)
+    _check_warm_start(options, name)
+    if options.system_metrics and importlib.util.find_spec("psutil") is None:
         raise InputError("--system-metrics needs psutil; type: pip install psutil")
-    price = args.price_per_hour
-    check_price(price)
-    if price is not None and args.address is not None:
-        raise InputError("--price-per-hour: what runs on a cluster is not estimated; leave it out.")
-    if price is not None and not args.dry_run:
-        raise InputError("--price-per-hour belongs to --dry-run, which estimates; add it.")
-    if args.time_budget is not None:
-        args.time_budget = parse_time("--time-budget", args.time_budget)
-    args.trial_timeout = parse_time("--trial-timeout", args.trial_timeout)
-    assigned = parse_assignments(args.set, task.config_class)
-    if "seed" in assigned:
-        raise InputError("--set seed: the seed of trial i is the study's plus i; use --seed.")
-    if args.epochs is not None:
-        if "epochs" in assigned:
-            raise InputError("--epochs and --set epochs exclude each other; leave one out.")
-        assigned["epochs"] = args.epochs
-    space = load_space(
-        find_space(args.search_space or task.name),
-        task.config_class,
-        base_values(task, args.dataset),
-        assigned,
-    )
-    config = build_config(task.config_class, {**space.fixed, **space.baseline})
-    for values in space.corners():  # settings that exclude each other are found before Ray starts
-        build_config(task.config_class, values)
+    space, config = _space(task, options)
     searched = {parameter.name for parameter in space.parameters} | {"seed"}
     settings = {
         field: getattr(config, field)
         for field in config_fields(task.config_class)
         if field not in searched
     }
-    if args.grace_period is None:
-        args.grace_period = math.ceil(GRACE * config.epochs)
-    _check_batches(space, config.batch_size, args.workers_per_trial)
-    source = DataSource.find(args.dataset, args.data_dir)
+    source = DataSource.find(options.dataset, options.data_dir)
     study = StudyPlan(
         task=task,
-        goal=parse_goal(task, args.objective, args.require),
+        goal=parse_goal(task, options.objective, options.require),
         name=name,
         source=source,
         identity={},
@@ -234,13 +191,68 @@ def make_plan(args: argparse.Namespace) -> StudyPlan:
         settings=settings,
         epochs=config.epochs,
         resources=None,
-        args=args,
+        options=options,
     )
-    if args.address is None:
+    if options.address is None:
         study = study.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
     study = dataclasses.replace(study, identity=prepare(task, source))
     check_classes(task.name, task.classes, task.load_splits(source, config))
     return study
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that cannot be one of a folder everywhere."""
+    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
+        raise InputError(
+            f"--name {name[:40]!r}: use letters, digits, dots, dashes and underscores, "
+            f"{NAME_LENGTH} at most."
+        )
+
+
+def _check_numbers(options: RunOptions) -> None:
+    """Refuse numbers that can never be right."""
+    if not 0 <= options.seed <= MAX_SEED:
+        raise InputError(f"--seed must be 0 to 2**62, but got {str(options.seed)[:40]}.")
+    if options.grace_period is not None and options.grace_period < 1:
+        raise InputError(f"--grace-period must be at least 1, but got {options.grace_period}.")
+    if not options.reduction_factor > 1:
+        raise InputError(
+            f"--reduction-factor must be above 1, but got {options.reduction_factor:g}."
+        )
+    if options.max_failures < 0:
+        raise InputError(f"--max-failures must be 0 or more, but got {options.max_failures}.")
+    if options.keep_weights < 1:
+        raise InputError(f"--keep-weights must be at least 1, but got {options.keep_weights}.")
+
+
+def _check_warm_start(options: RunOptions, name: str) -> None:
+    """Refuse an earlier study of which the study of this name could learn nothing."""
+    if options.warm_start_from == name:
+        raise InputError(f"--warm-start-from {name}: the study itself; name another.")
+    if options.warm_start_from and options.sampler == "random":
+        raise InputError("--warm-start-from: --sampler random learns nothing; leave one out.")
+
+
+def _space(task: Task, options: RunOptions) -> tuple[SearchSpace, TrainConfig]:
+    """Return what is searched, and the configuration of the baseline."""
+    assigned = parse_assignments(options.set, task.config_class)
+    if "seed" in assigned:
+        raise InputError("--set seed: the seed of trial i is the study's plus i; use --seed.")
+    if options.epochs is not None:
+        if "epochs" in assigned:
+            raise InputError("--epochs and --set epochs exclude each other; leave one out.")
+        assigned["epochs"] = options.epochs
+    space = load_space(
+        find_space(options.search_space or task.name),
+        task.config_class,
+        base_values(task, options.dataset),
+        assigned,
+    )
+    config = build_config(task.config_class, {**space.fixed, **space.baseline})
+    for values in space.corners():  # settings that exclude each other are found before Ray starts
+        build_config(task.config_class, values)
+    _check_batches(space, config.batch_size, options.workers_per_trial)
+    return space, config
 
 
 def _check_studies_dir(text: str) -> None:

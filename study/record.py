@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from study.command_text import options_of
 from study.errors import DamagedFile, InputError, StorageError
 from study.hold import Hold, hold
 from study.lineage import place_of, separate, settled
@@ -31,6 +32,7 @@ from study.provenance import versions
 from study.recall import recall_trials
 from study.redaction import redacted
 from study.run_folder import RunFolder
+from study.run_options import RunOptions
 from study.setting import Value
 from study.trial_record import Cause, Ending, TrialRecord, now
 
@@ -77,6 +79,7 @@ class StudyRecord:
         command: str,
         lost: Callable[[str], None] = lambda why: None,
         uri: str = "",
+        options: RunOptions | None = None,
     ) -> StudyRecord:
         """Open a study for writing, starting it if there is none.
 
@@ -87,6 +90,7 @@ class StudyRecord:
             lost: Told, from another thread, if another driver takes the study over.
             uri: Absolute tracking URI, by which a copied study knows whether it has a store of
                 its own.
+            options: What the command asks for, kept beside it; None to take it from the text.
 
         Raises:
             InputError: The folder cannot be written, another process has the study open, or the
@@ -103,14 +107,19 @@ class StudyRecord:
                 "--studies-dir."
             ) from None
         try:
-            return StudyRecord._opened(path, manifest, command, held, uri)
+            return StudyRecord._opened(path, manifest, command, held, uri, options)
         except BaseException:
             held.release()
             raise
 
     @staticmethod
     def _opened(
-        path: AnyPath, manifest: dict[str, Any], command: str, held: Hold, uri: str
+        path: AnyPath,
+        manifest: dict[str, Any],
+        command: str,
+        held: Hold,
+        uri: str,
+        options: RunOptions | None,
     ) -> StudyRecord:
         if isinstance(path, ObjectPath):  # all that is written through it, in whatever way
             path = dataclasses.replace(path, guard=held.check)
@@ -123,7 +132,14 @@ class StudyRecord:
             manifest = settled(path, known, uri)
         else:  # another study of this name, in another folder, has runs of its own in MLflow
             manifest |= {"id": uuid.uuid4().hex, "place": place_of(path)}
-        start = {"command": redacted(command), "time": now(), **driver, "versions": versions()}
+        options = options or options_of(command)
+        start = {
+            "command": redacted(command),
+            "options": None if options is None else options.describe(),
+            "time": now(),
+            **driver,
+            "versions": versions(),
+        }
         manifest = {
             **manifest,
             "starts": [*manifest.get("starts", []), start],

@@ -66,9 +66,13 @@ def cleaned(text: str) -> str:
 
 def command_line(module: str, words: Sequence[str]) -> str:
     """Return what was typed, as it may be shown and kept: `python -m study.tune ...`."""
+    return f"python -m study.{module} " + shlex.join(map(masked, words))
+
+
+def masked(word: str) -> str:
+    """Return one value of a command line with `***` in place of a password in it."""
     whole = re.compile(r"(?s)(://[^/:@?#]*:)(?!\d{1,5}(?:[/?#]|$)).*@")  # blanks and quotes, too
-    kept = [redacted(whole.sub(rf"\1{MASK}@", word)) for word in words]
-    return f"python -m study.{module} " + shlex.join(kept)
+    return redacted(whole.sub(rf"\1{MASK}@", word))
 
 
 def without_password(uri: str) -> str:

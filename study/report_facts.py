@@ -6,9 +6,9 @@ size and after how many epochs they were measured, and which of them are optimis
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-import shlex
 from collections import defaultdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from study.ledger import Ledger
 from study.objective import show
 from study.progress import number
 from study.record import StudyRecord
+from study.run_options import RunOptions
 from study.setting import Value, config_fields
 from study.space import Parameter
 from study.stopping_rule import StoppingRule
@@ -260,13 +261,10 @@ def commands(record: StudyRecord) -> list[tuple[str, str]]:
     found = [
         (f"run on {start['time'][:16]} on {start['host']}", start["command"]) for start in starts
     ]
-    if starts:
-        words = shlex.split(starts[-1]["command"])
-        if words[2:3] == ["study.tune"] and "--num-samples" in words:
-            place = words.index("--num-samples") + 1
-            if words[place].isdigit():
-                words[place] = str(2 * int(words[place]))
-                found.append(("twice as many trials", shlex.join(words)))
+    options = RunOptions.of_last_start(manifest)
+    if options is not None and "confirms" not in manifest and math.isfinite(options.num_samples):
+        twice = dataclasses.replace(options, num_samples=2 * options.num_samples)
+        found.append(("twice as many trials", twice.command()))
     ranking = record.ranking()
     if ranking and (run_id := record.run_folder(ranking[0].number).run_id):
         task = manifest["task"]

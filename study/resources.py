@@ -14,6 +14,7 @@ from pathlib import Path
 
 from study.cgroup import cpu_quota
 from study.errors import InputError
+from study.run_options import ResourceOptions
 
 # What GPUs are in /dev, and what a build of torch for them is for.
 GPU_FILES = (
@@ -237,7 +238,7 @@ def add_machine_flags(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def check_resource_flags(args: argparse.Namespace) -> None:
+def check_resource_flags(args: ResourceOptions) -> None:
     """Check the flags of `add_resource_flags` as far as no machine has to be asked.
 
     Raises:
@@ -265,7 +266,7 @@ def check_resource_flags(args: argparse.Namespace) -> None:
         )
 
 
-def plan_for(args: argparse.Namespace, nodes: Sequence[Node]) -> Resources:
+def plan_for(args: ResourceOptions, nodes: Sequence[Node]) -> Resources:
     """Divide machines as the flags of `add_resource_flags` say, once they are checked.
 
     Raises:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import shlex
 import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import redirect_stderr
-from io import StringIO
 from itertools import accumulate
 from statistics import median
 from typing import Any
 
-from study.command import parse_time
 from study.objective import Goal
 from study.record import StudyRecord
+from study.run_options import RunOptions
 from study.simulation import Outlook, Runner, ranks, simulate
 from study.stopping_rule import StoppingRule, milestones
 from study.tables import duration, printable, sparkline
@@ -28,31 +23,18 @@ STEPS = 30_000  # simulated for the time that is left, a tenth of a second
 
 
 def rule_of(manifest: dict[str, Any]) -> StoppingRule | None:
-    """Read from the last command in a study's manifest when it stops; None if it cannot be read."""
-    from study.plan import GRACE
-    from study.study_flags import build_parser
-
-    starts = manifest.get("starts", [])
-    try:
-        with redirect_stderr(StringIO()):  # of a later version, perhaps, with other flags
-            words = shlex.split(starts[-1]["command"])[3:]
-            args = build_parser().parse_args(words)
-            if args.time_budget is not None:
-                args.time_budget = parse_time("--time-budget", args.time_budget)
-    except (LookupError, TypeError, ValueError, SystemExit):
-        return None
-    if args.grace_period is None:
-        args.grace_period = math.ceil(GRACE * manifest["epochs"])
-    return rule_from(args)
+    """Return when a study stops, from its last start; None if that is not known."""
+    options = RunOptions.of_last_start(manifest)
+    return None if options is None else rule_from(options, manifest["epochs"])
 
 
-def rule_from(args: Namespace) -> StoppingRule:
-    """Take from the checked flags of `study.tune` when the study stops."""
+def rule_from(options: RunOptions, epochs: int) -> StoppingRule:
+    """Return when a study stops that has these options, and trials of so many epochs."""
     return StoppingRule(
-        num_samples=args.num_samples,
-        asha=(args.grace_period, args.reduction_factor) if args.scheduler == "asha" else None,
-        workers=args.workers_per_trial,
-        budget=args.time_budget,
+        num_samples=options.num_samples,
+        asha=options.asha(epochs),
+        workers=options.workers_per_trial,
+        budget=options.time_budget,
     )
 
 

@@ -1,12 +1,19 @@
-"""The flags of `study.tune`."""
+"""The flags of `study.tune`, and the options that they make."""
 
 from __future__ import annotations
 
 import argparse
 
-from study.command import add_data_flags, add_studies_flag, add_tracking_flag, command_parser
+from study.command import (
+    add_data_flags,
+    add_studies_flag,
+    add_tracking_flag,
+    command_parser,
+    parse_time,
+)
 from study.objective_flags import add_goal_flags
 from study.resources import add_resource_flags
+from study.run_options import RunOptions
 from study.sampler import SAMPLERS
 
 
@@ -110,3 +117,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --dry-run: US dollars for an hour of this machine",
     )
     return parser
+
+
+def options_of(args: argparse.Namespace) -> RunOptions:
+    """Return the options that parsed flags ask for.
+
+    Raises:
+        InputError: One is no time.
+    """
+    times = {}
+    if args.time_budget is not None:
+        times["time_budget"] = parse_time("--time-budget", args.time_budget)
+    times["trial_timeout"] = parse_time("--trial-timeout", args.trial_timeout)
+    return RunOptions.of({**vars(args), **times})

@@ -14,7 +14,7 @@ from study.trial_record import counts
 
 def places(study: StudyPlan) -> list[str]:
     """Return the flags by which another command finds a study."""
-    args = study.args
+    args = study.options
     flags = {
         "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
         "--tracking-uri": args.tracking_uri,
@@ -41,7 +41,7 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
     word = "nearest" if goal.missed(best) else "best"
     size = study.settings.get("image_size")
     measured = f"validation at {size}x{size} pixels" if size else "validation"
-    args = study.args
+    args = study.options
     given = [*places(study), *(["--data-dir", args.data_dir] if args.data_dir else [])]
     show = shlex.join(["python", "-m", "study.best", study.name, *given])
     report = []

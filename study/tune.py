@@ -9,6 +9,7 @@ larger --num-samples extends it. Ctrl-C, SIGTERM and --time-budget let the trial
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import os
@@ -21,7 +22,7 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.command import run_command
+from study.command import check_price, run_command
 from study.errors import InputError
 from study.files import is_writable
 from study.live import progress_for
@@ -36,7 +37,7 @@ from study.resources import DRIVER, say_trials, unused_gpu
 from study.restart import Restart, go_on_after
 from study.snapshot import rule_from
 from study.stopping import Stopping, StudyStopped
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 from study.summary import page_command, summary
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.tune`."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
-    study = make_plan(args)
+    _check_price(args)
+    study = make_plan(options_of(args))
     manifest = study.manifest()
     if args.dry_run:
         from study.dry_run import describe, describe_estimate
@@ -65,6 +67,16 @@ def main(argv: list[str] | None = None) -> int:
     return run(study, manifest, command_line("tune", argv))
 
 
+def _check_price(args: argparse.Namespace) -> None:
+    """Refuse a price where nothing is estimated."""
+    price = args.price_per_hour
+    check_price(price)
+    if price is not None and args.address is not None:
+        raise InputError("--price-per-hour: what runs on a cluster is not estimated; leave it out.")
+    if price is not None and not args.dry_run:
+        raise InputError("--price-per-hour belongs to --dry-run, which estimates; add it.")
+
+
 def run(
     study: StudyPlan,
     manifest: dict[str, Any],
@@ -76,8 +88,8 @@ def run(
 
     study.refuse_changed_metrics()
     restart = Restart.take()
-    stopping = Stopping(study.args.time_budget, restart.begun)
-    local = study.args.address is None
+    stopping = Stopping(study.options.time_budget, restart.begun)
+    local = study.options.address is None
     uri = reach_tracking(study) if restart.why else reach_tracking_and_start_ray(study)
     if not local and restart.why is None and not _is_complete(study):
         try:
@@ -85,20 +97,22 @@ def run(
         except StudyStopped:
             print(f"{stopping.why} before anything was begun", file=sys.stderr)
             return stopping.exit_code
-    record = StudyRecord.create_or_continue(study.folder, manifest, command, stopping.abandon, uri)
+    record = StudyRecord.create_or_continue(
+        study.folder, manifest, command, stopping.abandon, uri, study.options
+    )
     stopping.watch(record.path)
     if restart.why is not None:
         stopping.request(restart.why, restart.exit_code)
     for text in record.mended:
         print(f"mended: {text}", file=sys.stderr)
     known = facts(study.identity, study.source)
-    left = study.args.num_samples - record.num_ended()
+    left = study.options.num_samples - record.num_ended()
     settings = {**study.settings, "dataset": study.source.dataset}
-    watched = study.args.system_metrics
+    watched = study.options.system_metrics
     tracker = StudyTracker(uri, record, study.task, settings, known, system_metrics=watched)
     for trial in record.trials():  # what an earlier command could not send
         tracker.touch(trial.number)
-    record.drop_losers(study.args.keep_weights)
+    record.drop_losers(study.options.keep_weights)
     screen = ExitStack()  # with the live table, if there is one
     watch: RayWatch | None = None
 
@@ -114,8 +128,8 @@ def run(
             stopping.catch_signals()  # Ray has set its own for SIGTERM
             assert study.resources is not None
             watch = RayWatch(on_death, local, dashboard=study.resources.workers > 1)
-            asked = rule_from(study.args)
-            at_random = ", random search" if study.args.sampler == "random" else ""
+            asked = rule_from(study.options, study.epochs)
+            at_random = ", random search" if study.options.sampler == "random" else ""
             progress = screen.enter_context(progress_for(record, asked, stopping))
             progress.say(
                 f"{study.title} {'continues' if record.trials() else 'begins'}: "
@@ -131,7 +145,7 @@ def run(
                 with redirect_stdout(nowhere if local else sys.stderr):
                     run_trials(study, record, tracker, progress, stopping, watch, known, left)
         else:
-            print(f"{study.title} has its {study.args.num_samples} trials.", file=sys.stderr)
+            print(f"{study.title} has its {study.options.num_samples} trials.", file=sys.stderr)
     except StudyStopped:
         pass  # `stopping` knows why
     except BaseException:
@@ -148,8 +162,8 @@ def run(
             on_death("Ray hangs")
         status = "FAILED" if stopping.exit_code == 1 else "KILLED"
         # Without a number of trials the time budget says when a study is complete.
-        spent = math.isinf(study.args.num_samples) and stopping.spent
-        if spent or record.num_ended() >= study.args.num_samples:
+        spent = math.isinf(study.options.num_samples) and stopping.spent
+        if spent or record.num_ended() >= study.options.num_samples:
             status = "FINISHED"
         hasty = stopping.exit_code > 128
         best = record.ranking()[:1]
@@ -190,10 +204,10 @@ def reach_tracking_and_start_ray(study: StudyPlan) -> str:
     """
     from study import tracking_store
 
-    uri = tracking_store.resolve_uri(study.args.tracking_uri)
+    uri = tracking_store.resolve_uri(study.options.tracking_uri)
     folder = study.folder
     new = isinstance(folder, Path) and not folder.exists() and is_writable(folder.parent)
-    if not new or study.args.address is not None or not tracking_store.is_usable_file(uri):
+    if not new or study.options.address is not None or not tracking_store.is_usable_file(uri):
         return reach_tracking(study)
     forget_other_rays()
     import ray  # noqa: F401 - not in two threads that import at once
@@ -218,7 +232,7 @@ def reach_tracking(study: StudyPlan) -> str:
     """
     from study import tracking_store
 
-    uri = tracking_store.resolve_uri(study.args.tracking_uri)
+    uri = tracking_store.resolve_uri(study.options.tracking_uri)
     try:
         # The runs of one begun before may lie in an experiment of another name.
         tracking_store.reach(uri, None if study.begun_before else study.name)
@@ -232,7 +246,7 @@ def reach_tracking(study: StudyPlan) -> str:
 def _is_complete(study: StudyPlan) -> bool:
     """Return whether the study has all its trials, so that no cluster is needed."""
     record = study.begun()
-    return record is not None and record.num_ended() >= study.args.num_samples
+    return record is not None and record.num_ended() >= study.options.num_samples
 
 
 def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
@@ -244,11 +258,12 @@ def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
     """
     from study import cluster, tracking_store
 
+    assert study.options.address is not None
     set_ray_options()
-    cluster.connect(study.args.address)
+    cluster.connect(study.options.address)
     stopping.catch_signals()  # Ray has set its own for SIGTERM
     with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
-        nodes = cluster.nodes_for(study.args, stopping.check)
+        nodes = cluster.nodes_for(study.options, stopping.check)
         study = study.with_resources(nodes)
         cluster.check(study.folder.parent, study.task.name, study.source, nodes, stopping.check)
     if not study.folder.exists():
@@ -280,7 +295,7 @@ def run_trials(
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
     take_memory_kills_as_deaths()
-    args = study.args
+    options = study.options
     resources = study.resources
     assert resources is not None
     with tempfile.TemporaryDirectory(prefix="study-ray-") as scratch:
@@ -299,8 +314,9 @@ def run_trials(
             "facts": known,
         }
         scheduler = None
-        if args.scheduler == "asha":
-            scheduler = RecordASHA(record, args.grace_period, args.reduction_factor)
+        if study.asha is not None:
+            grace_period, reduction_factor = study.asha
+            scheduler = RecordASHA(record, grace_period, reduction_factor)
         callback = StudyCallback(
             record,
             tracker,
@@ -308,11 +324,11 @@ def run_trials(
             scheduler,
             stopping,
             watch,
-            local=args.address is None,
+            local=options.address is None,
             concurrent=resources.concurrent,
-            max_failures=args.max_failures,
-            keep=args.keep_weights,
-            timeout=args.trial_timeout,
+            max_failures=options.max_failures,
+            keep=options.keep_weights,
+            timeout=options.trial_timeout,
         )
         request = DRIVER
         if resources.workers == 1:

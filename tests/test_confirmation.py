@@ -17,7 +17,7 @@ from scipy import special, stats
 from trained import study_in, train
 
 from study import closed_split, confirmation
-from study.best import build_parser, main
+from study.best import main
 from study.candidates import FIRST_SEED
 from study.checkpoint import digest
 from study.command import run_command
@@ -29,6 +29,7 @@ from study.files import read_document, write_document
 from study.interval import widened
 from study.objective import Floor, Goal, Objective
 from study.record import StudyRecord
+from study.run_options import RunOptions
 from study.tasks.fashion import TASK
 from study.tested import read_tests
 from study.trial_record import TrialRecord
@@ -345,9 +346,9 @@ def cut_off(sample: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def confirmation_of(searched: StudyRecord, seeds: int) -> StudyRecord:
     """Open the confirmation of a search as its command does."""
-    args = build_parser().parse_args(["garments", "--confirm", str(seeds)])
+    options = RunOptions(task="garments")
     chosen = candidates_of(searched.goal, searched.ranking())
-    plan = confirmation._plan(TASK, DataSource.find("sample"), searched, chosen, seeds, args)
+    plan = confirmation._plan(TASK, DataSource.find("sample"), searched, chosen, seeds, options)
     return StudyRecord.create_or_continue(plan.folder, plan.manifest(), "confirm")
 
 
@@ -408,10 +409,10 @@ def test_one_that_was_cut_off_among_those_asked_for_goes_on_first(
     asked = []
 
     def run(plan: ConfirmPlan, manifest: dict, command: str, conclude: None) -> int:
-        asked.append(plan.args.num_samples)
+        asked.append(plan.options.num_samples)
         record = StudyRecord.create_or_continue(plan.folder, manifest, command)
         for one in [one for one in record.trials() if one.state == "running"]:
-            if record.num_ended() < plan.args.num_samples:
+            if record.num_ended() < plan.options.num_samples:
                 train(record, one.number, sample)
         record.close()
         return 0

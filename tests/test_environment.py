@@ -21,7 +21,7 @@ from study import environment
 from study.command import run_command
 from study.errors import InputError
 from study.plan import make_plan
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 
 # What is asked of an environment that a command has prepared, without the seconds of Ray.
 PROBE = """
@@ -182,6 +182,6 @@ def test_arguments_without_measure_are_refused_in_a_line(
     flags: tuple[str, str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["fashion", "--dataset", "sample", *flags]
-    code = run_command(lambda: bool(make_plan(build_parser().parse_args(words))))
+    code = run_command(lambda: bool(make_plan(options_of(build_parser().parse_args(words)))))
     told = capsys.readouterr().err
     assert code in (1, 2) and line in told and told.count("\n") == 1

@@ -19,13 +19,15 @@ from study.plan import StudyPlan, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.record import StudyRecord
 from study.simulation import Outlook
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 from study.task import Task, TrainConfig, build_config, load_task
 from study.tasks.facade import FacadeConfig
 
 
 def plan(*words: object) -> StudyPlan:
-    return make_plan(build_parser().parse_args([*map(str, words), "--dataset", "sample"]))
+    return make_plan(
+        options_of(build_parser().parse_args([*map(str, words), "--dataset", "sample"]))
+    )
 
 
 def test_sizes_by_hand() -> None:
@@ -153,10 +155,10 @@ def test_a_study_that_goes_on_is_estimated_for_what_is_left(
     shutil.copytree(finished.home, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     words = [str(word) for word in finished.command]
-    assert estimate(make_plan(build_parser().parse_args(words))).left == 0
+    assert estimate(make_plan(options_of(build_parser().parse_args(words)))).left == 0
     before = {path: path.stat().st_mtime for path in tmp_path.rglob("*")}
     words[words.index("--num-samples") + 1] = "10"
-    found = estimate(make_plan(build_parser().parse_args(words)))
+    found = estimate(make_plan(options_of(build_parser().parse_args(words))))
     assert found.left == 2 and found.first == 8 and len(found.drawn) == 2
     assert found.outlook is not None and found.outlook.reached[0] == 2
     assert {path: path.stat().st_mtime for path in tmp_path.rglob("*")} == before

@@ -13,7 +13,7 @@ from study.errors import InputError
 from study.manifest import METRICS_VERSION, changed_metrics, read_manifest, write_manifest
 from study.objective import Goal
 from study.plan import StudyPlan, make_plan
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 from study.warm_start import warm_start
 
 LOSS = {"metric": "val/loss", "mode": "min"}
@@ -33,7 +33,7 @@ def begun(path: Path, *values: float, **changes: Any) -> Path:
 def planned(home: Path, name: str, num_samples: int, *more: str) -> StudyPlan:
     words = ["facade", "--dataset", "sample", "--name", name, "--num-samples", str(num_samples)]
     args = build_parser().parse_args([*words, "--studies-dir", str(home), *more])
-    return make_plan(args)
+    return make_plan(options_of(args))
 
 
 @pytest.mark.parametrize(

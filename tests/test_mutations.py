@@ -15,7 +15,7 @@ from study import sampler
 from study.command import run_command
 from study.dry_run import describe
 from study.plan import make_plan
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 from study.task import build_config
 
 SPACES = {path.stem: path.read_text() for path in sorted(Path("search_spaces").glob("*.yaml"))}
@@ -156,7 +156,7 @@ SETTINGS = st.tuples(
 
 def plan_only(words: list[str]) -> int:
     """Do what `--dry-run` does before it measures."""
-    plan = make_plan(build_parser().parse_args(words))
+    plan = make_plan(options_of(build_parser().parse_args(words)))
     plan.manifest()
     print(describe(plan))
     return 0
@@ -191,14 +191,14 @@ def test_each_is_run_or_refused_in_one_line(
         assert "error: " in lines[-1] and (len(lines) == 1 or lines[0].startswith("usage: "))
         return
     assert lines == [""] and out.getvalue().startswith("study ")
-    plan = make_plan(build_parser().parse_args(words))
+    plan = make_plan(options_of(build_parser().parse_args(words)))
     for number in range(3):  # what would run can be drawn and is a valid configuration
         values = sampler.draw(
             plan.space,
             [],
             number=number,
-            seed=plan.args.seed,
-            sampler=plan.args.sampler,
+            seed=plan.options.seed,
+            sampler=plan.options.sampler,
             goal=plan.goal,
             first=[plan.space.baseline],
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from study.resources import (
     plan_for,
     unused_gpu,
 )
+from study.run_options import ResourceOptions
 
 
 def divide(
@@ -28,9 +28,9 @@ def divide(
         **{"num_samples": 50, "workers": 1, "max_concurrent": None, "address": None, "wait": None},
         **{"cpus_per_worker": None, "gpus_per_worker": None, **flags},
     }
-    args = argparse.Namespace(**request, workers_per_trial=request["workers"])
-    check_resource_flags(args)
-    return plan_for(args, nodes or [Node(cpus=cpus, gpus=gpus)])
+    options = ResourceOptions(workers_per_trial=request.pop("workers"), **request)
+    check_resource_flags(options)
+    return plan_for(options, nodes or [Node(cpus=cpus, gpus=gpus)])
 
 
 @pytest.mark.parametrize(

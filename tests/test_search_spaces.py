@@ -12,7 +12,7 @@ from study.plan import make_plan
 from study.sampler import draw
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 from study.task import Value, build_config, load_task
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import FashionConfig
@@ -91,10 +91,14 @@ def test_a_family_that_is_set_leaves_out_the_other() -> None:
 
 def test_a_size_that_a_network_of_the_space_cannot_take_is_refused() -> None:
     words = ["facade", "--search-space", "facade-full", "--dataset", "sample"]
-    make_plan(build_parser().parse_args([*words, "--set", "image_size=80"]))
+    make_plan(options_of(build_parser().parse_args([*words, "--set", "image_size=80"])))
     with pytest.raises(InputError, match=r"a multiple of 16 \(depth=4\), but got 100"):
-        make_plan(build_parser().parse_args([*words, "--set", "image_size=100"]))
-    make_plan(build_parser().parse_args([*words, "--set", "image_size=100", "--set", "depth=2"]))
+        make_plan(options_of(build_parser().parse_args([*words, "--set", "image_size=100"])))
+    make_plan(
+        options_of(
+            build_parser().parse_args([*words, "--set", "image_size=100", "--set", "depth=2"])
+        )
+    )
 
 
 def test_settings_have_one_name() -> None:

@@ -27,6 +27,7 @@ from study.command import run_command
 from study.object_path import as_path
 from study.progress import Progress
 from study.record import StudyRecord
+from study.run_options import RunOptions
 from study.simulation import Outlook
 from study.snapshot import lines, rule_of, snapshot, time_left
 from study.status import main, read_status
@@ -35,9 +36,9 @@ from study.stopping_rule import StoppingRule
 COMMAND = "python -m study.tune facade --num-samples 6 --grace-period 2 --reduction-factor 2"
 
 
-def four_trials(path: Any) -> StudyRecord:
+def four_trials(path: Any, command: str = COMMAND) -> StudyRecord:
     """A study of nine epochs, its four trials finished, stopped, failed and running."""
-    record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), COMMAND)
+    record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), command)
     for number, values in enumerate([[0.1, 0.5, 0.4] + [0.6] * 6, [0.2, 0.3], [0.1], [0.2, 0.7]]):
         begin(record)
         for epoch, value in enumerate(values, 1):
@@ -122,8 +123,8 @@ def test_a_look_ahead_costs_the_same_however_many_trials_are_left(
 def test_a_study_without_a_number_of_trials_says_when_its_time_budget_ends(
     record: StudyRecord,
 ) -> None:
-    command = "python -m study.tune facade --num-samples inf --time-budget 2h"
-    record.manifest["starts"][-1]["command"] = command
+    options = RunOptions(task="facade", num_samples=math.inf, time_budget=7200)
+    record.manifest["starts"][-1]["options"] = options.describe()
     asked = rule_of(record.manifest)
     assert asked is not None and asked.unlimited and asked.budget == 7200
     state = json.loads(json.dumps(snapshot(record, asked, None), allow_nan=False))
@@ -185,8 +186,8 @@ def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
 
 
 def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Path) -> None:
-    record = four_trials(tmp_path / "s")
-    record.manifest["starts"][-1]["command"] = "python -m study.tune s --unknown-flag"
+    command = "python -m study.tune s --unknown-flag"
+    record = four_trials(tmp_path / "s", command)
     assert rule_of(record.manifest) is None and rule_of({}) is None
     assert lines(snapshot(record, None, None), 100)[0].startswith("s (SAMPLE DATA): 3 trials")
     record.close()

@@ -18,7 +18,7 @@ from study.errors import InputError
 from study.plan import make_plan
 from study.provenance import facts
 from study.record import StudyRecord
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 from study.task import load_task
 from study.tracking import StudyTracker
 from study.tracking_results import record_report, run_of
@@ -54,7 +54,7 @@ def flags(home: Path, name: str, num: int) -> list[str]:
 
 def train(home: Path, name: str, num: int, more: Sequence[str] = ()) -> StudyRecord:
     """Have a study's record say that it trained so many trials."""
-    plan = make_plan(build_parser().parse_args([*flags(home, name, num), *more]))
+    plan = make_plan(options_of(build_parser().parse_args([*flags(home, name, num), *more])))
     uri = f"sqlite:///{home / 'mlflow.db'}"
     record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
     while record.num_ended() < num:
@@ -322,7 +322,7 @@ def test_studies_in_a_bucket_are_copied_and_moved_alike(tmp_path: Path, bucket: 
 def test_what_is_deleted_while_the_study_runs_comes_back(tmp_path: Path) -> None:
     extended(tmp_path, "s", 1)
     uri, client = f"sqlite:///{tmp_path / 'mlflow.db'}", client_of(tmp_path)
-    plan = make_plan(build_parser().parse_args(flags(tmp_path, "s", 2)))
+    plan = make_plan(options_of(build_parser().parse_args(flags(tmp_path, "s", 2))))
     record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
     known = facts(plan.identity, plan.source)
     tracker = StudyTracker(uri, record, plan.task, {**plan.settings, "dataset": "sample"}, known)

@@ -24,7 +24,7 @@ from report import Report, out_parser
 from study.estimate import estimate
 from study.plan import make_plan
 from study.record import StudyRecord
-from study.study_flags import build_parser
+from study.study_flags import build_parser, options_of
 
 NARROW = """\
 search:
@@ -46,7 +46,7 @@ def compare(command: str, home: Path, seed: int) -> dict[str, float]:
     os.chdir(home)
     words = [*command.split(), "--seed", str(seed)]
     begun = time.perf_counter()
-    plan = make_plan(build_parser().parse_args([*words, "--dry-run"]))
+    plan = make_plan(options_of(build_parser().parse_args([*words, "--dry-run"])))
     expected = estimate(plan)
     outlook = expected.outlook
     assert outlook is not None
