@@ -67,7 +67,7 @@ def load_trained(
         TrialError: It is of another epoch.
     """
     folder = record.run_folder(trial.number)
-    state = folder.weights(trial.metric, trial.mode)
+    state = folder.load_or_repair_weights(trial.metric, trial.mode)
     if len(state["history"]) != trial.epoch:
         raise TrialError(
             f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not {trial.epoch}; if "

@@ -27,6 +27,7 @@ from study.errors import StorageError
 from study.object_path import AnyPath, as_path
 from study.outbox import Job, ReportJob, TrialJob
 from study.plotting import ignore_user_settings
+from study.run_figures import draw_run
 from study.run_folder import RunFolder
 from study.task import Task, load_task
 
@@ -192,7 +193,7 @@ def _draw(wanted: dict[str, Any]) -> list[str]:
     folder = RunFolder(as_path(wanted["folder"]))
     try:
         about = [wanted[key] for key in ("metric", "note", "history", "mode")]
-        folder.draw(load_task(wanted["task"]), *about)
+        draw_run(folder, load_task(wanted["task"]), *about)
     except StorageError:
         raise
     except Exception as error:  # a task's own; it must not keep the metrics from being sent

@@ -30,7 +30,8 @@ from study.interval import shown
 from study.model_folder import default_colors
 from study.models import Normalized
 from study.objective import Goal
-from study.run_folder import read_arrays, save_figures
+from study.run_figures import save_figures
+from study.run_folder import read_arrays
 from study.tables import per_class_table
 from study.task import Task
 

@@ -47,8 +47,8 @@ def first_place(path: AnyPath, manifest: dict[str, Any]) -> str:
     return place_of(path.parent / manifest["study"])
 
 
-def settled(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]:
-    """Return a study's manifest as it goes on where it is now.
+def settle(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]:
+    """Make a study go on where it is now, a copy with runs of its own; return its manifest.
 
     Args:
         path: The study's folder.
@@ -80,7 +80,7 @@ def settled(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]
 
 
 def separate(path: AnyPath, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a copy that is to be a study of its own; its runs are forgotten."""
+    """Make a copy forget its runs in MLflow; return its manifest as a study of its own."""
     for folder in children(path / "trials"):
         (folder / "mlflow_run.json").unlink(missing_ok=True)
     origin = {"id": manifest.get("id"), "place": manifest["place"]}

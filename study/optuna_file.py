@@ -72,7 +72,7 @@ class OptunaFile:
         wrong = None
         if self.path.exists():
             try:
-                wrong = self._differences(trials)
+                wrong = self._adopt(trials)
             except Exception as error:  # SQLite, SQLAlchemy and Optuna each raise their own
                 wrong = f"{type(error).__name__}: {error}".splitlines()[0]
         if wrong is None:
@@ -200,8 +200,11 @@ class OptunaFile:
             self._study = None
         self._known, self._ids = [], []
 
-    def _differences(self, trials: Sequence[TrialRecord]) -> str | None:
-        """Compare the file with the record; it may lack what came last."""
+    def _adopt(self, trials: Sequence[TrialRecord]) -> str | None:
+        """Take over what the file holds; return where it is not what the record says.
+
+        It may lack what came last.
+        """
         check_pages(self.path)
         study = self._open()
         if [there.name.lower() for there in study.directions] != directions(self.goal):

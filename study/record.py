@@ -20,10 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from study import lineage
 from study.command_text import options_of
 from study.errors import DamagedFile, InputError, StorageError
 from study.hold import Hold, hold
-from study.lineage import place_of, separate, settled
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
 from study.object_path import AnyPath, ObjectPath, children
 from study.objective import Goal
@@ -59,7 +59,7 @@ class StudyRecord:
         self._hold: Hold | None = None
         self._dropped: set[int] = set()  # trials whose weights are deleted
         self._optuna = OptunaFile(path / "optuna.db", manifest, self.space)
-        self._trials = self._load(write)
+        self._trials = self._load(repair=write)
         if write and (mended := self._optuna.follow(self._trials)):
             self.mended.append(mended)
 
@@ -129,9 +129,9 @@ class StudyRecord:
             refuse_other_study(path, known, manifest)
             if "confirms" in manifest:  # the study that it confirms may have become another
                 known["confirms"] = manifest["confirms"]
-            manifest = settled(path, known, uri)
+            manifest = lineage.settle(path, known, uri)
         else:  # another study of this name, in another folder, has runs of its own in MLflow
-            manifest |= {"id": uuid.uuid4().hex, "place": place_of(path)}
+            manifest |= {"id": uuid.uuid4().hex, "place": lineage.place_of(path)}
         options = options or options_of(command)
         start = {
             "command": redacted(command),
@@ -158,7 +158,7 @@ class StudyRecord:
             InputError: There is no study, or its folder cannot be written.
         """
         manifest = read_manifest(path)
-        if manifest["place"] == place_of(path):
+        if manifest["place"] == lineage.place_of(path):
             return
         try:
             held = hold(path, lambda why: None)
@@ -167,13 +167,13 @@ class StudyRecord:
                 f"cannot write the study's folder {path} ({error.strerror})."
             ) from None
         try:
-            write_manifest(path, settled(path, read_manifest(path), uri))
+            write_manifest(path, lineage.settle(path, read_manifest(path), uri))
         finally:
             held.release()
 
     def separate(self) -> None:
         """Make this a study of its own: its runs in MLflow turned out to be another folder's."""
-        self.manifest = separate(self.path, self.manifest)
+        self.manifest = lineage.separate(self.path, self.manifest)
         write_manifest(self.path, self.manifest)
 
     def close(self, abandoned: bool = False) -> None:
@@ -202,8 +202,12 @@ class StudyRecord:
         if self._hold is not None:
             self._hold.release()
 
-    def _load(self, write: bool) -> list[TrialRecord]:
-        """Read the trials; one whose file is damaged comes back from `optuna.db`."""
+    def _load(self, repair: bool) -> list[TrialRecord]:
+        """Read the trials; one whose file is damaged comes back from `optuna.db`.
+
+        Args:
+            repair: Whether to write such a file anew, and to look for trials without a file.
+        """
         folders = children(self.path / "trials")
         used = [int(folder.name) for folder in folders if _is_used(folder)]
         numbers = range(max(used, default=-1) + 1)
@@ -212,7 +216,7 @@ class StudyRecord:
             loaded = dict(zip(numbers, pool.map(self._try_load, numbers), strict=True))
         found = {n: trial for n, trial in loaded.items() if isinstance(trial, TrialRecord)}
         damage = {n: error for n, error in loaded.items() if isinstance(error, DamagedFile)}
-        if damage or write:
+        if damage or repair:
             file = self.path / "optuna.db"
             for trial in recall_trials(file, self.manifest["metric"], self.manifest["mode"]):
                 if trial.number not in found:
@@ -223,7 +227,7 @@ class StudyRecord:
                         f"{self.run_folder(trial.number).path / 'trial.json'} is missing."
                     )
                     self.mended.append(f"{why} Trial {trial.number} is taken from {file}.")
-                    if write:
+                    if repair:
                         recalled.save(self.run_folder(trial.number).path)
         for left in damage.values():
             raise InputError(f"{left} optuna.db does not know this trial; restore a backup.")

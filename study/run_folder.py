@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from study.errors import DamagedFile, StorageError
 from study.files import read_document, replacing, write_document, write_text
 from study.object_path import AnyPath, children
-from study.task import Task, best_row
+from study.task import best_row
 
 if TYPE_CHECKING:
     from study.loop import EpochResult
@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "best.pt"
 
     @property
+    def figure_data_file(self) -> AnyPath:
+        """What the figures of the best epoch are drawn from."""
+        return self.path / "evidence.npz"
+
+    @property
     def error_file(self) -> AnyPath:
         """The traceback of the last failure."""
         return self.path / "error.txt"
@@ -87,8 +92,8 @@ class RunFolder:
         except DamagedFile:
             return None  # the tracker finds the run by its tags and writes the file again
 
-    @run_id.setter
-    def run_id(self, run_id: str) -> None:
+    def write_run_id(self, run_id: str) -> None:
+        """Write `mlflow_run.json` if it does not say so already."""
         if self.run_id != run_id:
             self.path.mkdir(parents=True, exist_ok=True)
             write_document(self.path / "mlflow_run.json", {"run_id": run_id}, shared=True)
@@ -108,7 +113,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         state = {**result.state, "facts": dict(facts)}
         if result.is_best:
-            write_arrays(self.path / "evidence.npz", result.evidence())
+            write_arrays(self.figure_data_file, result.evidence())
             checkpoint.save(state, self.best_checkpoint, self.last_checkpoint)
         else:
             checkpoint.save(state, self.last_checkpoint)
@@ -139,10 +144,11 @@ class RunFolder:
                     self.damage.append(str(error))
         return max(states, key=lambda state: len(state["history"]), default=None)
 
-    def weights(self, metric: str, mode: str) -> dict[str, Any]:
+    def load_or_repair_weights(self, metric: str, mode: str) -> dict[str, Any]:
         """Return the checkpoint of the best epoch.
 
-        If `best.pt` is damaged and the best epoch was the last one, that checkpoint serves.
+        If `best.pt` is damaged and the best epoch was the last one, that checkpoint serves, and
+        `best.pt` is written anew from it.
 
         Raises:
             DamagedFile: Neither can be read; names `best.pt`.
@@ -170,40 +176,3 @@ class RunFolder:
         """Delete the checkpoints."""
         for path in (self.last_checkpoint, self.best_checkpoint):
             path.unlink(missing_ok=True)
-
-    def draw(
-        self,
-        task: Task,
-        metric: str,
-        note: str,
-        history: list[dict[str, float]],
-        mode: str = "max",
-    ) -> None:
-        """Draw learning curves, with a metric's, and the figures of the best epoch."""
-        from study.figures import learning_curves
-
-        def drawn() -> dict[str, Any]:
-            figures: dict[str, Any] = {}
-            try:
-                figures = dict(task.figures(read_arrays(self.path / "evidence.npz"), note))
-            except DamagedFile as error:
-                self.damage.append(f"{error} There are no figures of the best epoch.")
-            return {**figures, "learning_curves": learning_curves(history, metric, note, mode)}
-
-        save_figures(drawn, self.path / "figures")
-
-
-def save_figures(draw: Callable[[], Mapping[str, Any]], folder: AnyPath) -> None:
-    """Draw figures and write them as PNG files named by their keys.
-
-    They are drawn here because matplotlib looks at its settings while it draws and again while it
-    writes, and the user's are not ours.
-    """
-    from study.plotting import default_settings
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with default_settings():
-        for name, figure in draw().items():
-            with replacing(folder / f"{name}.png") as file:
-                # A third more quickly than with zlib's usual level, in files a tenth larger.
-                figure.savefig(file, format="png", pil_kwargs={"compress_level": 2})

@@ -138,7 +138,7 @@ class StudyRuns:
             if not run.ended and goes_on:
                 client.update_run(run_id, status="RUNNING")
                 client.set_tag(run_id, "study.resumable", "false")
-        self.record.run_folder(trial.number).run_id = run.run_id
+        self.record.run_folder(trial.number).write_run_id(run.run_id)
         return run
 
     def log(self, trial: TrialRecord, run: Run) -> None:

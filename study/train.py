@@ -30,6 +30,7 @@ from study.command import (
 from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, TrialError
 from study.provenance import facts
+from study.run_figures import draw_run
 from study.run_folder import RunFolder
 from study.setting import TrainConfig, build_config, config_fields, parse_value
 from study.tables import metric_line, per_class_table
@@ -218,7 +219,7 @@ def _train(
                 track.report(result.epoch, result.metrics)
         best = best_row(history, task.metric, task.mode)
         note = run_note(task, config, source, int(best["epoch"]))
-        folder.draw(task, task.metric, note, history)
+        draw_run(folder, task, task.metric, note, history)
         status = "FINISHED"
     except TrialError as error:
         reason = str(error)

@@ -10,20 +10,23 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from study.run_folder import RunFolder, save_figures
+from study.run_figures import draw_run, save_figures
+from study.run_folder import RunFolder
 from study.tasks.fashion import TASK
 
 HISTORY = [{"epoch": 1, "train/loss": 1.0, "val/loss": 1.1, "val/accuracy": 0.5}]
 DRAW = """
 import sys
 from study.command import run_command
+from study.run_figures import draw_run
 from study.run_folder import RunFolder
 from study.tasks.fashion import TASK
 
 history = [{"epoch": 1, "train/loss": 1.0, "val/loss": 1.1, "val/accuracy": 0.5}]
 
 def main():
-    RunFolder(__import__("pathlib").Path(sys.argv[1])).draw(TASK, "val/accuracy", "a_note", history)
+    folder = RunFolder(__import__("pathlib").Path(sys.argv[1]))
+    draw_run(folder, TASK, "val/accuracy", "a_note", history)
     return 0
 
 sys.exit(run_command(main))
@@ -77,7 +80,7 @@ def test_no_configuration_changes_or_ends_a_drawing(
 
 def test_a_notebook_keeps_its_settings(tmp_path: Path) -> None:
     with matplotlib.rc_context({"text.usetex": True, "savefig.dpi": 31}):
-        RunFolder(tmp_path).draw(TASK, "val/accuracy", "a_note", HISTORY)
+        draw_run(RunFolder(tmp_path), TASK, "val/accuracy", "a_note", HISTORY)
         assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["savefig.dpi"] == 31
 
         def fails() -> dict:

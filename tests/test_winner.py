@@ -105,8 +105,8 @@ def damage_tests(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use_another_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    StudyRecord.read(home / STUDY).run_folder(0).run_id = "0" * 32
-    StudyRecord.read(home / STUDY).run_folder(1).run_id = "1" * 32
+    StudyRecord.read(home / STUDY).run_folder(0).write_run_id("0" * 32)
+    StudyRecord.read(home / STUDY).run_folder(1).write_run_id("1" * 32)
 
 
 def occupy_target(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def score_tests(experiment: Experiment) -> None:
     for job in experiment.jobs():
         if job.configuration not in chosen or job.key in tests:
             continue
-        state = experiment.folder(job).weights(TASK.metric, TASK.mode)
+        state = experiment.folder(job).load_or_repair_weights(TASK.metric, TASK.mode)
         config = build_config(TASK.config_class, state["config"])
         network = TASK.build_model(config)
         network.load_state_dict(state["network"])
