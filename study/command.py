@@ -29,7 +29,7 @@ from study.errors import DamagedFile, InputError, StartError, StorageError, did_
 from study.plotting import ignore_user_settings
 from study.redaction import mask_output, without_password
 from study.setting import TrainConfig, Value, config_fields, parse_value
-from study.streams import outlive_readers
+from study.streams import open_streams, outlive_readers
 
 # In the order in which someone new needs them; each is a module of this package.
 COMMANDS = ("tune", "status", "best", "report", "ui", "predict", "train", "data", "doctor")
@@ -127,7 +127,7 @@ def run_command(main: Callable[[], int]) -> int:
     does a full disk, a damaged file, a Ray that does not start, or what the system refuses;
     anything else is a fault of ours and keeps its traceback (exit code 1).
     """
-    environment.open_streams()
+    open_streams()
     outlive_readers()
     mask_output()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -1,11 +1,11 @@
 """The user's environment, made such that a command can work in it, before anything else is done.
 
 Every command passes through `prepare`. What a setting of the user's would break though nobody means
-it (a folder for temporary files that is gone, standard streams that are closed, a user without a
-name, a proxy for this machine itself) is put right for this process and those that it starts; what
-changes where files go is said in a line. What a study cannot work in raises `InputError`.
+it (a folder for temporary files that is gone, a user without a name, a proxy for this machine
+itself) is put right for this process and those that it starts; what changes where files go is said
+in a line. What a study cannot work in raises `InputError`.
 
-`temporary` is the one place where folders of our own outside the studies are chosen.
+`make_temporary` is the one place where folders of our own outside the studies are chosen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study.errors import InputError
-from study.files import is_writable
 
 # Below 108 bytes with what Ray appends: `/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/`
 # and the longest name there.
@@ -55,16 +54,15 @@ def prepare() -> None:
     Raises:
         InputError: It cannot be, and what to do.
     """
-    open_streams()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < IMPORT_BYTES:
         raise InputError(f"ulimit -v allows {limit >> 10} KiB of memory, too little; raise it.")
     _use_utf8()
     _hear_signals()
     os.umask(os.umask(0o077) & 0o077)  # files of ours can be read and written by ourselves
-    _find_current_folder()
-    _find_temporary_folder()
-    _find_user()
+    _check_current_folder()
+    _set_temporary_folder()
+    _set_user()
     _leave_loopback_alone()
     if shutil.which("bash") is None:  # by which Ray starts its workers
         os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), os.defpath]))
@@ -77,19 +75,6 @@ def prepare() -> None:
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
-
-
-def open_streams() -> None:
-    """Give closed standard streams to `/dev/null`: the next file opened would be taken for one."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
-    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            stream = open(number, "r" if number == 0 else "w", closefd=False, encoding="utf-8")
-            setattr(sys, name, stream)
 
 
 def _use_utf8() -> None:
@@ -120,7 +105,7 @@ def _hear_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _find_current_folder() -> None:
+def _check_current_folder() -> None:
     try:
         here = os.getcwd()
     except OSError:
@@ -134,7 +119,7 @@ def _find_current_folder() -> None:
         ) from None
 
 
-def _find_temporary_folder() -> None:
+def _set_temporary_folder() -> None:
     """Let `TMPDIR` name what Python uses: others take it unseen, though it may be gone."""
     try:
         folder = tempfile.gettempdir()
@@ -150,7 +135,7 @@ def _find_temporary_folder() -> None:
         os.environ["TMPDIR"] = folder
 
 
-def _find_user() -> None:
+def _set_user() -> None:
     """Give a user id without a name one, and who has no home that can be written another place."""
     try:
         entry = pwd.getpwuid(os.getuid())
@@ -160,13 +145,13 @@ def _find_user() -> None:
         os.environ["USER"] = entry.pw_name if entry else f"uid-{os.getuid()}"
     if not os.path.isabs(os.environ.get("HOME", "")):
         known = entry.pw_dir if entry else ""
-        os.environ["HOME"] = known if os.path.isdir(known) else str(temporary("home"))
+        os.environ["HOME"] = known if os.path.isdir(known) else str(make_temporary("home"))
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         if not os.path.isabs(os.environ.get(name, "/")):
             del os.environ[name]  # the standard has relative ones ignored
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     if "MPLCONFIGDIR" not in os.environ and not _can_write(Path(config)):
-        os.environ["MPLCONFIGDIR"] = str(temporary("matplotlib"))  # else matplotlib warns
+        os.environ["MPLCONFIGDIR"] = str(make_temporary("matplotlib"))  # else matplotlib warns
 
 
 def _leave_loopback_alone() -> None:
@@ -189,25 +174,36 @@ def _can_write(folder: Path) -> bool:
         return False
 
 
+def is_writable(folder: Path) -> bool:
+    """Return whether a file can be made in a folder, or in the one that is to hold it."""
+    while not os.path.exists(folder):  # `Path.exists` raises where a folder cannot be entered
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
 def user_cache() -> Path:
     """Return the folder for caches of this user's: of the home, or where that cannot be written."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(home).expanduser()
     if folder.is_absolute() and _can_write(folder):
         return folder
-    return temporary("cache")
+    return make_temporary("cache")
 
 
-def temporary(name: str) -> Path:
-    """Return a folder for temporary files that is this user's alone; it stays.
+def make_temporary(name: str) -> Path:
+    """Make a folder for temporary files that is this user's alone, and stays; return it.
 
     Raises:
         InputError: None can be made.
     """
-    return _own(Path(tempfile.gettempdir()), name)
+    return _make_own(Path(tempfile.gettempdir()), name)
 
 
-def _own(parent: Path, name: str) -> Path:
+def _make_own(parent: Path, name: str) -> Path:
     folder = parent / f"study-{os.getuid()}"
     for place in (folder, folder / name):
         try:
@@ -246,7 +242,7 @@ def _socket_folders(first: Path) -> Iterator[Path]:
     for parent in ("/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm", Path.home()):
         if parent and os.path.isdir(parent):
             try:
-                yield _own(Path(parent), "s")
+                yield _make_own(Path(parent), "s")
             except InputError:  # another user's, or not to be written
                 continue
 

@@ -122,17 +122,6 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         yield copy
 
 
-def is_writable(folder: Path) -> bool:
-    """Return whether a file can be made in a folder, or in the one that is to hold it."""
-    while not os.path.exists(folder):  # `Path.exists` raises where a folder cannot be entered
-        folder = folder.parent
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return False
-    return True
-
-
 def can_lock(folder: Path) -> bool:
     """Return whether files in a folder can be locked; on some network drives none can.
 

@@ -13,9 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from study.environment import socket_folder
+from study.environment import is_writable, socket_folder
 from study.errors import StartError
-from study.files import is_writable
 from study.limits import check_limits
 from study.resources import Resources, local_cpus, local_gpus
 
@@ -87,8 +86,8 @@ def forget_other_rays() -> None:
         os.environ.pop(name, None)
 
 
-def _make_room() -> Path:
-    """Return the folder for Ray's files, and see to what it writes and asks outside of it.
+def _prepare_folder() -> Path:
+    """See to what Ray writes and asks outside of its folder, and return that.
 
     Raises:
         InputError: There is none, or a limit of this process is too low.
@@ -147,7 +146,7 @@ def start_ray(resources: Resources | None) -> None:
         raise StartError(problem)
     if ray.is_initialized():
         return
-    folder = _make_room()
+    folder = _prepare_folder()
     for _ in range(NUM_STARTS):
         try:
             ray.init(

@@ -1,4 +1,4 @@
-"""Standard output and error that outlive who reads them.
+"""Standard streams: there are three, and output and error outlive who reads them.
 
 `study.tune 2>&1 | head` ends `head`, not the study: what nobody reads any more is dropped, at the
 lowest level, so that prints of libraries, of threads and at the end of Python do no harm either.
@@ -42,6 +42,19 @@ class _Lasting(io.FileIO):
                     os.write(2, f"standard output cannot be written ({error.strerror})\n".encode())
             self.failed = True
         return view.nbytes
+
+
+def open_streams() -> None:
+    """Give closed standard streams to `/dev/null`: the next file opened would be taken for one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False, encoding="utf-8")
+            setattr(sys, name, stream)
 
 
 def outlive_readers() -> None:

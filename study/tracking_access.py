@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from study import sqlite_uri
+from study.environment import is_writable
 from study.errors import InputError
-from study.files import is_writable
 
 DATABASES = ("postgresql", "mysql", "mssql")  # and SQLite; the others that MLflow knows are servers
 LOCK_SECONDS = 20.0  # to wait for another program's change

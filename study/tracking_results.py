@@ -11,8 +11,8 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from study.environment import is_writable
 from study.errors import InputError
-from study.files import is_writable
 from study.record import StudyRecord
 from study.task import Task
 from study.tracking_locations import local_path

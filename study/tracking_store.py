@@ -25,8 +25,9 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 
 from study import sqlite_uri
 from study.cache import cache_home, cached
+from study.environment import is_writable
 from study.errors import InputError
-from study.files import is_writable, local_copy, lock
+from study.files import local_copy, lock
 from study.object_path import AnyPath
 from study.record import REPORT_FILE
 from study.redaction import without_password

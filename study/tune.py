@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.command import check_price, run_command
+from study.environment import is_writable
 from study.errors import InputError
-from study.files import is_writable
 from study.live import progress_for
 from study.plan import StudyPlan, make_plan
 from study.progress import Progress

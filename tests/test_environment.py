@@ -119,7 +119,7 @@ def test_another_place_for_sockets_is_said(
 def test_a_temporary_folder_of_another_user_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / f"study-{os.getuid()}").symlink_to("/tmp")
     with pytest.raises(InputError, match="is not this user's own folder"):
-        environment._own(tmp_path, "cache")
+        environment._make_own(tmp_path, "cache")
 
 
 def test_loopback_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
