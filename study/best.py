@@ -27,7 +27,8 @@ from study.confirmed import find, others_confirmed
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import changed_metrics, find_study
 from study.object_path import as_path
-from study.objective_flags import add_require_flag, parse_floors
+from study.objective_flags import add_require_flag
+from study.parse_objective import parse_constraints
 from study.progress import standings
 from study.record import StudyRecord
 from study.redaction import command_line
@@ -114,7 +115,9 @@ def main(argv: list[str] | None = None) -> int:
         print(text, file=sys.stderr)
     task = load_task(record.manifest["task"])
     if args.require:
-        record.goal = dataclasses.replace(record.goal, floors=parse_floors(task, args.require))
+        record.goal = dataclasses.replace(
+            record.goal, constraints=parse_constraints(task, args.require)
+        )
     for metric in changed_metrics(record.manifest, record.goal.metrics):
         print(
             f"{metric} is each trial's own training loss in this old study, with its label "
@@ -175,7 +178,7 @@ def renew_report(record: StudyRecord, args: argparse.Namespace) -> str | None:
     """
     from study import report, tracking_results, tracking_store
 
-    record = StudyRecord.read(record.path)  # with its own floors
+    record = StudyRecord.read(record.path)  # with its own constraints
     report.write(record)
 
     def tell() -> None:
@@ -205,7 +208,8 @@ def as_json(record: StudyRecord, best: list[TrialRecord]) -> dict[str, Any]:
     """Return the study and its best trials as a JSON object.
 
     With two objectives there are `objectives` and `pareto`, the front by the first of them; with
-    floors `require`, and of each trial `missed`, by how much it misses each, as part of the bound.
+    constraints `require`, and of each trial `missed`, by how much it misses each, as part of the
+    bound.
     """
     goal = record.goal
     keys = ("study", "task", "dataset", "metric", "mode")
@@ -214,11 +218,11 @@ def as_json(record: StudyRecord, best: list[TrialRecord]) -> dict[str, Any]:
         "trials": counts(record.trials()),
         "best": [_trial_as_json(record, trial) for trial in best],
     }
-    if goal.double:
+    if goal.has_two:
         result["objectives"] = [dataclasses.asdict(objective) for objective in goal.objectives]
         result["pareto"] = [_trial_as_json(record, trial) for trial in record.front()]
-    if goal.floors:
-        result["require"] = [str(floor) for floor in goal.floors]
+    if goal.constraints:
+        result["require"] = [str(constraint) for constraint in goal.constraints]
     return result
 
 
@@ -231,9 +235,9 @@ def _trial_as_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "params": record.params(trial),
         "metrics": trial.metrics,
     }
-    if record.goal.double:
+    if record.goal.has_two:
         entry["values"] = record.goal.values(trial)
-    if record.goal.floors:
+    if record.goal.constraints:
         entry["missed"] = {k: miss for k, miss in record.goal.misses(trial).items() if miss > 0}
     return entry
 

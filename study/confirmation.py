@@ -4,8 +4,8 @@ A search's best validation score is the best of many on the same images, so it p
 A confirmation is a small study beside it, `studies/NAME/confirm/0-4-7` for the trials 0, 4 and 7:
 all trained to the end, no trial stopped early, on other folds with other seeds. Then the closed
 split is scored with each. The winner is the configuration with the best mean validation score, in
-the study's (first) objective, of those whose means keep its floors; what the test says chooses
-nothing. `study.confirmed` reads the result.
+the study's (first) objective, of those whose means satisfy its constraints; what the test says
+chooses nothing. `study.confirmed` reads the result.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _plan(
     refuse_other_data(manifest, identity, source.data_dir)
     plan = ConfirmPlan(
         task=task,
-        goal=Goal(searched.goal.objectives[:1]),  # floors are judged of means, by `find`
+        goal=Goal(searched.goal.objectives[:1]),  # constraints are judged of means, by `find`
         name=manifest["study"],
         source=source,
         identity=identity,

@@ -32,7 +32,7 @@ class Confirmed:
         tests: Of these trainings, as in `tests.json`.
         failed: How many trainings were not trained to the end: they failed.
         metric: The study's first objective, without the split.
-        missed: By how much the means over trainings miss the study's floors.
+        missed: By how much the means over trainings miss the study's bounds.
         bounds: Between which values the metric lies.
     """
 
@@ -101,8 +101,8 @@ class Confirmation:
     Attributes:
         record: Its folder.
         seeds: How many trainings each configuration has.
-        ranking: The configurations, best mean validation first; before those that miss floors,
-            and those that failed.
+        ranking: The configurations, best mean validation first; before those that violate
+            constraints, and those that failed.
     """
 
     record: StudyRecord
@@ -179,7 +179,11 @@ class Confirmation:
                 shown(one.mean("val"), one.interval("val")),
                 shown(one.mean("test"), one.interval("test")),
                 f"{one.mean('test') - one.mean('val'):+.4f}",
-                f"{one.failed} failed" if one.failed else "misses a floor" if one.missed else "",
+                f"{one.failed} failed"
+                if one.failed
+                else "violates a constraint"
+                if one.missed
+                else "",
             ]
             for one in self.ranking
         ]
@@ -216,7 +220,7 @@ def folder_of(searched: StudyRecord, chosen: Sequence[TrialRecord]) -> AnyPath:
 def candidates_of(goal: Goal, ranking: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
     """Return which trials are confirmed, by number: of the front, if there is one, the first.
 
-    Trials that miss a floor are none, unless all do.
+    Trials that violate a constraint are none, unless all do.
     """
     kept = [trial for trial in ranking if not goal.missed(trial)] or ranking
     return tuple(sorted(kept[:NUM_CONFIRMED], key=lambda trial: trial.number))
@@ -300,15 +304,15 @@ def _is_of(record: StudyRecord, training: TrialRecord, test: Mapping[str, Any]) 
 def _missed(
     goal: Goal, trainings: Sequence[TrialRecord], tests: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Return by how much the means over trainings miss the floors: scores as tested, and costs."""
+    """Return by how much the means over trainings violate constraints: tested scores and costs."""
     rows = [
         {**(training.best or {}), **test["metrics"]}
         for training, test in zip(trainings, tests, strict=True)
     ]
     total = 0.0
-    for floor in goal.floors if rows else ():
-        values = [row[floor.metric] for row in rows if floor.metric in row]
-        total += max(0.0, floor.miss(mean(values) if values else None))
+    for constraint in goal.constraints if rows else ():
+        values = [row[constraint.metric] for row in rows if constraint.metric in row]
+        total += max(0.0, constraint.miss(mean(values) if values else None))
     return total
 
 

@@ -77,7 +77,7 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
 def _reach(study: StudyPlan, outlook: Outlook) -> str:
     if study.asha is None:
         return f"epochs     all trials reach epoch {study.epochs} (--scheduler none)"
-    more = "; with two objectives about a tenth more" if study.goal.double else ""
+    more = "; with two objectives about a tenth more" if study.goal.has_two else ""
     steps = [0, *(n for n in range(1, study.epochs) if outlook.reached[n] < outlook.reached[n - 1])]
     ends = [*steps[1:], study.epochs]
     counts = ", ".join(

@@ -1,4 +1,4 @@
-"""What a study is after: an objective or two, and floors that a good trial must keep.
+"""What a study is after: an objective or two, and the constraints of a good trial.
 
     study.tune --objective mean_ap                        the facade task's default
     study.tune --objective ap/pillar
@@ -22,7 +22,7 @@ from typing import Any
 from study.task import Task
 from study.trial_record import TrialRecord
 
-# Metrics that are no result of validation but can be an objective or have a floor.
+# Metrics that are no result of validation but can be an objective or a constraint.
 COSTS = {"num_params": "min", "images_per_second": "max", "epoch_seconds": "min"}
 OPTIONAL = ("objectives", "require")  # keys of a manifest that say more than `metric` and `mode`
 # Of a metric that was not recorded, and of a trial whose loss was not finite: worse than any other.
@@ -44,7 +44,7 @@ class Objective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Floor:
+class Constraint:
     """What a metric must be at least (`>=`) or at most (`<=`)."""
 
     metric: str
@@ -64,22 +64,22 @@ class Floor:
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """The objectives and floors of a study.
+    """The objectives and constraints of a study.
 
     Attributes:
         objectives: One or two.
-        floors: What a trial must keep at its best epoch.
+        constraints: What must hold at a trial's best epoch.
     """
 
     objectives: tuple[Objective, ...]
-    floors: tuple[Floor, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
 
     @staticmethod
     def of(manifest: Mapping[str, Any]) -> Goal:
         """Return what a study's manifest says."""
         named = manifest.get("objectives") or [[manifest["metric"], manifest["mode"]]]
-        floors = (read_floor(text) for text in manifest.get("require", []))
-        return Goal(tuple(Objective(*entry) for entry in named), tuple(floors))
+        constraints = (read_constraint(text) for text in manifest.get("require", []))
+        return Goal(tuple(Objective(*entry) for entry in named), tuple(constraints))
 
     @staticmethod
     def of_task(task: Task) -> Goal:
@@ -90,26 +90,26 @@ class Goal:
         """Return what a study's manifest says of it, as a JSON object."""
         first = self.objectives[0]
         described: dict[str, Any] = {"metric": first.metric, "mode": first.mode}
-        if self.double:
+        if self.has_two:
             described["objectives"] = [[o.metric, o.mode] for o in self.objectives]
-        if self.floors:
-            described["require"] = [str(floor) for floor in self.floors]
+        if self.constraints:
+            described["require"] = [str(constraint) for constraint in self.constraints]
         return described
 
     def __str__(self) -> str:
         named = " and ".join(f"{o.metric} ({o.mode})" for o in self.objectives)
-        required = " and ".join(map(str, self.floors))
+        required = " and ".join(map(str, self.constraints))
         return f"{named}, required: {required}" if required else named
 
     @property
-    def double(self) -> bool:
+    def has_two(self) -> bool:
         """Whether there are two objectives."""
         return len(self.objectives) > 1
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that every epoch must have."""
-        named = [o.metric for o in self.objectives] + [floor.metric for floor in self.floors]
+        named = [o.metric for o in self.objectives] + [c.metric for c in self.constraints]
         return tuple(dict.fromkeys(named))
 
     def point(self, row: Mapping[str, float]) -> tuple[float, ...]:
@@ -122,22 +122,22 @@ class Goal:
         return [best[objective.metric] for objective in self.objectives] if best else None
 
     def misses(self, trial: TrialRecord) -> dict[str, float]:
-        """Return by how much a trial misses each floor, as `Floor.miss`; empty before an epoch."""
+        """Return how far a trial is off each bound, as `Constraint.miss`; empty before an epoch."""
         best = trial.best
-        return {str(f): f.miss(best.get(f.metric)) for f in self.floors} if best else {}
+        return {str(c): c.miss(best.get(c.metric)) for c in self.constraints} if best else {}
 
     def missed(self, trial: TrialRecord) -> float:
-        """Return by how much a trial misses the floors that it misses, added up."""
+        """Return how far a trial is off the bounds of violated constraints, added up."""
         return sum(max(0.0, miss) for miss in self.misses(trial).values())
 
     def ranking(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Return the trials that have a value and did not fail, best first.
 
         With two objectives the front comes first, by the first of them, then all others by it.
-        Trials that miss floors are last, the nearest first.
+        Trials that violate constraints are last, the nearest first.
         """
         ended = [trial for trial in trials if trial.best is not None and trial.state != "failed"]
-        on_front = {trial.number for trial in self.front(ended)} if self.double else set()
+        on_front = {trial.number for trial in self.front(ended)} if self.has_two else set()
 
         def place(trial: TrialRecord) -> tuple[float, bool, list[float], int]:
             scores = self.point(trial.best or {})
@@ -147,7 +147,7 @@ class Goal:
         return sorted(ended, key=place)
 
     def front(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """Return the Pareto front of the trials that keep the floors, by the first objective."""
+        """Return the Pareto front of trials that satisfy all constraints, by the first score."""
         found: list[tuple[Point, TrialRecord]] = [
             (self.point(trial.best), trial)
             for trial in trials
@@ -159,18 +159,18 @@ class Goal:
         ]
 
     def shortfall(self, ranking: Sequence[TrialRecord]) -> str | None:
-        """Return a sentence if no trial keeps the floors: which is nearest, and by how much."""
-        if not self.floors or not ranking or not self.missed(ranking[0]):
+        """Return a sentence if no trial satisfies all constraints: which is nearest, how near."""
+        if not self.constraints or not ranking or not self.missed(ranking[0]):
             return None
         nearest, best = ranking[0], ranking[0].best or {}
         short = [
-            f"{floor.metric} is {show(best[floor.metric])}, {show(abs(floor.bound - value))} "
-            f"{'below' if floor.sign == '>=' else 'above'} {floor.bound:g}"
-            for floor in self.floors
-            if (value := best.get(floor.metric)) is not None and floor.miss(value) > 0
+            f"{c.metric} is {show(value)}, {show(abs(c.bound - value))} "
+            f"{'below' if c.sign == '>=' else 'above'} {c.bound:g}"
+            for c in self.constraints
+            if (value := best.get(c.metric)) is not None and c.miss(value) > 0
         ]
-        short += [f"{f.metric} is not known" for f in self.floors if f.metric not in best]
-        required = " and ".join(map(str, self.floors))
+        short += [f"{c.metric} is not known" for c in self.constraints if c.metric not in best]
+        required = " and ".join(map(str, self.constraints))
         return f"no trial keeps {required}; trial {nearest.number} is nearest: {'; '.join(short)}"
 
 
@@ -206,7 +206,7 @@ def show_values(goal: Goal, trial: TrialRecord) -> str:
     return "  ".join(f"{objective.metric} {show(value)}" for objective, value in pairs)
 
 
-def read_floor(text: str) -> Floor:
+def read_constraint(text: str) -> Constraint:
     """Return what `val/ap/window>=0.8` says.
 
     Raises:
@@ -215,4 +215,4 @@ def read_floor(text: str) -> Floor:
     match = re.fullmatch(r"\s*(.+?)\s*(>=|<=)\s*(\S+)\s*", text)
     if match is None or not abs(float(match[3])) < float("inf"):
         raise ValueError(text)
-    return Floor(match[1], match[2], float(match[3]))
+    return Constraint(match[1], match[2], float(match[3]))

@@ -77,7 +77,7 @@ def write_on(
 
 def attributes(trial: TrialRecord, goal: Goal) -> dict[str, Any]:
     """Return what Optuna's own tools show of a trial beside its values; some when it has ended."""
-    ending = "stopped" if trial.state == "stopped" and goal.double else None
+    ending = "stopped" if trial.state == "stopped" and goal.has_two else None
     seconds = trial.seconds if trial.state != "running" else None
     shown = {
         "best": trial.best,
@@ -90,7 +90,7 @@ def attributes(trial: TrialRecord, goal: Goal) -> dict[str, Any]:
 
 
 def constraints(trial: TrialRecord, goal: Goal, searching: bool) -> dict[str, float]:
-    """Return the floors of an ended trial as Optuna has them: kept at 0 and below.
+    """Return the constraints of an ended trial as Optuna has them: satisfied at 0 and below.
 
     TPE ranks what keeps them before what does not, and among the latter by what misses add up to.
     """
@@ -112,7 +112,7 @@ def optuna_state(trial: TrialRecord, goal: Goal, searching: bool) -> optuna.tria
     import optuna
 
     names = {"finished": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
-    if goal.double:
+    if goal.has_two:
         names["stopped"] = "COMPLETE"
     if searching and trial.diverged:
         names["failed"] = "PRUNED"

@@ -21,7 +21,7 @@ from study.manifest import (
 )
 from study.object_path import AnyPath, ObjectPath, as_path
 from study.objective import Goal
-from study.objective_flags import parse_goal
+from study.parse_objective import parse_goal
 from study.record import StudyRecord
 from study.resources import (
     Node,

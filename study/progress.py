@@ -95,9 +95,9 @@ class Progress:
         why = f"  {trial.reason}" if trial.reason else ""
         if goal.missed(trial):
             score += "(misses what is required)  "
-        best = self.record.front() if goal.double else self.record.ranking()[:1]
+        best = self.record.front() if goal.has_two else self.record.ranking()[:1]
         on_top = trial.number in [one.number for one in best] and not goal.missed(trial)
-        star = f"  * {'on the front' if goal.double else 'best'} so far" if on_top else ""
+        star = f"  * {'on the front' if goal.has_two else 'best'} so far" if on_top else ""
         return (
             f"trial {trial.number:>3}  {word:<13} {trial.epochs}/{epochs} epochs  {score}"
             f"{duration(trial.seconds)}  {settings_line(trial.values)}{why}{star}"
@@ -120,7 +120,7 @@ class Progress:
             values = show_values(self.record.goal, best[0])
             missed = ", misses what is required" if self.record.goal.missed(best[0]) else ""
             parts.append(f"best {values} (trial {best[0].number}{missed})")
-        if self.record.goal.double:
+        if self.record.goal.has_two:
             parts.append(f"{len(self.record.front())} on the front")
         outlook, budget = self.look_ahead(), self.asked.budget_left(self.record.manifest)
         if outlook is not None and (budget is None or outlook.seconds < budget):
@@ -162,10 +162,10 @@ def number(value: Value) -> str:
 
 
 def standings(record: StudyRecord, ranking: list[TrialRecord], top: int) -> str:
-    """Return the table of the best trials, or of the Pareto front, and whether floors are kept."""
+    """Return the table of the best trials or of the Pareto front, and what violates constraints."""
     goal, shown = record.goal, ranking[:top]
-    lines = [f"objective {goal}"] if goal.floors else []
-    if goal.double and (front := record.front()):
+    lines = [f"objective {goal}"] if goal.constraints else []
+    if goal.has_two and (front := record.front()):
         shown = front
         lines = [f"Pareto front of {goal}: {len(front)} of {len(ranking)} trials"]
     lines.append(trial_table(goal, shown, record.manifest["epochs"]))
@@ -176,7 +176,7 @@ def standings(record: StudyRecord, ranking: list[TrialRecord], top: int) -> str:
 def trial_table(goal: Goal, trials: list[TrialRecord], epochs: int) -> str:
     """Return trials as a table: state, metrics, epochs, time and hyperparameters.
 
-    A metric that misses its floor has an exclamation mark.
+    A metric that violates a constraint has an exclamation mark.
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
     rows = [
@@ -197,7 +197,7 @@ def trial_table(goal: Goal, trials: list[TrialRecord], epochs: int) -> str:
 
 def _scores(goal: Goal, trial: TrialRecord) -> list[str]:
     best = trial.best or {}
-    low = {floor.metric for floor in goal.floors if floor.miss(best.get(floor.metric)) > 0}
+    low = {c.metric for c in goal.constraints if c.miss(best.get(c.metric)) > 0}
     return [
         "-" if name not in best else f"{'! ' if name in low else ''}{show(best[name])}"
         for name in goal.metrics

@@ -312,7 +312,7 @@ class StudyRecord:
         """
         ended = [trial for trial in self._trials if trial.state != "running"]
         kept = {trial.number for trial in self.goal.ranking(ended)[:keep]}
-        if self.goal.double:
+        if self.goal.has_two:
             kept |= {trial.number for trial in self.goal.front(ended)}
         for number in {trial.number for trial in ended} - kept - self._dropped:
             self.run_folder(number).drop_weights()

@@ -149,7 +149,7 @@ def content(task: Task, record: StudyRecord, price: float | None) -> dict[str, A
         "manifest": {"data": {"dataset": manifest["dataset"]}, **manifest},
         "slices": [name for name in drawn if name.startswith("slice-")],
         "objectives": [objective.metric for objective in objectives],
-        "double": record.goal.double,
+        "has_two": record.goal.has_two,
         "matters": matters and "; ".join(matters.notes()),
         "why_not": why_not,
         "charts": drawn,

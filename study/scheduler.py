@@ -38,7 +38,7 @@ class RecordASHA(NotPickled, FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.stopped: set[int] = set()
-        rungs = FrontRungs if record.goal.double else Rungs
+        rungs = FrontRungs if record.goal.has_two else Rungs
         self._rungs = rungs(grace_period, record.manifest["epochs"], reduction_factor)
         for trial in record.trials():
             for row in trial.history:

@@ -62,7 +62,7 @@ def snapshot(
         "trials": counts(trials),
         "objective": str(record.goal),
         "best": _best(best[0], trials, record.goal) if best else None,
-        "front": len(record.front()) if record.goal.double else None,
+        "front": len(record.front()) if record.goal.has_two else None,
         "running": [
             {
                 "trial": trial.number,
@@ -102,7 +102,7 @@ def snapshot(
 def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict[str, Any]:
     """Return the best trial, and the best value after each epoch of the study in time.
 
-    `missed` is by how much it misses the study's floors, 0 if it keeps them.
+    `missed` is how far it is off the bounds of the study's constraints, 0 if it satisfies them.
     """
     choose = max if trial.mode == "max" else min
     rows = [row for t in trials if t.state != "failed" for row in t.history]

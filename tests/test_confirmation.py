@@ -27,7 +27,7 @@ from study.datasets.source import DataSource
 from study.errors import DamagedFile
 from study.files import read_document, write_document
 from study.interval import widened
-from study.objective import Floor, Goal, Objective
+from study.objective import Constraint, Goal, Objective
 from study.record import StudyRecord
 from study.run_options import RunOptions
 from study.tasks.fashion import TASK
@@ -225,13 +225,13 @@ def chosen(goal: Goal, trials: list[TrialRecord]) -> list[int]:
     return [one.number for one in candidates_of(goal, goal.ranking(trials))]
 
 
-def test_candidates_keep_the_floors_and_come_from_the_front() -> None:
+def test_candidates_keep_the_constraints_and_come_from_the_front() -> None:
     trials = [trial(n, 0.5 + n / 10, num_params=100.0 * (n + 1)) for n in range(5)]
     accuracy, size = Objective("val/accuracy", "max"), Objective("num_params", "min")
     assert chosen(Goal((accuracy,)), trials) == [2, 3, 4]
-    few = Floor("num_params", "<=", 250.0)
+    few = Constraint("num_params", "<=", 250.0)
     assert chosen(Goal((accuracy,), (few,)), trials) == [0, 1]
-    none = Floor("num_params", "<=", 50.0)  # the nearest
+    none = Constraint("num_params", "<=", 50.0)  # the nearest
     assert chosen(Goal((accuracy,), (none,)), trials) == [0, 1, 2]
     dominated = trial(5, 0.89, num_params=600.0)  # second by accuracy, but on no front
     assert chosen(Goal((accuracy,)), [*trials, dominated]) == [3, 4, 5]

@@ -1,4 +1,4 @@
-"""Objectives and floors: names, derived metrics by hand, ranking, and what Optuna is told."""
+"""Objectives and constraints: names, derived metrics by hand, ranking, and what Optuna is told."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from study.errors import InputError
 from study.evaluation import evaluate
 from study.loop import fit
 from study.objective import (
-    Floor,
+    Constraint,
     Goal,
     Objective,
     dominates,
     front,
-    read_floor,
+    read_constraint,
 )
-from study.objective_flags import known_metrics, parse_goal
 from study.optuna_trials import frozen
+from study.parse_objective import known_metrics, parse_goal
 from study.record import StudyRecord
 from study.task import build_config, load_task, task_names
 from study.warm_start import warm_start
 
 FACADE, FASHION = load_task("facade"), load_task("fashion")
 TWO = parse_goal(FACADE, "mean_ap,num_params", []).describe()
-FLOORED = parse_goal(FACADE, None, ["ap/window>=0.8"]).describe()
+CONSTRAINED = parse_goal(FACADE, None, ["ap/window>=0.8"]).describe()
 
 
 def put(record: StudyRecord, state: Any, *rows: tuple[float, ...], diverged: bool = False) -> int:
@@ -123,18 +123,22 @@ def test_wrong_names(objective: str | None, require: list[str], message: str) ->
     assert message in str(raised.value)
 
 
-def test_floors_by_hand() -> None:
-    floor, cap = Floor("val/ap/window", ">=", 0.8), Floor("num_params", "<=", 1000.0)
-    assert floor.miss(0.6) == pytest.approx(0.25) and floor.miss(0.8) == 0 and floor.miss(0.9) < 0
+def test_constraints_by_hand() -> None:
+    constraint, cap = Constraint("val/ap/window", ">=", 0.8), Constraint("num_params", "<=", 1000.0)
+    assert (
+        constraint.miss(0.6) == pytest.approx(0.25)
+        and constraint.miss(0.8) == 0
+        and constraint.miss(0.9) < 0
+    )
     assert cap.miss(1500.0) == 0.5 and cap.miss(10.0) < 0 < cap.miss(None)
-    assert Floor("val/loss", "<=", 0.0).miss(0.3) == 0.3
+    assert Constraint("val/loss", "<=", 0.0).miss(0.3) == 0.3
     goal = parse_goal(FACADE, None, ["num_params<=1e3", " ap/window >= .8 ", "ap/window>=0.8"])
-    assert goal.floors == (cap, floor)
+    assert goal.constraints == (cap, constraint)
     assert Goal.of(json.loads(json.dumps(goal.describe()))) == goal
 
 
-def test_what_misses_a_floor_ranks_last_and_the_nearest_is_named(tmp_path: Path) -> None:
-    record = open_record(tmp_path / "s", **FLOORED)
+def test_what_misses_a_constraint_ranks_last_and_the_nearest_is_named(tmp_path: Path) -> None:
+    record = open_record(tmp_path / "s", **CONSTRAINED)
     put(record, "finished", (0.9, 1, 0.5))
     put(record, "stopped", (0.8, 1, 0.75))
     put(record, "finished", (0.1, 1, 0.9), (0.7, 1, 0.79))  # at its best epoch it misses
@@ -153,7 +157,7 @@ def test_two_objectives_rank_the_front_first_and_keep_its_weights(tmp_path: Path
     put(record, "finished", (0.8, 300, 0.9))
     put(record, "stopped", (0.6, 200, 0.9))
     put(record, "finished", (0.7, 300, 0.9))  # trial 1 is better and as small
-    put(record, "finished", (0.9, 10, 0.1))  # misses the floor
+    put(record, "finished", (0.9, 10, 0.1))  # misses the constraint
     put(record, "failed", (0.99, 1, 0.9))
     put(record, "running", (0.4, 50, 0.9))
     assert numbers(record.front()) == [1, 2, 0, 6]
@@ -192,11 +196,11 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
     assert not StudyRecord.read(tmp_path / "s").mended
 
 
-@pytest.mark.parametrize("goal", [MANIFEST, FLOORED, TWO])
+@pytest.mark.parametrize("goal", [MANIFEST, CONSTRAINED, TWO])
 def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
     tmp_path: Path, goal: dict[str, Any]
 ) -> None:
-    goal = {key: value for key, value in goal.items() if key in (*TWO, *FLOORED)}
+    goal = {key: value for key, value in goal.items() if key in (*TWO, *CONSTRAINED)}
     drawn = []
     for restarts in (False, True):
         record = open_record(tmp_path / f"{restarts}", **goal)
@@ -225,7 +229,7 @@ def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
 def test_the_objective_is_part_of_a_study_s_identity(tmp_path: Path) -> None:
     closed(open_record(tmp_path / "s", **TWO))
     closed(open_record(tmp_path / "s", **TWO))
-    for other in ({}, FLOORED, {**TWO, "require": ["val/ap/window>=0.8"]}):
+    for other in ({}, CONSTRAINED, {**TWO, "require": ["val/ap/window>=0.8"]}):
         with pytest.raises(InputError, match="'s' in .* has another (objectives|require): "):
             open_record(tmp_path / "s", **other)
     closed(open_record(tmp_path / "t"))
@@ -248,9 +252,9 @@ def test_an_earlier_study_with_two_objectives_tells_both(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("bound", [0.8, 1048576.0, 1000001.0, 1e-9, -0.1, 1e20])
-def test_a_floor_is_read_as_it_was_written(bound: float) -> None:
-    floor = Floor("num_params", "<=", bound)
-    assert read_floor(str(floor)) == floor
+def test_a_constraint_is_read_as_it_was_written(bound: float) -> None:
+    constraint = Constraint("num_params", "<=", bound)
+    assert read_constraint(str(constraint)) == constraint
 
 
 def brute_force(points: list[tuple[float, ...]]) -> list[int]:

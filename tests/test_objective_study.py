@@ -1,4 +1,4 @@
-"""A real study with two objectives and a floor: run, continued, shown, exported."""
+"""A real study with two objectives and a constraint: run, continued, shown, exported."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
 
 def test_the_study_went_on_and_both_objectives_are_recorded(home: Path) -> None:
     record = StudyRecord.read(home / "studies" / "fashion")
-    assert len(record.trials()) == 6 and record.goal.double and record.goal.floors
+    assert len(record.trials()) == 6 and record.goal.has_two and record.goal.constraints
     for trial in record.trials():
         assert trial.metrics["num_params"] > 0 and trial.metrics["val/min_accuracy"] < 0.999
         assert trial.metrics["val/min_accuracy"] == min(
