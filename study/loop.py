@@ -27,8 +27,7 @@ from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import Diverged, InputError, TrialError
 from study.evaluation import Progress, evaluate
 from study.objective import Goal
-from study.optimizer import build_optimizer
-from study.schedule import scheduled
+from study.optimizer import build_optimizer, scheduled
 from study.setting import TrainConfig, check_sync
 from study.task import Meter, Task
 
