@@ -230,8 +230,8 @@ def _trial_as_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "trial": trial.number,
         "run_id": record.run_folder(trial.number).run_id,
-        "value": trial.value,
-        "epoch": trial.epoch,
+        "value": trial.best_value,
+        "epoch": trial.best_epoch,
         "params": record.params(trial),
         "metrics": trial.metrics,
     }
@@ -257,7 +257,7 @@ def show(task: Task, record: StudyRecord, ranking: list[TrialRecord], top: int) 
         [
             *lines,
             standings(record, ranking, top),
-            f"\ntrial {winner.number}, validation{pixels}, epoch {winner.epoch}, MLflow run "
+            f"\ntrial {winner.number}, validation{pixels}, epoch {winner.best_epoch}, MLflow run "
             f"{record.run_folder(winner.number).run_id}:",
             per_class_table(task, winner.metrics),
         ]

@@ -29,7 +29,9 @@ def history(record: StudyRecord) -> Chart:
     """Draw the value of each trial, and the best one so far."""
     trials, metric = record.trials(), record.manifest["metric"]
     choose = max if record.manifest["mode"] == "max" else min
-    known = [(trial.number, trial.value) for trial in scored(record) if trial.value is not None]
+    known = [
+        (trial.number, trial.best_value) for trial in scored(record) if trial.best_value is not None
+    ]
     lowest = min((value for _, value in known), default=0.0)
     data: list[Chart] = [
         {
@@ -40,7 +42,7 @@ def history(record: StudyRecord) -> Chart:
         }
     ]
     for state in STATES:
-        chosen = [t for t in trials if t.state == state and (t.value is not None or t.reason)]
+        chosen = [t for t in trials if t.state == state and (t.best_value is not None or t.reason)]
         if not chosen:
             continue
         failed = state == "failed"  # they lie at the lower edge
@@ -48,7 +50,7 @@ def history(record: StudyRecord) -> Chart:
             {
                 **{"type": "scatter", "mode": "markers", "name": WORDS[state]},
                 "x": [trial.number for trial in chosen],
-                "y": [lowest if failed else trial.value for trial in chosen],
+                "y": [lowest if failed else trial.best_value for trial in chosen],
                 "marker": marker(state),
                 "text": [about(record, trial) for trial in chosen],
                 "hovertemplate": "%{text}<extra></extra>",
@@ -189,7 +191,7 @@ def _time(seconds: float) -> str:
 
 def scored(record: StudyRecord) -> list[TrialRecord]:
     """Return the trials that have a value and did not fail, by number."""
-    return [t for t in record.trials() if t.value is not None and t.state != "failed"]
+    return [t for t in record.trials() if t.best_value is not None and t.state != "failed"]
 
 
 def marker(state: str) -> Chart:

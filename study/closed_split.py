@@ -68,10 +68,11 @@ def load_trained(
     """
     folder = record.run_folder(trial.number)
     state = folder.load_or_repair_weights(trial.metric, trial.mode)
-    if len(state["history"]) != trial.epoch:
+    if len(state["history"]) != trial.best_epoch:
         raise TrialError(
-            f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not {trial.epoch}; if "
-            "the trial still runs try again later, else repeat it: python -m study.train "
+            f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not "
+            f"{trial.best_epoch}; if the trial still runs try again later, else repeat it: "
+            "python -m study.train "
             f"{task.name} --like {folder.run_id}"
         )
     config = build_config(task.config_class, state["config"])

@@ -85,7 +85,7 @@ class Confirmed:
         }
         return {
             "trial": self.trial.number,
-            "search": self.trial.value,
+            "search": self.trial.best_value,
             **scores,
             "gap": self.mean("test") - self.mean("val"),
             "failed": self.failed,
@@ -165,7 +165,7 @@ class Confirmation:
             },
             "training": self.best_training(one).number,
             **{split: one.as_json()[split] for split in ("val", "test")},
-            "search": one.trial.value,
+            "search": one.trial.best_value,
             "metric": self.record.manifest["metric"],
         }
 
@@ -175,7 +175,7 @@ class Confirmation:
         rows = [
             [
                 str(one.trial.number),
-                f"{one.trial.value:.4f}",
+                f"{one.trial.best_value:.4f}",
                 shown(one.mean("val"), one.interval("val")),
                 shown(one.mean("test"), one.interval("test")),
                 f"{one.mean('test') - one.mean('val'):+.4f}",

@@ -167,7 +167,7 @@ def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
     data = task.name if dataset == "real" else f"{task.name}, SAMPLE data (not real)"
     size = record.params(trial).get("image_size")
     pixels = f", {size}x{size} pixels" if size else ""
-    return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.epoch} of {epochs}"
+    return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.best_epoch} of {epochs}"
 
 
 def main() -> None:

@@ -179,7 +179,7 @@ def _write_texts(
         "forced": test.get("forced", False),
         "state": trial.state,
         "epochs_trained": trial.epochs,
-        "search_metrics": {"epoch": trial.epoch, **trial.metrics},
+        "search_metrics": {"epoch": trial.best_epoch, **trial.metrics},
         "study": record.manifest["study"],
         "dataset": record.manifest["dataset"],
         "trial": confirmed["trial"] if confirmed else trial.number,

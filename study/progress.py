@@ -90,7 +90,7 @@ class Progress:
         """Return the line of an ended trial."""
         epochs = self.record.manifest["epochs"]
         goal = self.record.goal
-        score = "" if trial.value is None else f"{show_values(goal, trial)}  "
+        score = "" if trial.best_value is None else f"{show_values(goal, trial)}  "
         word = {"stopped": "stopped early", "failed": "FAILED"}.get(trial.state, trial.state)
         why = f"  {trial.reason}" if trial.reason else ""
         if goal.missed(trial):
@@ -184,7 +184,7 @@ def trial_table(goal: Goal, trials: list[TrialRecord], epochs: int) -> str:
             str(trial.number),
             trial.state,
             *(_scores(goal, trial)),
-            f"{trial.epoch or '-'}",
+            f"{trial.best_epoch or '-'}",
             f"{trial.epochs}/{epochs}",
             duration(trial.seconds),
             *(number(trial.values[name]) if name in trial.values else "" for name in names),

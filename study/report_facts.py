@@ -45,18 +45,18 @@ def headline(
     asked = f" of {rule.num_samples}" if rule and not rule.unlimited else ""
     states = ", ".join(f"{n} {state}" for state, n in count.items() if n)
     rows: list[tuple[str, str, str]] = []
-    if ranking and ranking[0].value is not None:
+    if ranking and ranking[0].best_value is not None:
         best = ranking[0]
-        note = f"trial {best.number}, epoch {best.epoch}; {measured(record)}. Best of "
+        note = f"trial {best.number}, epoch {best.best_epoch}; {measured(record)}. Best of "
         note += f"{len(ranking)} on the same images, so optimistic"
         if missed := record.goal.shortfall(ranking):
             note += f". {missed}"
-        rows.append((f"best {record.manifest['metric']}", show(best.value or 0.0), note))
+        rows.append((f"best {record.manifest['metric']}", show(best.best_value or 0.0), note))
         base = record.trials()[0]
-        if base.number == 0 and base.value is not None and base is not best:
+        if base.number == 0 and base.best_value is not None and base is not best:
             note = f"trial 0, {base.epochs} of {record.manifest['epochs']} epochs"
-            note += f"; the best is {(best.value or 0.0) - base.value:+.4f}"
-            rows.append(("baseline", show(base.value), note))
+            note += f"; the best is {(best.best_value or 0.0) - base.best_value:+.4f}"
+            rows.append(("baseline", show(base.best_value), note))
     if confirmation is not None:
         one = confirmation.winner
         note = f"test, mean of {len(one.tests)} trainings of trial {one.trial.number} on other "
@@ -150,10 +150,10 @@ def hints(task: Task, record: StudyRecord, confirmation: Confirmation | None) ->
     ]
     if best.number == 0 and len(ranking) > 1:
         found.append("The baseline is still the best: the search has found nothing better yet.")
-    if best.epoch == record.manifest["epochs"]:
+    if best.best_epoch == record.manifest["epochs"]:
         found.append(
-            f"The best epoch of the best trial is its last, {best.epoch}: more --epochs may give "
-            "more (a study of its own, since trials would not compare)."
+            f"The best epoch of the best trial is its last, {best.best_epoch}: more --epochs may "
+            "give more (a study of its own, since trials would not compare)."
         )
     ended = sum(count[state] for state in ("finished", "stopped", "failed"))
     if count["failed"] > 0.2 * ended:
@@ -246,7 +246,7 @@ def _row(
         "number": trial.number,
         "state": trial.state,
         "scores": [show(best[m]) if m in best else "" for m in record.goal.metrics],
-        "epoch": trial.epoch or "",
+        "epoch": trial.best_epoch or "",
         "epochs": f"{trial.epochs}/{record.manifest['epochs']}",
         "time": duration(ledger.work[trial.number]),
         "money": _money(ledger, ledger.work[trial.number]),

@@ -68,7 +68,7 @@ def snapshot(
                 "trial": trial.number,
                 "epoch": trial.epochs,
                 "epochs": manifest["epochs"],
-                "value": trial.value,
+                "value": trial.best_value,
                 "curve": list(trial.curve.values()),
                 "next_rung": next((rung for rung in rungs if rung > trial.epochs), None),
                 "last_report": max(0.0, now - _last_report(trial)),
@@ -108,7 +108,7 @@ def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict
     rows = [row for t in trials if t.state != "failed" for row in t.history]
     rows.sort(key=lambda row: row.get("ended", 0.0))
     so_far = list(accumulate((row[trial.metric] for row in rows), choose))
-    found = {"trial": trial.number, "value": trial.value, "epoch": trial.epoch}
+    found = {"trial": trial.number, "value": trial.best_value, "epoch": trial.best_epoch}
     found["missed"] = goal.missed(trial)
     return {**found, "so_far": so_far}
 

@@ -23,8 +23,8 @@ def parallel(record: StudyRecord) -> Chart:
     """Draw each trial as a line over its hyperparameters, coloured by its place among all."""
     parameters, trials = record.space.parameters, scored(record)
     sign = 1 if record.manifest["mode"] == "max" else -1
-    order = sorted(trials, key=lambda trial: sign * (trial.value or 0.0))
-    values = [trial.value for trial in trials if trial.value is not None]
+    order = sorted(trials, key=lambda trial: sign * (trial.best_value or 0.0))
+    values = [trial.best_value for trial in trials if trial.best_value is not None]
     last = len(parameters)
     data = []
     for name, shade, chosen in _shaded(order):
@@ -32,14 +32,14 @@ def parallel(record: StudyRecord) -> Chart:
         y: list[float | None] = []
         texts: list[str] = []
         for trial in chosen:
-            assert trial.value is not None
+            assert trial.best_value is not None
             places = [_place(p, trial.values.get(p.name)) for p in parameters]
             span = max(values) - min(values)
-            score = (trial.value - min(values)) / span if span else 0.5
+            score = (trial.best_value - min(values)) / span if span else 0.5
             x += [*range(last + 1), None]
             y += [*places, score, None]
             shown = [f"{p.name} {number(trial.values.get(p.name, '-'))}" for p in parameters]
-            shown += [f"{record.manifest['metric']} {trial.value:.4f}", ""]
+            shown += [f"{record.manifest['metric']} {trial.best_value:.4f}", ""]
             texts += [f"trial {trial.number}: {escape(text, quote=False)}" for text in shown]
         data.append(
             {
@@ -129,7 +129,7 @@ def _points(trials: Sequence[TrialRecord], name: str, shape: Chart) -> Chart:
     return {
         **{"type": "scatter", "mode": "markers", "marker": shape},
         "x": [x if isinstance(x := t.values[name], float) else number(x) for t in trials],
-        "y": [trial.value for trial in trials],
+        "y": [trial.best_value for trial in trials],
         "text": [
             f"trial {t.number}, {name} {escape(number(t.values[name]), quote=False)}"
             for t in trials

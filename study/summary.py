@@ -54,7 +54,8 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
             *lines,
             standings(record, ranking, 5),
             f"\n{word}: trial {best.number}, {show_values(goal, best)} "
-            f"at epoch {best.epoch} ({measured}, chosen as the best of {len(ranking)}: optimistic)",
+            f"at epoch {best.best_epoch} ({measured}, chosen as the best of {len(ranking)}: "
+            "optimistic)",
             per_class_table(study.task, best.metrics),
             "\nnext:",
             f"  {show} --confirm 3   # the best again, with other seeds: a score to believe",

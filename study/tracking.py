@@ -162,10 +162,10 @@ class StudyTracker:
                 client.set_tag(run.run_id, "study.resumable", "true")
                 client.set_terminated(run.run_id, "KILLED")
         found = best if store.searches and status == "FINISHED" else None
-        if found is not None and found.value is not None:
+        if found is not None and found.best_value is not None:
             key = best_metric(self.record)
-            if client.get_run(parent).data.metrics.get(key) != found.value:
-                client.log_metric(parent, key, found.value, step=found.number)
+            if client.get_run(parent).data.metrics.get(key) != found.best_value:
+                client.log_metric(parent, key, found.best_value, step=found.number)
                 client.set_tag(parent, "study.best_trial", str(found.number))
         if self._watch is not None:
             self._watch.flush()
@@ -240,7 +240,7 @@ class StudyTracker:
 
     def _has_figures(self, trial: TrialRecord) -> bool:
         """Return whether a trial's figures are there; else it is touched again when they are."""
-        if trial.epoch is None:
+        if trial.best_epoch is None:
             return True
         folder = self.record.run_folder(trial.number)
         note = figure_note(self.task, self.record, trial)

@@ -131,7 +131,7 @@ def _trial_rows(
         link = f"[{text}]({place})" if run_id else text
         scores = [show(best[metric]) if metric in best else "" for metric in metrics]
         values = [number(trial.values[n]) if n in trial.values else "" for n in names]
-        rows.append(_cells([link, *scores, str(trial.epoch), *values]))
+        rows.append(_cells([link, *scores, str(trial.best_epoch), *values]))
     return rows
 
 
@@ -161,7 +161,7 @@ def trial_note(record: StudyRecord, trial: TrialRecord) -> str:
     lines = [how]
     if trial.best:
         scores = [f"{m} {show(trial.best[m])}" for m in record.goal.metrics if m in trial.best]
-        lines.append(f"Best epoch {trial.epoch}: {', '.join(scores)}.")
+        lines.append(f"Best epoch {trial.best_epoch}: {', '.join(scores)}.")
     lines += [f"Tried again in epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
     settings = ", ".join(f"{key} {number(value)}" for key, value in trial.values.items())
     return "\n\n".join([*lines, f"Settings: {settings}"])

@@ -154,12 +154,12 @@ class StudyRuns:
         if trial.failures:
             texts = [f"epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
             tags["study.retries"] = "; ".join(texts)
-        if trial.epoch is not None:
-            tags |= {"study.best_epoch": str(trial.epoch), **class_tags(self.task, trial)}
+        if trial.best_epoch is not None:
+            tags |= {"study.best_epoch": str(trial.best_epoch), **class_tags(self.task, trial)}
         metrics = []
-        if trial.value is not None and trial.epoch is not None and self.searches:
+        if trial.best_value is not None and trial.best_epoch is not None and self.searches:
             at = int(1000 * trial.history[-1].get("ended", 0))
-            metrics = [Metric(best_metric(self.record), trial.value, at, trial.epoch)]
+            metrics = [Metric(best_metric(self.record), trial.best_value, at, trial.best_epoch)]
         given = [RunTag(name, tags[name][:5000]) for name in tags]
         self.client.log_batch(run.run_id, metrics=metrics, tags=given)
         upload_folder(self.client, run.run_id, self.record.run_folder(trial.number))

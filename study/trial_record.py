@@ -69,12 +69,12 @@ class TrialRecord:
         return best_row(self.history, self.metric, self.mode) if self.history else None
 
     @property
-    def value(self) -> float | None:
+    def best_value(self) -> float | None:
         """The metric at the best epoch; None before the first."""
         return self.best[self.metric] if self.best else None
 
     @property
-    def epoch(self) -> int | None:
+    def best_epoch(self) -> int | None:
         """The best epoch; None before the first."""
         return int(self.best["epoch"]) if self.best else None
 

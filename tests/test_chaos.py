@@ -146,7 +146,7 @@ def test_a_killed_study_finds_what_an_uninterrupted_one_finds(tmp_path: Path) ->
             killed.curve,
         )
     best = [StudyRecord.read(home / "studies" / "fashion").ranking()[0] for home in homes]
-    assert (best[0].number, best[0].value) == (best[1].number, best[1].value)
+    assert (best[0].number, best[0].best_value) == (best[1].number, best[1].best_value)
 
 
 @long_only

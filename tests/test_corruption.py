@@ -169,7 +169,7 @@ def go_on(path: Path, sample: DataSource, monkeypatch: Any) -> tuple[StudyRecord
 
 
 def timeless(record: StudyRecord) -> list[Any]:
-    return [(t.state, t.values, t.curve, t.value) for t in record.trials()]
+    return [(t.state, t.values, t.curve, t.best_value) for t in record.trials()]
 
 
 def test_a_study_that_was_cut_off(

@@ -29,7 +29,9 @@ def test_the_example_is_the_file_and_a_study_of_it_runs(tmp_path: Path) -> None:
     done = run_module("tune", *command, *flags, cwd=tmp_path, env=plugin(tmp_path))
     assert done.returncode == 0, done.stderr[-4000:]
     best = StudyRecord.read(tmp_path / "studies" / "stripes").ranking()[0]
-    assert best.value is not None and best.value > 0.5, "of four classes chance finds a quarter"
+    assert best.best_value is not None and best.best_value > 0.5, (
+        "of four classes chance finds a quarter"
+    )
     assert (tmp_path / "studies" / "stripes" / "report.html").exists()
 
 

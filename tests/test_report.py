@@ -106,7 +106,7 @@ def test_the_page_of_a_real_study(finished: Finished) -> None:
     text = (finished.home / "studies" / "fashion" / "report.html").read_text()
     record = StudyRecord.read(finished.home / "studies" / "fashion")
     assert "Sample data" in text and len(text) < 5_000_000
-    assert f"<b>{record.ranking()[0].value:.4f}</b>" in text
+    assert f"<b>{record.ranking()[0].best_value:.4f}</b>" in text
     assert "the training loss is not finite" in text and "python -m study.tune fashion" in text
     assert text.count('<img src="data:image/webp') >= 4  # figures of the best trial
     links = re.findall(r'(?:src|href)="([^"]*)"', text)

@@ -44,7 +44,7 @@ def test_the_study_s_description_has_its_table_and_links_that_lead_somewhere(
     best = StudyRecord.read(finished.home / "studies" / "fashion").ranking()[0]
     assert note.startswith("**Sample data, drawn by the program")
     (row,) = (line for line in note.splitlines() if f"[trial {best.number}]" in line)
-    assert f"| {best.value:.4f} |" in row
+    assert f"| {best.best_value:.4f} |" in row
     assert "| Shirt | " in note and "python -m study.best fashion --export" in note
     ids = re.findall(r"\(#/experiments/(\d+)/runs/(\w+)", note)
     assert len(ids) >= 3
