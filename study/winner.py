@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from study import export, export_folder, tracking_registry, tracking_results, tracking_store
+from study import export_folder, tracking_registry, tracking_results, tracking_store
 from study.closed_split import load_trained, prepare, test_once
 from study.confirmed import Confirmation
 from study.datasets.source import DataSource
 from study.errors import InputError, StorageError
+from study.export import Draft
 from study.hold import driver_of
 from study.manifest import refuse_other_data
 from study.record import StudyRecord
@@ -119,17 +120,20 @@ def _export(
         tracking_registry.check(uri, args.register or winner.searched.path.name)
     again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
     print(f"testing trial {winner.number} and exporting it{again}", file=sys.stderr)
-    with export_folder.draft_of(target) as draft:
+    with export_folder.draft_of(target) as folder_of_draft:
         try:
             ready = prepare(task, source, record, training)
-            model = export.write_model(ready, source, draft)
+            draft = Draft(
+                ready=ready, goal=goal, confirmed=winner.confirmed, folder=folder_of_draft
+            )
+            model = draft.write_model(source)
             if ready.validation is not None:  # it was not tested before
-                export.rehearse(ready, model, draft, goal, winner.confirmed)
+                draft.rehearse(model)
             test = test_once(ready, "export", forced=args.force)
-            export.write_results(ready, model, test, draft, goal, winner.confirmed)
+            draft.write_results(model, test)
         except OSError as error:
-            raise StorageError(f"cannot write the export {draft} ({error}).") from error
-        export_folder.publish(draft, target)
+            raise StorageError(f"cannot write the export {folder_of_draft} ({error}).") from error
+        export_folder.publish(folder_of_draft, target)
     scores = result_of(task, record.manifest["metric"], test)
     trouble = tracking_results.record_handover(uri, run_id, scores, tags_of(test), target)
     place = folder.expanduser().absolute()
