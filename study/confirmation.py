@@ -105,9 +105,9 @@ def confirm(
     if left:  # those that were cut off go on first, in their order
         options = dataclasses.replace(plan.options, num_samples=ended + left)
         plan = dataclasses.replace(plan, options=options)
-    from study import tune
+    from study import run
 
-    code = tune.run(plan, plan.manifest(), command, conclude=None)
+    code = run.run(plan, plan.manifest(), command, conclude=None)
     record = StudyRecord.read(plan.folder)
     trainings = record.trials()[: len(chosen) * seeds]
     if _progress(plan, seeds)[1]:

@@ -419,7 +419,7 @@ def test_one_that_was_cut_off_among_those_asked_for_goes_on_first(
 
     for file in folder.glob("*.pt"):
         file.unlink()
-    monkeypatch.setattr("study.tune.run", run)
+    monkeypatch.setattr("study.run.run", run)
     assert confirm("--confirm", 2) == 0
     assert asked == [4]  # three of the first four have ended; the fifth and sixth wait
     assert sorted(test["trial"] for test in read_tests(cut_off.path)) == [0, 1, 2, 3]

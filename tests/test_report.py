@@ -226,7 +226,7 @@ def test_a_reason_is_no_markup(tmp_path: Path) -> None:
 def test_what_a_study_spent(tmp_path: Path, trials: list[TrialRecord]) -> None:
     record = study(tmp_path / "s", trials)
     asked = rule_of(record.manifest)
-    assert asked is not None and asked.rule is not None
+    assert asked is not None and asked.asha is not None
     ledger = Ledger.of(record, asked, price=36.0)
     assert ledger.work == {0: 90, 1: 30, 2: 90, 3: 10, 4: 0} and ledger.epochs == 22
     assert ledger.full == 3 * 9 + 1 and ledger.saved == 60  # six epochs of trial 1
