@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import plugin, run_module
 
+from study.command import COMMANDS
 from study.record import StudyRecord
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,8 @@ def test_messages_to_be_troubled_by_are_in_the_package() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_take_the_flags_that_are_shown(page: Path, tmp_path: Path) -> None:
-    lines = re.findall(r"python -m study\.(\w+)([^`\n|]*)", page.read_text())
+    commands = rf"(?:python -m study\.|\bstudy )({'|'.join(COMMANDS)})\b([^`\n|]*)"
+    lines = re.findall(commands, page.read_text())
     shown: dict[str, set[str]] = {}
     for command, words in lines:
         flags = re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"#.*", "", words))
