@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 from study.command import (
+    add_machine_flags,
     add_studies_flag,
     add_study_name,
     add_tracking_flag,
@@ -32,7 +33,6 @@ from study.parse_objective import parse_constraints
 from study.progress import standings
 from study.record import StudyRecord
 from study.redaction import command_line
-from study.resources import add_machine_flags
 from study.run_options import RunOptions
 from study.tables import per_class_table
 from study.task import Task, load_task

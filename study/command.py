@@ -16,6 +16,7 @@ import ast
 import errno
 import importlib
 import logging
+import math
 import os
 import re
 import sys
@@ -206,6 +207,59 @@ def add_tracking_flag(parser: argparse.ArgumentParser) -> None:
         type=without_password,
         help="MLflow store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)",
     )
+
+
+def add_resource_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what a study runs on, and how many trials."""
+    parser.add_argument(
+        "--num-samples",
+        metavar="N",
+        type=_num_samples,
+        default=10,
+        help="run until the study has "
+        "N ended trials; inf: until --time-budget or Ctrl-C ends it (default: %(default)s)",
+    )
+    add_machine_flags(parser)
+
+
+def add_machine_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say what trials run on."""
+    add = parser.add_argument
+    add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
+    add(
+        "--workers-per-trial",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes that train one trial together (default: %(default)s)",
+    )
+    add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
+    add(
+        "--gpus-per-worker",
+        metavar="N",
+        type=float,
+        help="GPUs of each, a fraction to share one (default: 1 if there are any)",
+    )
+    add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
+    add(
+        "--wait",
+        metavar="N",
+        type=int,
+        help="with --address: wait until the cluster has N nodes, "
+        "asking one that grows by itself for them",
+    )
+
+
+def _num_samples(text: str) -> float:
+    """Return a whole number of trials, or infinity."""
+    if text.strip().lower() in ("inf", "none"):
+        return math.inf
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number; for no limit give inf"
+        ) from None
 
 
 def add_config_flags(parser: argparse.ArgumentParser, config_class: type[TrainConfig]) -> None:

@@ -24,7 +24,7 @@ from study.object_path import AnyPath
 from study.objective import Goal
 from study.plan import StudyPlan
 from study.record import StudyRecord
-from study.resources import Node, check_resource_flags, local_cpus, local_gpus
+from study.resources import this_machine
 from study.run_options import RunOptions
 from study.task import Task, load_task, prepare
 from study.tested import result_of, tags_of
@@ -156,7 +156,7 @@ def _plan(
         scheduler="none",
         keep_weights=sys.maxsize,  # a later command may ask for fewer seeds
     )
-    check_resource_flags(options)
+    options.check()
     identity = prepare(task, source)
     refuse_other_data(manifest, identity, source.data_dir)
     plan = ConfirmPlan(
@@ -175,7 +175,7 @@ def _plan(
     )
     if options.address is not None:
         return plan
-    planned = plan.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
+    planned = plan.with_resources([this_machine()])
     assert isinstance(planned, ConfirmPlan)
     return planned
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from study.environment import is_writable
 from study.errors import InputError
+from study.nodes import wait_for_nodes
 from study.plan import StudyPlan
-from study.ray_session import forget_other_rays, set_ray_options, shut_down_ray, start_ray
+from study.ray_session import forget_other_rays, join_ray, shut_down_ray, start_ray
 from study.stopping import Stopping
+from study.survey import check_nodes
 
 
 def reach_tracking_and_start_ray(study: StudyPlan) -> str:
@@ -74,16 +76,15 @@ def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
         InputError: There is no such cluster, or something on it is not as it must be.
         StudyStopped: While waiting.
     """
-    from study import cluster, tracking_store
+    from study import tracking_store
 
     assert study.options.address is not None
-    set_ray_options()
-    cluster.connect(study.options.address)
+    join_ray(study.options.address)
     stopping.catch_signals()  # Ray has set its own for SIGTERM
     with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
-        nodes = cluster.nodes_for(study.options, stopping.check)
+        nodes = wait_for_nodes(study.options, stopping.check)
         study = study.with_resources(nodes)
-        cluster.check(study.folder.parent, study.task.name, study.source, nodes, stopping.check)
+        check_nodes(study.folder.parent, study.task.name, study.source, nodes, stopping.check)
     if not study.folder.exists():
         tracking_store.check(uri)
     return study

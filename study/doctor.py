@@ -15,38 +15,30 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from typing import Any
 
-from study import cluster
 from study.command import (
     add_data_flags,
+    add_resource_flags,
     add_studies_flag,
     add_tracking_flag,
     command_parser,
     run_command,
 )
 from study.datasets.source import DataSource
-from study.errors import InputError, StartError
+from study.errors import InputError
 from study.node_check import NodeReport
+from study.nodes import wait_for_nodes
 from study.object_path import as_path
-from study.resources import (
-    Node,
-    Resources,
-    add_resource_flags,
-    check_resource_flags,
-    local_cpus,
-    local_gpus,
-    plan_for,
-)
+from study.ray_session import join_ray, try_ray
+from study.resources import allocate, this_machine
 from study.run_options import ResourceOptions
+from study.survey import Survey, survey
 from study.tables import table
 from study.task import load_task
-
-WORKER_SECONDS = 30.0  # for a worker of Ray to start, on a busy machine
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     task = load_task(args.task).name if args.task else None
     wanted = ResourceOptions.of(vars(args))
-    check_resource_flags(wanted)
+    wanted.check()
     source = DataSource.find(args.dataset, args.data_dir)
     studies = as_path(args.studies_dir)
     nodes = None
@@ -75,25 +67,24 @@ def main(argv: list[str] | None = None) -> int:
         tracking = pool.submit(_tracking_problem, args.tracking_uri)
         with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
             if args.address is not None:
-                cluster.connect(args.address)
-                nodes = cluster.nodes_for(wanted)
-            survey = cluster.survey(studies, task, source, nodes)
-            problems = list(survey.problems)
+                join_ray(args.address)
+                nodes = wait_for_nodes(wanted)
+            found = survey(studies, task, source, nodes)
+            problems = list(found.problems)
             resources = None
             try:
-                here = [Node(cpus=local_cpus(), gpus=local_gpus())]
-                resources = plan_for(wanted, nodes or here)
+                resources = allocate(nodes or [this_machine()], wanted)
             except InputError as error:
                 problems.append(("", str(error)))
-            if nodes is None and (problem := _ray_problem(resources)) is not None:
+            if nodes is None and (problem := try_ray(resources)) is not None:
                 problems.append(("", problem))
         if (problem := tracking.result()) is not None:
             problems.append(("", problem))
     fits = resources.describe() if resources else None
     if args.json:
-        print(json.dumps(as_json(survey, problems, fits), indent=1))
+        print(json.dumps(as_json(found, problems, fits), indent=1))
     else:
-        print(show(survey, problems, fits))
+        print(show(found, problems, fits))
     return 1 if problems else 0
 
 
@@ -107,53 +98,27 @@ def _tracking_problem(flag: str | None) -> str | None:
     return None
 
 
-def _ray_problem(resources: Resources | None) -> str | None:
-    """Start Ray as a study does, and have it do something; return what goes wrong."""
-    from study.ray_session import shut_down_ray, start_ray
-
-    try:
-        start_ray(
-            resources or Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0, concurrent=1)
-        )
-        import ray
-
-        ray.get(ray.remote(num_cpus=0)(_process_id).remote(), timeout=WORKER_SECONDS)
-    except (InputError, StartError) as error:
-        return str(error)
-    except Exception as error:  # Ray's own
-        return f"Ray starts, but does nothing ({type(error).__name__}): {error}"
-    finally:
-        shut_down_ray()
-    return None
-
-
-def _process_id() -> int:
-    return os.getpid()
-
-
-def as_json(
-    survey: cluster.Survey, problems: list[tuple[str, str]], fits: str | None
-) -> dict[str, Any]:
+def as_json(found: Survey, problems: list[tuple[str, str]], fits: str | None) -> dict[str, Any]:
     """Return the result as a JSON object."""
     return {
         "ok": not problems,
         "nodes": {
-            host: report and dataclasses.asdict(report) for host, report in survey.reports.items()
+            host: report and dataclasses.asdict(report) for host, report in found.reports.items()
         },
         "fits": fits,
         "problems": [{"host": host, "problem": problem} for host, problem in problems],
     }
 
 
-def show(survey: cluster.Survey, problems: list[tuple[str, str]], fits: str | None) -> str:
+def show(found: Survey, problems: list[tuple[str, str]], fits: str | None) -> str:
     """Return the result for people."""
     header = ("machine", "Python", "torch", "Ray", "CPUs", "memory", "GPUs", "data")
-    lines = [table(header, [_row(host, report) for host, report in survey.reports.items()])]
+    lines = [table(header, [_row(host, report) for host, report in found.reports.items()])]
     if fits:
         lines.append(f"\nfits: {fits}")
     lines += [
         f"note: {host}: {note}"
-        for host, report in survey.reports.items()
+        for host, report in found.reports.items()
         for note in (report.notes if report else ())
     ]
     if not problems:

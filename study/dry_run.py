@@ -7,7 +7,8 @@ import math
 from study.estimate import Estimate
 from study.plan import StudyPlan
 from study.progress import number, settings_line
-from study.resources import say_trials, unused_gpu
+from study.resources import unused_gpu
+from study.run_options import say_trials
 from study.simulation import Outlook
 from study.tables import duration, table
 

@@ -97,20 +97,21 @@ class NodeReport:
 
 def check_node(request: Request) -> NodeReport:
     """Check this machine."""
-    problems: list[str] = []
-    checksum = _checksum(request, problems)
-    if (missing := missing_program()) is not None:
-        problems.append(missing)
+    checksum, no_data = _checksum(request)
     probe = uuid.uuid4().hex
     name = f"{socket.gethostname()}-{probe[:8]}"
-    stored = request.storage is not None and _check_storage(
-        as_path(request.storage), name, probe, problems
-    )
-    for folder in {tempfile.gettempdir(), request.cache_dir if request.task else "/"}:
-        place = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
-        free = shutil.disk_usage(place).free
-        if free < FREE_BYTES:
-            problems.append(f"only {free / 2**30:.1f} GiB are free in {folder}; make space.")
+    not_stored = None
+    if request.storage is not None:
+        not_stored = _storage_problem(as_path(request.storage), name, probe)
+    gpus = _gpus(request.gpus)
+    folders = {tempfile.gettempdir(), request.cache_dir if request.task else "/"}
+    problems = [
+        no_data,
+        missing_program(),
+        not_stored,
+        *map(_space_problem, folders),
+        _gpu_problem(request.gpus, len(gpus)),
+    ]
     return NodeReport(
         host=socket.gethostname(),
         python=platform.python_version(),
@@ -118,72 +119,81 @@ def check_node(request: Request) -> NodeReport:
         code=code_fingerprint(),
         cpus=local_cpus(),
         memory=int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_limit())),
-        gpus=_gpus(request.gpus, problems),
+        gpus=gpus,
         checksum=checksum,
-        wrote=name if stored else None,
+        wrote=name if request.storage is not None and not_stored is None else None,
         probe=probe,
-        problems=tuple(problems),
+        problems=tuple(filter(None, problems)),
         notes=tuple(filter(None, [unused_gpu()])),
     )
 
 
-def _checksum(request: Request, problems: list[str]) -> str | None:
+def _checksum(request: Request) -> tuple[str | None, str | None]:
+    """Return the checksum of the data set, or why there is none; neither if none is asked for."""
     if request.task is None:
-        return None
+        return None, None
     source = DataSource(
         dataset=request.dataset,  # type: ignore[arg-type]
         data_dir=Path(request.data_dir),
         cache_dir=Path(request.cache_dir),
     )
     try:
-        return str(load_task(request.task).identity(source)["checksum"])
+        return str(load_task(request.task).identity(source)["checksum"]), None
     except (InputError, StorageError, OSError) as error:
-        problems.append(str(error))
-        return None
+        return None, str(error)
 
 
-def _check_storage(folder: AnyPath, name: str, probe: str, problems: list[str]) -> bool:
-    """Write and read back; return whether that went well."""
+def _storage_problem(folder: AnyPath, name: str, probe: str) -> str | None:
+    """Write a file and read it back; return what went wrong."""
     studies = folder.parent
     try:
         there = (folder / "driver").exists()
     except StorageError as error:
-        problems.append(f"{error} Give this machine the right to read and write there.")
-        return False
+        return f"{error} Give this machine the right to read and write there."
     if not there:
-        problems.append(
+        return (
             f"what the driver wrote to {studies} is not here: the folder is not shared. Name one "
             "that is (NFS, s3://bucket/studies) with --studies-dir."
         )
-        return False
     try:
         (folder / name).write_bytes(probe.encode())
         read = (folder / name).read_bytes().decode()
     except (OSError, StorageError) as error:
         reason = getattr(error, "strerror", None) or error
-        problems.append(
+        return (
             f"cannot write {studies} ({reason}); mend it, or name another folder "
             "with --studies-dir."
         )
-        return False
     if read != probe:
-        problems.append(f"{studies} does not give back what was written; mend the storage.")
-    return read == probe
+        return f"{studies} does not give back what was written; mend the storage."
+    return None
 
 
-def _gpus(counted: float, problems: list[str]) -> tuple[str, ...]:
+def _space_problem(folder: str) -> str | None:
+    place = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < FREE_BYTES:
+        return f"only {free / 2**30:.1f} GiB are free in {folder}; make space."
+    return None
+
+
+def _gpus(counted: float) -> tuple[str, ...]:
+    """Return the names of the GPUs that torch can use, if Ray counts any."""
     if not counted and not local_gpus():
         return ()  # spares importing torch
     import torch
 
-    found = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if len(found) < counted:
-        problems.append(
-            f"Ray counts {counted:g} GPUs, but training can use {len(found)}; mend the driver, "
-            "install a build of torch for it, or start Ray there with --num-gpus "
-            f"{len(found)} (of Apple's GPUs training uses none)."
-        )
-    return tuple(found)
+    return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _gpu_problem(counted: float, found: int) -> str | None:
+    if found >= counted:
+        return None
+    return (
+        f"Ray counts {counted:g} GPUs, but training can use {found}; mend the driver, "
+        f"install a build of torch for it, or start Ray there with --num-gpus {found} "
+        "(of Apple's GPUs training uses none)."
+    )
 
 
 def _version(package: str) -> str | None:

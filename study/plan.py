@@ -23,14 +23,7 @@ from study.object_path import AnyPath, ObjectPath, as_path
 from study.objective import Goal
 from study.parse_objective import parse_goal
 from study.record import StudyRecord
-from study.resources import (
-    Node,
-    Resources,
-    check_resource_flags,
-    local_cpus,
-    local_gpus,
-    plan_for,
-)
+from study.resources import Node, Resources, allocate, this_machine
 from study.run_options import RunOptions
 from study.setting import TrainConfig, Value, build_config, check_sync, config_fields
 from study.space import SearchSpace, find_space
@@ -152,7 +145,7 @@ class StudyPlan:
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
         """Return the plan for these machines."""
-        resources = plan_for(self.options, nodes)
+        resources = allocate(nodes, self.options)
         sync = bool(self.settings["sync_batch_norm"])
         check_sync(sync, resources.workers, resources.gpus_per_worker > 0)
         return dataclasses.replace(self, resources=resources)
@@ -167,7 +160,7 @@ def make_plan(options: RunOptions) -> StudyPlan:
     task = load_task(options.task)
     name = options.name or task.name
     _check_name(name)
-    check_resource_flags(options)
+    options.check()
     _check_studies_dir(options.studies_dir)
     _check_numbers(options)
     _check_warm_start(options, name)
@@ -194,7 +187,7 @@ def make_plan(options: RunOptions) -> StudyPlan:
         options=options,
     )
     if options.address is None:
-        study = study.with_resources([Node(cpus=local_cpus(), gpus=local_gpus())])
+        study = study.with_resources([this_machine()])
     study = dataclasses.replace(study, identity=prepare(task, source))
     check_classes(task.name, task.classes, task.load_splits(source, config))
     return study

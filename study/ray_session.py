@@ -1,4 +1,4 @@
-"""Ray on this machine, from its start to its end."""
+"""Ray from its start on this machine, or the joining of a cluster, to its end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from study.environment import is_writable, socket_folder
-from study.errors import StartError
+from study.errors import InputError, StartError
 from study.limits import check_limits
 from study.resources import Resources, local_cpus, local_gpus
 
 NUM_STARTS = 3
+WORKER_SECONDS = 30.0  # for a worker of Ray to start, on a busy machine
 SHUTDOWN_SECONDS = 30.0
 KILL_SECONDS = 5.0  # for killed processes to be gone
 
@@ -170,6 +171,53 @@ def start_ray(resources: Resources | None) -> None:
         f"Ray did not start in {NUM_STARTS} attempts; end other programs on this machine, or look "
         f"into {folder}/session_latest/logs, and type the command again."
     )
+
+
+def join_ray(address: str) -> None:
+    """Join a running cluster.
+
+    Raises:
+        InputError: There is none.
+    """
+    if (Path.home() / ".ray" / "auth_token").exists():
+        # Given an address, Ray looks for its token too late and is refused.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    set_ray_options()
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--address {address}: {reason} Start a cluster (`ray up cluster.yaml`), leave "
+            "--address out to use this machine, or put the cluster's token into ~/.ray/auth_token."
+        ) from None
+
+
+def try_ray(resources: Resources | None) -> str | None:
+    """Start Ray as a study does, have it do something, and stop it; return what goes wrong.
+
+    Args:
+        resources: Of the trials; None for any.
+    """
+    one = Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0, concurrent=1)
+    try:
+        start_ray(resources or one)
+        import ray
+
+        ray.get(ray.remote(num_cpus=0)(_process_id).remote(), timeout=WORKER_SECONDS)
+    except (InputError, StartError) as error:
+        return str(error)
+    except Exception as error:  # Ray's own
+        return f"Ray starts, but does nothing ({type(error).__name__}): {error}"
+    finally:
+        shut_down_ray()
+    return None
+
+
+def _process_id() -> int:
+    return os.getpid()
 
 
 def logs_folder() -> str:

@@ -1,11 +1,9 @@
-"""What a trial takes, how many fit at once, and an error at once when none ever will."""
+"""Resources per trial: how many trials fit at a time; fails early if none can."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
-import math
 import os
 import platform
 import sys
@@ -26,7 +24,6 @@ GPU_FILES = (
 # What a trial takes whose workers are other processes. Every cluster's head node has 1 of it, so no
 # worker's core is touched: of 2 cores 0.01 for a driver would leave room for one worker only.
 DRIVER = {"node:__internal_head__": 0.001}
-MOST_TRIALS = 10**15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +74,11 @@ def local_cpus() -> int:
     return int(max(1, min(cpus, cpu_quota())))
 
 
+def this_machine() -> Node:
+    """Return the cores and GPUs of this machine that this process may use."""
+    return Node(cpus=local_cpus(), gpus=local_gpus())
+
+
 def local_gpus(devices: Path = Path("/dev")) -> int:
     """Return the number of GPUs that torch can use here."""
     if not _gpu_files(devices) and not os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -112,15 +114,7 @@ def _gpu_files(devices: Path) -> list[tuple[Path, str]]:
     return [(file, kind) for name, kind in GPU_FILES for file in sorted(devices.glob(name))]
 
 
-def plan(
-    nodes: Sequence[Node],
-    *,
-    num_samples: float,
-    workers: int,
-    cpus_per_worker: int | None,
-    gpus_per_worker: float | None,
-    max_concurrent: int | None,
-) -> Resources:
+def allocate(nodes: Sequence[Node], options: ResourceOptions) -> Resources:
     """Divide a machine or cluster among trials.
 
     By default every GPU, or without GPUs every core, runs one worker; if there are fewer trials
@@ -129,19 +123,34 @@ def plan(
 
     Args:
         nodes: The machines.
-        num_samples: Trials of the study; infinity without limit.
-        workers: Of each trial.
-        cpus_per_worker: Cores of each; None to share them out.
-        gpus_per_worker: GPUs of each; None for one if there are enough, else none.
-        max_concurrent: Trials at a time; None for what fits.
+        options: What is asked for, checked.
 
     Raises:
         InputError: A request can never fit.
     """
-    total_cpus, total_gpus = (sum(getattr(node, k) for node in nodes) for k in ("cpus", "gpus"))
-    gpus = gpus_per_worker
+    workers = options.workers_per_trial
+    gpus = options.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if total_gpus >= workers else 0.0
+        gpus = 1.0 if sum(node.gpus for node in nodes) >= workers else 0.0
+    cpus = options.cpus_per_worker or 1
+    _check_totals(nodes, workers, cpus, gpus)
+    trials = options.num_samples
+    most = int(min(trials, options.max_concurrent or trials, _num_fit(nodes, workers, cpus, gpus)))
+    if not most:
+        each = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        raise InputError(
+            f"{workers} workers with {each} on one node each do not fit on the nodes "
+            f"({', '.join(f'{node.cpus:g} CPUs and {node.gpus:g} GPUs' for node in nodes)}); lower "
+            "--cpus-per-worker, --gpus-per-worker or --workers-per-trial."
+        )
+    while options.cpus_per_worker is None and _num_fit(nodes, workers, cpus + 1, gpus) >= most:
+        cpus += 1
+    return Resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, concurrent=most)
+
+
+def _check_totals(nodes: Sequence[Node], workers: int, cpus: int, gpus: float) -> None:
+    """Refuse a trial that takes more, by each worker, than all nodes have together."""
+    total_cpus, total_gpus = (sum(getattr(node, k) for node in nodes) for k in ("cpus", "gpus"))
     if gpus * workers > total_gpus:
         raise InputError(
             f"a trial asks for {gpus * workers:g} GPUs, but there are {total_gpus:g}; lower "
@@ -152,131 +161,14 @@ def plan(
             "no node of the cluster can run a trial yet; start nodes, or have --wait N ask for "
             "them."
         )
-
-    def fit(cpus: int) -> int:
-        """Return how many trials run at once if each worker has so many cores."""
-        slots = [
-            min(node.cpus // cpus, int(node.gpus / gpus) if gpus else node.cpus) for node in nodes
-        ]
-        return int(sum(slots)) // workers
-
-    least = cpus_per_worker or 1
-    if least * workers > total_cpus:
+    if cpus * workers > total_cpus:
         raise InputError(
-            f"a trial asks for {least * workers} CPUs ({workers} workers with {least} each), but "
+            f"a trial asks for {cpus * workers} CPUs ({workers} workers with {cpus} each), but "
             f"there are {total_cpus:g}; lower --cpus-per-worker or --workers-per-trial."
         )
-    most = int(min(num_samples, max_concurrent or num_samples, fit(least)))
-    if not most:
-        each = f"{least} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        raise InputError(
-            f"{workers} workers with {each} on one node each do not fit on the nodes "
-            f"({', '.join(f'{node.cpus:g} CPUs and {node.gpus:g} GPUs' for node in nodes)}); lower "
-            "--cpus-per-worker, --gpus-per-worker or --workers-per-trial."
-        )
-    cpus = least
-    while cpus_per_worker is None and fit(cpus + 1) >= most:
-        cpus += 1
-    return Resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, concurrent=most)
 
 
-def add_resource_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what a study runs on, and how many trials."""
-    parser.add_argument(
-        "--num-samples",
-        metavar="N",
-        type=_num_samples,
-        default=10,
-        help="run until the study has "
-        "N ended trials; inf: until --time-budget or Ctrl-C ends it (default: %(default)s)",
-    )
-    add_machine_flags(parser)
-
-
-def _num_samples(text: str) -> float:
-    """Return a whole number of trials, or infinity."""
-    if text.strip().lower() in ("inf", "none"):
-        return math.inf
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number; for no limit give inf"
-        ) from None
-
-
-def say_trials(number: float) -> str:
-    """Return how many trials there are, for people; infinity says what ends the study."""
-    return "any number of trials" if math.isinf(number) else f"{number} trials"
-
-
-def add_machine_flags(parser: argparse._ActionsContainer) -> None:
-    """Add the flags that say what trials run on."""
-    add = parser.add_argument
-    add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
-    add(
-        "--workers-per-trial",
-        metavar="N",
-        type=int,
-        default=1,
-        help="processes that train one trial together (default: %(default)s)",
-    )
-    add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
-    add(
-        "--gpus-per-worker",
-        metavar="N",
-        type=float,
-        help="GPUs of each, a fraction to share one (default: 1 if there are any)",
-    )
-    add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
-    add(
-        "--wait",
-        metavar="N",
-        type=int,
-        help="with --address: wait until the cluster has N nodes, "
-        "asking one that grows by itself for them",
-    )
-
-
-def check_resource_flags(args: ResourceOptions) -> None:
-    """Check the flags of `add_resource_flags` as far as no machine has to be asked.
-
-    Raises:
-        InputError: One can never be right.
-    """
-    for flag in ("num_samples", "max_concurrent", "workers_per_trial", "cpus_per_worker"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
-    if MOST_TRIALS < args.num_samples < math.inf:
-        raise InputError(f"--num-samples {args.num_samples:,} is too many; for no limit give inf.")
-    gpus = args.gpus_per_worker or 0.0
-    if not 0 <= gpus < float("inf"):
-        raise InputError(f"--gpus-per-worker must be 0 or more, but got {gpus:g}.")
-    if args.workers_per_trial > 1 and gpus % 1:
-        raise InputError(
-            f"--gpus-per-worker {gpus:g}: several workers cannot share a GPU; use a whole number, "
-            "or --workers-per-trial 1."
-        )
-    if gpus > 1 and gpus % 1:
-        raise InputError(f"--gpus-per-worker {gpus:g}: above 1 it must be a whole number.")
-    if args.wait is not None and (args.address is None or args.wait < 1):
-        raise InputError(
-            f"--wait {args.wait}: give a number of nodes from 1 up, and the cluster's --address."
-        )
-
-
-def plan_for(args: ResourceOptions, nodes: Sequence[Node]) -> Resources:
-    """Divide machines as the flags of `add_resource_flags` say, once they are checked.
-
-    Raises:
-        InputError: A request can never fit.
-    """
-    return plan(
-        nodes,
-        num_samples=args.num_samples,
-        workers=args.workers_per_trial,
-        cpus_per_worker=args.cpus_per_worker,
-        gpus_per_worker=args.gpus_per_worker,
-        max_concurrent=args.max_concurrent,
-    )
+def _num_fit(nodes: Sequence[Node], workers: int, cpus: int, gpus: float) -> int:
+    """Return how many trials run at once if each worker takes so many cores and GPUs."""
+    slots = [min(node.cpus // cpus, int(node.gpus / gpus) if gpus else node.cpus) for node in nodes]
+    return int(sum(slots)) // workers

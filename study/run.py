@@ -29,8 +29,9 @@ from study.provenance import facts
 from study.ray_session import shut_down_ray, start_ray
 from study.ray_watch import RayWatch
 from study.record import StudyRecord
-from study.resources import DRIVER, Resources, say_trials
+from study.resources import DRIVER, Resources
 from study.restart import Restart, go_on_after
+from study.run_options import say_trials
 from study.snapshot import rule_from
 from study.stopping import Stopping, StudyStopped
 from study.summary import page_command, summary

@@ -13,12 +13,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Self
 
+from study.errors import InputError
 from study.redaction import masked
 
 # Of the epochs, before the first trial may be stopped. Replays of kept learning curves
 # (tests/benchmarks/searchers.py): after one epoch of 20 the later winner is stopped in one to two
 # studies of three, and the search settles where learning starts fast.
 GRACE = 0.2
+MOST_TRIALS = 10**15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,36 @@ class ResourceOptions:
         if given.get("num_samples", 1) is None:
             given["num_samples"] = math.inf
         return cls(**given)
+
+    def check(self) -> None:
+        """Check what can be checked without asking a machine.
+
+        Raises:
+            InputError: An option can never be right.
+        """
+        for flag in ("num_samples", "max_concurrent", "workers_per_trial", "cpus_per_worker"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
+        if MOST_TRIALS < self.num_samples < math.inf:
+            raise InputError(
+                f"--num-samples {self.num_samples:,} is too many; for no limit give inf."
+            )
+        gpus = self.gpus_per_worker or 0.0
+        if not 0 <= gpus < float("inf"):
+            raise InputError(f"--gpus-per-worker must be 0 or more, but got {gpus:g}.")
+        if self.workers_per_trial > 1 and gpus % 1:
+            raise InputError(
+                f"--gpus-per-worker {gpus:g}: several workers cannot share a GPU; use a whole "
+                "number, or --workers-per-trial 1."
+            )
+        if gpus > 1 and gpus % 1:
+            raise InputError(f"--gpus-per-worker {gpus:g}: above 1 it must be a whole number.")
+        if self.wait is not None and (self.address is None or self.wait < 1):
+            raise InputError(
+                f"--wait {self.wait}: give a number of nodes from 1 up, and the cluster's "
+                "--address."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,3 +194,8 @@ def _without_secrets(value: Any) -> Any:
 def _shortest(value: Any) -> str:
     """Return a value as it is typed: whole seconds without a point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def say_trials(number: float) -> str:
+    """Return how many trials there are, for people; infinity says what ends the study."""
+    return "any number of trials" if math.isinf(number) else f"{number} trials"

@@ -6,13 +6,13 @@ import argparse
 
 from study.command import (
     add_data_flags,
+    add_resource_flags,
     add_studies_flag,
     add_tracking_flag,
     command_parser,
     parse_time,
 )
 from study.objective_flags import add_goal_flags
-from study.resources import add_resource_flags
 from study.run_options import RunOptions
 from study.sampler import SAMPLERS
 

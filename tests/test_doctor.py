@@ -40,7 +40,7 @@ def test_what_keeps_ray_from_starting_is_a_problem(
 def test_a_folder_that_cannot_be_written_is_told_once_and_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "_ray_problem", lambda resources: None)
+    monkeypatch.setattr(doctor, "try_ray", lambda resources: None)
     monkeypatch.chdir("/proc")
     assert doctor.main([]) == 1
     out = capsys.readouterr().out

@@ -12,10 +12,9 @@ from study.errors import InputError
 from study.resources import (
     Node,
     Resources,
-    check_resource_flags,
+    allocate,
     local_cpus,
     local_gpus,
-    plan_for,
     unused_gpu,
 )
 from study.run_options import ResourceOptions
@@ -29,8 +28,8 @@ def divide(
         **{"cpus_per_worker": None, "gpus_per_worker": None, **flags},
     }
     options = ResourceOptions(workers_per_trial=request.pop("workers"), **request)
-    check_resource_flags(options)
-    return plan_for(options, nodes or [Node(cpus=cpus, gpus=gpus)])
+    options.check()
+    return allocate(nodes or [Node(cpus=cpus, gpus=gpus)], options)
 
 
 @pytest.mark.parametrize(

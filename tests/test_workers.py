@@ -234,7 +234,6 @@ def test_a_trial_of_two_workers_is_stopped_in_an_epoch_and_goes_on(
         assert row["train/loss"] == pytest.approx(expected.metrics["train/loss"], rel=1e-4)
 
 
-@long_only
 def test_the_worker_that_failed_itself_says_why_not_those_that_lost_it() -> None:
     gone = "[/pytorch/third_party/gloo/gloo/transport/tcp/{}.cc:78] {}"
     lost = [
@@ -249,6 +248,7 @@ def test_the_worker_that_failed_itself_says_why_not_those_that_lost_it() -> None
     assert telling_error(lost) is lost[0]
 
 
+@long_only
 def test_faults_of_one_worker_are_cured_for_all(tmp_path: Path) -> None:
     done = run_module(
         *COMMAND,

@@ -4,7 +4,7 @@
 
 Trains the same network in one process with as many threads as there are cores, and in as many
 processes with one thread each, in turns; the sum of images per second is compared.
-`study.resources.plan` takes a trial per core by default.
+`study.resources.allocate` takes a trial per core by default.
 """
 
 from __future__ import annotations
