@@ -26,7 +26,7 @@ def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str
     """Return what the manifest of a confirmation says of its configurations."""
     return {
         "study": record.manifest["study"],
-        "study_id": record.manifest.get("id", ""),
+        "study_id": record.manifest["id"],
         "seed": record.seed(FIRST_SEED),
         "fold": record.manifest["settings"].get("fold", 0),
         "candidates": [{"trial": trial.number, "values": trial.values} for trial in candidates],

@@ -40,7 +40,7 @@ def name_of(path: AnyPath, manifest: dict[str, Any]) -> str:
 
 
 def first_place(path: AnyPath, manifest: dict[str, Any]) -> str:
-    """Return where a study was made, as far as a manifest of an early version tells."""
+    """Return where a study was made, as far as a manifest tells that does not name the place."""
     if "confirms" in manifest and path.parent.name == "confirm":
         searched = path.parent.parent.parent / manifest["study"]
         return place_of(searched / "confirm" / path.name)
@@ -83,7 +83,7 @@ def separate(path: AnyPath, manifest: dict[str, Any]) -> dict[str, Any]:
     """Make a copy forget its runs in MLflow; return its manifest as a study of its own."""
     for folder in children(path / "trials"):
         (folder / "mlflow_run.json").unlink(missing_ok=True)
-    origin = {"id": manifest.get("id"), "place": manifest["place"]}
+    origin = {"id": manifest["id"], "place": manifest["place"]}
     return {**manifest, "id": uuid.uuid4().hex, "copy_of": origin}
 
 
@@ -102,15 +102,7 @@ def _is_there(before: str, path: AnyPath, manifest: dict[str, Any]) -> bool:
         other = read_document(there / "study.json")
     except (DamagedFile, StorageError):  # the second: another bucket, which is closed to us
         return False
-    if manifest.get("id"):
-        return bool(other.get("id") == manifest["id"])
-    return _first_start(other) == _first_start(manifest)
-
-
-def _first_start(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Return when and where a study began, without what was not kept from the first version on."""
-    first = manifest.get("starts", [])[:1]
-    return {key: value for start in first for key, value in start.items() if key != "options"}
+    return bool(other.get("id") == manifest["id"])
 
 
 def _brought_its_store(before: str, here: str, uri: str) -> bool:

@@ -51,13 +51,12 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
             ) from None
         logger.warning("%s What it said is taken from optuna.db.", error)
         manifest = recalled
-    manifest.setdefault("sampler", "tpe")  # once the only one
     for start in manifest.get("starts", []):  # kept as typed before there were masks
         start["command"] = redacted(start["command"])
         if "options" not in start:  # before they were kept, too
             options = options_of(start["command"])
             start["options"] = None if options is None else options.describe()
-    missing = [key for key in (*IDENTITY, "study", "settings") if key not in manifest]
+    missing = [key for key in (*IDENTITY, "study", "settings", "id") if key not in manifest]
     if missing:
         raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")
     manifest.setdefault("place", first_place(path, manifest))

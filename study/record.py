@@ -16,24 +16,23 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from study import lineage
 from study.command_text import options_of
-from study.errors import DamagedFile, InputError, StorageError
+from study.errors import InputError, StorageError
 from study.hold import Hold, hold
 from study.manifest import read_manifest, refuse_other_study, space_of, write_manifest
-from study.object_path import AnyPath, ObjectPath, children
+from study.object_path import AnyPath, ObjectPath
 from study.objective import Goal
 from study.optuna_file import OptunaFile
 from study.provenance import versions
-from study.recall import recall_trials
 from study.redaction import redacted
 from study.run_folder import RunFolder
 from study.run_options import RunOptions
 from study.setting import Value
+from study.trial_files import load_trials, read_trials, run_folder
 from study.trial_record import Cause, Ending, TrialRecord, now
 
 REPORT_FILE = "report.html"  # in a study's folder, by `study.report`
@@ -55,11 +54,10 @@ class StudyRecord:
         self.manifest = manifest
         self.space = space_of(manifest)
         self.goal = Goal.of(manifest)
-        self.mended: list[str] = []
         self._hold: Hold | None = None
         self._dropped: set[int] = set()  # trials whose weights are deleted
         self._optuna = OptunaFile(path / "optuna.db", manifest, self.space)
-        self._trials = self._load(repair=write)
+        self._trials, self.mended = load_trials(path, manifest, repair=write)
         if write and (mended := self._optuna.follow(self._trials)):
             self.mended.append(mended)
 
@@ -191,8 +189,7 @@ class StudyRecord:
         hung in the network then may have landed since.
         """
         with suppress(StorageError):  # else the next command goes on from what is there
-            with ThreadPoolExecutor(16) as pool:
-                found = list(pool.map(self._try_load, range(len(self._trials))))
+            found = read_trials(self.path, len(self._trials))
             for trial, file in zip(self._trials, found, strict=True):
                 if file != trial:
                     self._save(trial)
@@ -202,46 +199,9 @@ class StudyRecord:
         if self._hold is not None:
             self._hold.release()
 
-    def _load(self, repair: bool) -> list[TrialRecord]:
-        """Read the trials; one whose file is damaged comes back from `optuna.db`.
-
-        Args:
-            repair: Whether to write such a file anew, and to look for trials without a file.
-        """
-        folders = children(self.path / "trials")
-        used = [int(folder.name) for folder in folders if _is_used(folder)]
-        numbers = range(max(used, default=-1) + 1)
-        threads = 16 if isinstance(self.path, ObjectPath) else 1
-        with ThreadPoolExecutor(threads) as pool:
-            loaded = dict(zip(numbers, pool.map(self._try_load, numbers), strict=True))
-        found = {n: trial for n, trial in loaded.items() if isinstance(trial, TrialRecord)}
-        damage = {n: error for n, error in loaded.items() if isinstance(error, DamagedFile)}
-        if damage or repair:
-            file = self.path / "optuna.db"
-            for trial in recall_trials(file, self.manifest["metric"], self.manifest["mode"]):
-                if trial.number not in found:
-                    found[trial.number] = recalled = _with_metrics(
-                        trial, self.run_folder(trial.number)
-                    )
-                    why = damage.pop(trial.number, None) or DamagedFile(
-                        f"{self.run_folder(trial.number).path / 'trial.json'} is missing."
-                    )
-                    self.mended.append(f"{why} Trial {trial.number} is taken from {file}.")
-                    if repair:
-                        recalled.save(self.run_folder(trial.number).path)
-        for left in damage.values():
-            raise InputError(f"{left} optuna.db does not know this trial; restore a backup.")
-        return [found[number] for number in sorted(found)]
-
-    def _try_load(self, number: int) -> TrialRecord | DamagedFile:
-        try:
-            return TrialRecord.load(self.run_folder(number).path)
-        except DamagedFile as error:
-            return error
-
     def run_folder(self, number: int) -> RunFolder:
         """Return the folder of a trial."""
-        return RunFolder(self.path / "trials" / f"{number:04d}")
+        return run_folder(self.path, number)
 
     def begin(self, params: Mapping[str, Value]) -> TrialRecord:
         """Begin a new trial.
@@ -346,23 +306,3 @@ class StudyRecord:
         """Return all settings of a trial, searched and shared."""
         seed = {"seed": self.seed(trial.number)}
         return {**self.manifest["settings"], **seed, **trial.values}
-
-
-def _with_metrics(trial: TrialRecord, folder: RunFolder) -> TrialRecord:
-    """Add to a trial from `optuna.db` the metrics in `metrics.json` if they are of this trial."""
-    try:
-        rows = json.loads((folder.path / "metrics.json").read_bytes())
-        whole = dataclasses.replace(trial, history=tuple(rows[: trial.epochs]))
-        if whole.curve == trial.curve and whole.best == trial.best:
-            return whole
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return trial  # it is only for people, and perhaps damaged
-    return trial
-
-
-def _is_used(folder: AnyPath) -> bool:
-    """Return whether this is the folder of a trial that was begun."""
-    return folder.name.isdigit() and (
-        isinstance(folder, ObjectPath)
-        or any(not file.name.startswith(".") for file in children(folder))
-    )
