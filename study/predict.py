@@ -13,26 +13,10 @@ classification gives the three likeliest classes, and `NAME.input.png`, what the
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from study.command import command_parser, run_command
-from study.errors import InputError
-from study.unused_files import SYSTEM, UnusedFiles, is_systems
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from study.model_folder import ExportedModel, Network
-    from study.photo import Photo
-
-NUM_TOP = 3
-JPEG_SIDE = 65_500  # pixels; the format counts to 65,535
-OVERLAY_ROWS = 256  # blended at a time
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,26 +35,21 @@ def main(argv: list[str] | None = None) -> int:
     add("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     from study.model_folder import ExportedModel
-    from study.photo import BadImage, read_photo
+    from study.predictions import Results, describe, expand, predict_each
 
     model = ExportedModel.open(args.export)
-    results = _Results(args.out)
+    results = Results(args.out)
     files, failed, unused = expand(args.images)
     network = model.load() if files else None
     if model.meta.get("dataset", "real") != "real":
         print("this model was trained on SAMPLE DATA (drawn, not real)", file=sys.stderr)
     for skipped in failed:
         _say_skipped(skipped)
-    for file in files:
-        assert network is not None
-        try:
-            photo = read_photo(file)
-        except BadImage as error:
-            failed.append({"file": str(file), "reason": str(error)})
-            _say_skipped(failed[-1])
-            continue
-        entry = predict(model, network, photo, file, results)
-        if not args.json:
+    for entry in predict_each(model, network, files, results) if network is not None else ():
+        if "reason" in entry:
+            failed.append(entry)
+            _say_skipped(entry)
+        elif not args.json:
             print(describe(entry), flush=True)
     results.save(model)
     if args.json:
@@ -85,207 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]], UnusedFiles]:
-    """Return the files that are meant, each once, what can be none, and what folders also hold."""
-    from study.photo import looks_like_picture
-
-    files: list[Path] = []
-    failed = []
-    unused = UnusedFiles()
-    for name in names:
-        if "://" in name:
-            reason = "an address; download the image and name the file"
-            failed.append({"file": name, "reason": reason})
-        elif os.path.isdir(name):
-            found = []
-            try:
-                here = sorted(Path(name).iterdir())
-            except OSError as error:
-                failed.append({"file": name, "reason": f"cannot be read ({error.strerror})"})
-                continue
-            for path in here:
-                if is_systems(path.name):
-                    unused.add(SYSTEM, path)
-                elif path.is_dir():
-                    unused.add("a folder inside one; name it to have it read", path)
-                elif looks_like_picture(path):
-                    found.append(path)
-                else:
-                    unused.add("no picture", path)
-            files += found
-            if not found:
-                failed.append({"file": name, "reason": "a folder without an image in it"})
-        else:
-            files.append(Path(name))
-    return list(dict.fromkeys(files)), failed, unused
-
-
-def predict(
-    model: ExportedModel, network: Network, photo: Photo, file: Path, results: _Results
-) -> dict[str, Any]:
-    """Apply the model to one photograph, write its files, and return its entry.
-
-    Raises:
-        InputError: The model's output is neither a class nor a map of classes.
-    """
-    import numpy as np
-
-    from study.cutout import cut_out
-    from study.task import OBJECT
-    from study.windows import network_inputs, windows
-
-    height, width = photo.pixels.shape[:2]
-    found = windows(width, height)
-    notes = list(photo.notes)
-    if model.shows == OBJECT:
-        grey, done = cut_out(photo, model.width, model.height)
-        notes += done
-        inputs = np.repeat(grey[None, :, :, None], 3, axis=3)
-    else:
-        inputs = network_inputs(photo.pixels, found, model.width, model.height)
-    logits = network.logits(inputs)
-    name = results.name_for(file)
-    entry: dict[str, Any] = {"file": str(file), "path": os.path.abspath(file), "name": name}
-    entry |= {"size": [width, height], "notes": notes}
-    if logits.shape[1:] == (len(model.classes),):
-        # Of a long photograph every window has a say.
-        probabilities = logits.softmax(dim=1).mean(dim=0).tolist()
-        order = sorted(range(len(model.classes)), key=lambda k: -probabilities[k])[:NUM_TOP]
-        entry["top"] = [{"class": model.classes[k], "probability": probabilities[k]} for k in order]
-        entry["input"] = results.write_image(f"{name}.input.png", inputs[0])
-    elif logits.ndim == 4 and logits.shape[1] == len(model.classes) and model.shows != OBJECT:
-        labels, counts, overlay = _segmented(model, photo.pixels, logits)
-        shares = (counts / labels.size).tolist()
-        entry["shares"] = dict(zip(model.classes, shares, strict=True))
-        entry["classes"] = results.write_image(f"{name}.classes.png", labels, model.colors)
-        suffix = "jpg" if max(width, height) <= JPEG_SIDE else "png"
-        entry["overlay"] = results.write_image(f"{name}.overlay.{suffix}", overlay)
-    else:
-        shape = tuple(logits.shape[1:])
-        raise InputError(
-            f"{model.path}: an output of shape {shape} is neither a class nor a map of classes."
-        )
-    results.new.append(entry)
-    return entry
-
-
-def _segmented(
-    model: ExportedModel, pixels: np.ndarray, logits: Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return classes `(H, W)` uint8, pixels of each, and the photograph half in their colours."""
-    import numpy as np
-
-    from study.windows import label_strips, windows
-
-    height, width = pixels.shape[:2]
-    labels = np.empty((height, width), np.uint8)
-    counts = np.zeros(len(model.classes), np.int64)
-    for top, strip in label_strips(logits, windows(width, height), width, height):
-        labels[top : top + len(strip)] = strip
-        counts += np.bincount(strip.ravel(), minlength=len(counts))
-    colors = np.array(model.colors, np.uint16)
-    overlay = np.empty_like(pixels)
-    for top in range(0, height, OVERLAY_ROWS):
-        rows = slice(top, top + OVERLAY_ROWS)
-        overlay[rows] = (pixels[rows] + colors[labels[rows]]) // 2
-    return labels, counts, overlay
-
-
-def describe(entry: dict[str, Any]) -> str:
-    """Return a prediction as lines for people."""
-    file = entry["file"].encode(errors="replace").decode()
-    width, height = entry["size"]
-    shares = [(best["class"], best["probability"]) for best in entry.get("top", [])]
-    shares += sorted(entry.get("shares", {}).items(), key=lambda share: -share[1])
-    lines = [f"{file}  {width}x{height}"]
-    if entry["notes"]:
-        lines[0] += "  (" + "; ".join(entry["notes"]) + ")"
-    lines.append("    " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in shares))
-    return "\n".join(lines)
-
-
 def _say_skipped(skipped: dict[str, str]) -> None:
     print(f"skipped: {skipped['file']}: {skipped['reason']}", file=sys.stderr)
-
-
-class _Results:
-    """The folder of results. What is there of other images is never replaced.
-
-    Raises:
-        InputError: It cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.new: list[dict[str, Any]] = []
-        self._file = folder / "predictions.json"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            before = json.loads(self._file.read_bytes())["images"] if self._file.exists() else []
-            self._before = {entry["path"]: entry for entry in before}
-            # Stem of results, in small letters as some disks see it -> path of the image.
-            self._names = {entry["name"].lower(): entry["path"] for entry in before}
-        except OSError as error:
-            raise InputError(f"cannot write --out {folder} ({error.strerror}).") from None
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise InputError(
-                f"{self._file} is not what this command wrote; name another folder with --out."
-            ) from None
-
-    def name_for(self, file: Path) -> str:
-        """Return the stem of an image's results, another than that of every other image."""
-        path = os.path.abspath(file)
-        if path in self._before:
-            return str(self._before[path]["name"])
-        stem, number = file.stem, 1
-        while self._names.setdefault(stem.lower(), path) != path:
-            number += 1
-            stem = f"{file.stem}-{number}"
-        return stem
-
-    def write_image(
-        self, name: str, pixels: np.ndarray, palette: Sequence[tuple[int, int, int]] = ()
-    ) -> str:
-        """Write `(H, W, 3)` colours, or `(H, W)` places in a palette; return the file's name."""
-        from PIL import Image
-
-        from study.files import replacing
-
-        image = Image.fromarray(pixels)
-        if palette:
-            image.putpalette([value for color in palette for value in color])
-        with replacing(self.folder / name, durable=False) as file:
-            if name.endswith(".jpg"):
-                image.save(file, "JPEG", quality=90)
-            else:
-                image.save(file, "PNG")
-        return name
-
-    def save(self, model: ExportedModel) -> None:
-        """Write `predictions.json`, and the colours of the classes if maps were written."""
-        from study.files import write_text
-
-        entries = {**self._before, **{entry["path"]: entry for entry in self.new}}
-        content = {"export": str(model.path.absolute()), "images": list(entries.values())}
-        write_text(self._file, json.dumps(content, indent=1))
-        if any("shares" in entry for entry in self.new):
-            self.write_image("legend.png", _legend(model))
-
-
-def _legend(model: ExportedModel) -> np.ndarray:
-    """Return the classes' names beside their colours, `(H, W, 3)` uint8."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.load_default(16)
-    width = 60 + max(round(font.getlength(name)) for name in model.classes)
-    image = Image.new("RGB", (width, 12 + 26 * len(model.classes)), "white")
-    draw = ImageDraw.Draw(image)
-    for place, (name, color) in enumerate(zip(model.classes, model.colors, strict=True)):
-        top = 10 + 26 * place
-        draw.rectangle((10, top, 40, top + 16), color, "gray")
-        draw.text((50, top + 8), name, "black", font, "lm")
-    return np.asarray(image)
 
 
 if __name__ == "__main__":
