@@ -90,18 +90,18 @@ class Classification(Task):
 
         return ClassificationMeter(self.classes, device)
 
-    def evidence(
+    def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
         """Return confusion counts."""
         return {"confusion": meter.arrays()["confusion"]}
 
-    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+    def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw confusion matrix and accuracy per class."""
         from study import figures
         from study.metrics import class_accuracies
 
-        confusion = evidence["confusion"]
+        confusion = figure_data["confusion"]
         accuracies = class_accuracies(confusion)
         return {
             "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),

@@ -49,12 +49,12 @@ class Score:
         metrics: By name, without the split's.
         interval: 95 % interval of the task's metric over what the images show; None if they all
             show the same.
-        evidence: What figures are drawn from.
+        figure_data: What figures are drawn from.
     """
 
     metrics: dict[str, float]
     interval: Interval | None
-    evidence: dict[str, np.ndarray]
+    figure_data: dict[str, np.ndarray]
 
 
 def load_trained(
@@ -94,7 +94,7 @@ def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: Ima
         precision=config.precision,
         keep_images=True,
     )
-    return Score(metrics, bootstrap(meter, seen.shown), task.evidence(network, meter, seen))
+    return Score(metrics, bootstrap(meter, seen.shown), task.figure_data(network, meter, seen))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str
             test = {**opening, **_result(ready, scored), "scored": now()}
             record_opening(study, test)
             try:
-                write_arrays(ready.folder.path / "test.npz", scored.evidence)
+                write_arrays(ready.folder.path / "test.npz", scored.figure_data)
             except StorageError as error:  # the test is not repeated for its figures
                 print(f"{error} There are no figures of the test split.", file=sys.stderr)
     return {**test, "openings": len(_openings(ready.record, ready.checkpoint))}

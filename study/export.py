@@ -120,7 +120,7 @@ class Draft:
         rehearsal.folder.mkdir()
         rehearsal._write_texts(model, test)
         try:
-            rehearsal._draw(test, self.ready.validation.evidence)
+            rehearsal._draw(test, self.ready.validation.figure_data)
         except OSError:
             raise
         except Exception as error:  # a task's own code, and matplotlib's
@@ -179,13 +179,13 @@ class Draft:
             largest_difference=model.difference,
         )
 
-    def _draw(self, test: Mapping[str, Any], evidence: Mapping[str, np.ndarray]) -> None:
+    def _draw(self, test: Mapping[str, Any], figure_data: Mapping[str, np.ndarray]) -> None:
         """Draw the figures of the test."""
         task = self.ready.task
         real = self.ready.record.manifest["dataset"] == "real"
         data = task.name if real else f"{task.name}, SAMPLE data"
         note = f"{data}, trial {self.ready.trial.number}, test split, {test['size']}"
-        save_figures(lambda: task.figures(evidence, note), self.folder / "figures" / "test")
+        save_figures(lambda: task.figures(figure_data, note), self.folder / "figures" / "test")
 
 
 def save_program(model: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:

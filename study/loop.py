@@ -54,14 +54,14 @@ class EpochResult:
         metrics: By full name, e.g. `train/loss`, `val/ap/window`, `epoch_seconds`.
         is_best: Whether no earlier epoch was as good by the first objective.
         state: All that is needed to go on after this epoch, for `study.checkpoint.save`.
-        evidence: Returns the arrays for `task.figures`, from the validation of this epoch.
+        figure_data: Returns the arrays for `task.figures`, from the validation of this epoch.
     """
 
     epoch: int
     metrics: dict[str, float]
     is_best: bool
     state: dict[str, Any]
-    evidence: Callable[[], dict[str, np.ndarray]]
+    figure_data: Callable[[], dict[str, np.ndarray]]
 
 
 def fit(
@@ -187,8 +187,8 @@ class _Training:
         metrics["epoch_seconds"] = time.perf_counter() - started
         is_best = self._is_best(epoch, metrics)
         self.history.append({"epoch": epoch, **metrics, "ended": time.time()})
-        evidence = functools.partial(self.task.evidence, self.network, meter, seen)
-        return EpochResult(epoch, metrics, is_best, self._state(), evidence)
+        figure_data = functools.partial(self.task.figure_data, self.network, meter, seen)
+        return EpochResult(epoch, metrics, is_best, self._state(), figure_data)
 
     def _begin(self, epoch: int) -> _Sums:
         """Set the random numbers of an epoch; return what it summed up before an interruption."""

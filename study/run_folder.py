@@ -113,7 +113,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         state = {**result.state, "facts": dict(facts)}
         if result.is_best:
-            write_arrays(self.figure_data_file, result.evidence())
+            write_arrays(self.figure_data_file, result.figure_data())
             checkpoint.save(state, self.best_checkpoint, self.last_checkpoint)
         else:
             checkpoint.save(state, self.last_checkpoint)

@@ -167,7 +167,7 @@ class Task(abc.ABC):
     def build_meter(self, device: torch.device) -> Meter:
         """Return an empty meter that counts on `device`."""
 
-    def evidence(
+    def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
         """Return the small arrays from which `figures` can draw later, without the data set.
@@ -176,7 +176,7 @@ class Task(abc.ABC):
         """
         return {}
 
-    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+    def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw what a reader wants to see of one evaluation, by file stem.
 
         `note` says what was evaluated and stands below every title.

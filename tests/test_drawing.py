@@ -27,7 +27,7 @@ TRIAL = TrialRecord(number=7, metric="val/accuracy", mode="max", values={}, hist
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """A trial of fashion with evidence that no figure can be drawn from."""
+    """A trial of fashion with data that no figure can be drawn from."""
     write_arrays(tmp_path / "evidence.npz", {"nothing": np.zeros(1)})
     return RunFolder(tmp_path)
 

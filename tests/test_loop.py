@@ -203,8 +203,8 @@ def test_validation_enlarges_logits_to_the_targets(sample: DataSource) -> None:
         FACADE, network, batches, full_size, batch_size=8, precision="auto", limit_batches=1
     )
     assert meter.arrays()["predictions"].shape[1:] == (128, 128)
-    evidence = FACADE.evidence(network, meter, seen)
-    assert evidence["images"].shape[-2:] == evidence["targets"].shape[-2:] == (128, 128)
+    figure_data = FACADE.figure_data(network, meter, seen)
+    assert figure_data["images"].shape[-2:] == figure_data["targets"].shape[-2:] == (128, 128)
 
 
 def test_baseline_shapes() -> None:

@@ -140,6 +140,6 @@ def test_first_layer_filters_are_drawn(name: str, sample) -> None:
     network = task.build_model(config)
     batches = Batches(val, torch.device("cpu"), task.normalization)
     _, meter, seen = evaluate(task, network, batches, val, batch_size=64, precision="auto")
-    evidence = task.evidence(network, meter, seen)
-    assert evidence["filters"].shape[1] == 1
-    assert "filters" in task.figures(evidence, "a note")
+    figure_data = task.figure_data(network, meter, seen)
+    assert figure_data["filters"].shape[1] == 1
+    assert "filters" in task.figures(figure_data, "a note")

@@ -94,15 +94,15 @@ def test_meter_gives_the_metric_and_every_class(task: Task, sample: DataSource) 
     assert np.array_equal(seen.indices, val.indices)
 
 
-def test_figures_are_drawn_from_evidence(task: Task, sample: DataSource, tmp_path: Path) -> None:
+def test_figures_are_drawn_from_figure_data(task: Task, sample: DataSource, tmp_path: Path) -> None:
     config = small_config(task)
     val = task.load_splits(sample, config).val
     network = task.build_model(config)
     batches = Batches(val, torch.device("cpu"), task.normalization)
     _, meter, seen = evaluate(task, network, batches, val, batch_size=64, precision="auto")
-    evidence = task.evidence(network, meter, seen)
-    assert sum(array.nbytes for array in evidence.values()) < 20e6
-    for name, figure in task.figures(evidence, "a note").items():
+    figure_data = task.figure_data(network, meter, seen)
+    assert sum(array.nbytes for array in figure_data.values()) < 20e6
+    for name, figure in task.figures(figure_data, "a note").items():
         figure.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
 

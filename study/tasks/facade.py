@@ -203,7 +203,7 @@ class Facade(Task):
 
         return SegmentationMeter(self.classes, device)
 
-    def evidence(
+    def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
         """Return counts, and the best, median and worst images by pixel accuracy."""
@@ -223,16 +223,16 @@ class Facade(Task):
             "scores": scores[places],
         }
 
-    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+    def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw precision-recall curves, AP and IoU per class, confusion matrix and examples."""
         from study import figures, image_figures, metrics
 
-        histograms, confusion = evidence["histograms"], evidence["confusion"]
+        histograms, confusion = figure_data["histograms"], figure_data["confusion"]
         curves = [metrics.precision_recall_curve(counts) for counts in histograms]
         precisions = [metrics.average_precision(counts) for counts in histograms]
         ious = metrics.intersections_over_union(confusion)
         colors = [figures.hex_color(color) for color in mini_facade.PALETTE]
-        shown = evidence["scores"]  # best, median and worst images
+        shown = figure_data["scores"]  # best, median and worst images
         words = [("best", "median", "worst")[3 * k // len(shown)] for k in range(len(shown))]
         scores = [f"{w}: {100 * score:.1f} % right" for w, score in zip(words, shown, strict=True)]
         return {
@@ -245,9 +245,9 @@ class Facade(Task):
             "iou_per_class": figures.class_bars(ious, self.classes, "IoU", note, colors),
             "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
             "segmentations": image_figures.segmentations(
-                evidence["images"],
-                evidence["targets"],
-                evidence["predictions"],
+                figure_data["images"],
+                figure_data["targets"],
+                figure_data["predictions"],
                 scores,
                 mini_facade.PALETTE,
                 self.classes,

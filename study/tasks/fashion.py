@@ -113,7 +113,7 @@ class Fashion(Classification):
             dropout=config.dropout,
         )
 
-    def evidence(
+    def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
         """Return confusion counts, examples by class and the first layer's filters."""
@@ -121,7 +121,7 @@ class Fashion(Classification):
 
         arrays = meter.arrays()
         shape = (len(self.classes), NUM_EXAMPLES)
-        result = super().evidence(model, meter, images)
+        result = super().figure_data(model, meter, images)
         indices = images.indices
         targets = images.targets[indices]
         for kind in ("right", "wrong"):
@@ -143,20 +143,20 @@ class Fashion(Classification):
         result["filters"] = first.weight.detach().cpu().numpy()
         return result
 
-    def figures(self, evidence: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+    def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw confusion matrix, accuracy per class, examples and filters."""
         from study import image_figures
 
-        right = (evidence["right_images"], evidence["right_confidences"])
+        right = (figure_data["right_images"], figure_data["right_confidences"])
         wrong = (
-            evidence["wrong_images"],
-            evidence["wrong_confidences"],
-            evidence["wrong_taken_for"],
+            figure_data["wrong_images"],
+            figure_data["wrong_confidences"],
+            figure_data["wrong_taken_for"],
         )
         return {
-            **super().figures(evidence, note),
+            **super().figures(figure_data, note),
             "right_and_wrong": image_figures.right_and_wrong(right, wrong, self.classes, note),
-            "filters": image_figures.filters(evidence["filters"], note),
+            "filters": image_figures.filters(figure_data["filters"], note),
         }
 
 

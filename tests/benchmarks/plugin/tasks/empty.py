@@ -99,7 +99,7 @@ class Empty(Task):
         """Return what remembers the score."""
         return _Score()
 
-    def evidence(
+    def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
         """Return the score."""
