@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from study.command import parse_assignments
 from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, StorageError
 from study.manifest import (
@@ -25,7 +24,14 @@ from study.parse_objective import parse_goal
 from study.record import StudyRecord
 from study.resources import Node, Resources, allocate, this_machine
 from study.run_options import RunOptions
-from study.setting import TrainConfig, Value, build_config, check_sync, config_fields
+from study.setting import (
+    TrainConfig,
+    Value,
+    build_config,
+    check_sync,
+    config_fields,
+    parse_assignments,
+)
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
 from study.task import Task, base_values, load_task, prepare

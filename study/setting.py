@@ -264,3 +264,23 @@ def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:
             "sync_batch_norm=True: torch synchronises batch normalisation only on GPUs; leave it "
             "out, or use --workers-per-trial 1."
         )
+
+
+def parse_assignments(
+    assignments: Sequence[str], config_class: type[TrainConfig]
+) -> dict[str, Value]:
+    """Return the values of repeated `--set FIELD=VALUE` flags."""
+    fields = config_fields(config_class)
+    values = {}
+    for text in assignments:
+        name, separator, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not separator:
+            raise InputError(f"--set takes FIELD=VALUE, but got {text!r}.")
+        if name not in fields:
+            raise InputError(f"--set: there is no setting {name!r}{did_you_mean(name, fields)}")
+        try:
+            values[name] = parse_value(fields[name], value.strip())
+        except InputError as error:
+            raise InputError(f"--set {text}: {error}") from None
+    return values

@@ -12,12 +12,156 @@ from __future__ import annotations
 import argparse
 import sys
 
-from study.command import check_price, run_command
+from study.command import (
+    add_data_flags,
+    add_resource_flags,
+    add_studies_flag,
+    add_tracking_flag,
+    check_price,
+    command_parser,
+    parse_time,
+    run_command,
+)
 from study.errors import InputError
+from study.objective_flags import add_goal_flags
 from study.plan import make_plan
 from study.redaction import command_line
-from study.resources import unused_gpu
-from study.study_flags import build_parser, options_of
+from study.resources import add_resource_flags, unused_gpu
+from study.run_options import RunOptions
+from study.sampler import SAMPLERS
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `study.tune`."""
+    parser = command_parser("tune")
+    add = parser.add_argument
+    add("task", metavar="TASK", help="fashion, facade, ...")
+    add("--name", help="name of the study (default: TASK)")
+    add_data_flags(parser)
+    add_goal_flags(parser)
+    add_resource_flags(parser)
+    _add_search_flags(parser)
+    _add_stopping_flags(parser)
+    add(
+        "--warm-start-from",
+        metavar="NAME",
+        help="a study of the same task that the new search "
+        "is to know; if its values compare, its trials count, else its best are tried first",
+    )
+    add(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=RunOptions.seed,
+        help="of the search; trial i gets N + i",
+    )
+    add_studies_flag(parser)
+    add_tracking_flag(parser)
+    add(
+        "--system-metrics",
+        action="store_true",
+        help="log cores, memory, GPUs, disk and network "
+        "of this machine to the study's run; needs psutil",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check everything, measure some steps, say what "
+        "would run and how long it would take, and end",
+    )
+    add(
+        "--price-per-hour",
+        metavar="USD",
+        type=float,
+        help="with --dry-run: US dollars for an hour of this machine",
+    )
+    return parser
+
+
+def _add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what says which configurations are tried."""
+    add = parser.add_argument
+    add(
+        "--search-space",
+        metavar="FILE",
+        help="YAML file, or the name of one that comes along, facade-cpu for one (default: TASK)",
+    )
+    add("--epochs", metavar="N", type=int, help="epochs of a full trial (default: the task's)")
+    add(
+        "--set",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="a setting for all trials, no longer searched; may be repeated",
+    )
+    add(
+        "--scheduler",
+        choices=["asha", "none"],
+        default=RunOptions.scheduler,
+        help="stop poor trials early, or train all to the end (default: %(default)s)",
+    )
+    add(
+        "--sampler",
+        choices=SAMPLERS,
+        default=RunOptions.sampler,
+        help="learn from the trials so far (Optuna's "
+        "TPE), or draw at random, to compare with (default: %(default)s)",
+    )
+
+
+def _add_stopping_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what says when trials and the study stop, and what is left of them."""
+    add = parser.add_argument
+    add(
+        "--grace-period",
+        metavar="N",
+        type=int,
+        help="epochs before the first trial may be stopped (default: a fifth of them)",
+    )
+    add(
+        "--reduction-factor",
+        metavar="F",
+        type=float,
+        default=RunOptions.reduction_factor,
+        help="one in F goes on at each rung (default: %(default)g)",
+    )
+    add("--time-budget", metavar="TIME", help="stop after this time: 90s, 30m, 8h (default: never)")
+    add(
+        "--trial-timeout",
+        metavar="TIME",
+        default="1h",
+        help="a trial that reports no epoch for "
+        "this time hangs: its process is ended and started again (default: %(default)s)",
+    )
+    add(
+        "--max-failures",
+        metavar="N",
+        type=int,
+        default=RunOptions.max_failures,
+        help="start a trial whose process or "
+        "machine fails again, from its checkpoint, up to N times in the same epoch (default: "
+        "%(default)s)",
+    )
+    add(
+        "--keep-weights",
+        metavar="N",
+        type=int,
+        default=RunOptions.keep_weights,
+        help="keep the weights of the N best ended trials (default: %(default)s)",
+    )
+
+
+def options_of(args: argparse.Namespace) -> RunOptions:
+    """Return the options that parsed flags ask for.
+
+    Raises:
+        InputError: One is no time.
+    """
+    times = {}
+    if args.time_budget is not None:
+        times["time_budget"] = parse_time("--time-budget", args.time_budget)
+    times["trial_timeout"] = parse_time("--trial-timeout", args.trial_timeout)
+    return RunOptions.of({**vars(args), **times})
 
 
 def main(argv: list[str] | None = None) -> int:

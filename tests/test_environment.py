@@ -21,7 +21,7 @@ from study import environment
 from study.command import run_command
 from study.errors import InputError
 from study.plan import make_plan
-from study.study_flags import build_parser, options_of
+from study.tune import build_parser, options_of
 
 # What is asked of an environment that a command has prepared, without the seconds of Ray.
 PROBE = """

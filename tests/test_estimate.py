@@ -19,9 +19,9 @@ from study.plan import StudyPlan, make_plan
 from study.probe import Cost, Size, measure, size_of
 from study.record import StudyRecord
 from study.simulation import Outlook
-from study.study_flags import build_parser, options_of
 from study.task import Task, TrainConfig, build_config, load_task
 from study.tasks.facade import FacadeConfig
+from study.tune import build_parser, options_of
 
 
 def plan(*words: object) -> StudyPlan:

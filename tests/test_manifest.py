@@ -13,7 +13,7 @@ from study.errors import InputError
 from study.manifest import METRICS_VERSION, changed_metrics, read_manifest, write_manifest
 from study.objective import Goal
 from study.plan import StudyPlan, make_plan
-from study.study_flags import build_parser, options_of
+from study.tune import build_parser, options_of
 from study.warm_start import warm_start
 
 LOSS = {"metric": "val/loss", "mode": "min"}

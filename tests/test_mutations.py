@@ -15,8 +15,8 @@ from study import sampler
 from study.command import run_command
 from study.dry_run import describe
 from study.plan import make_plan
-from study.study_flags import build_parser, options_of
 from study.task import build_config
+from study.tune import build_parser, options_of
 
 SPACES = {path.stem: path.read_text() for path in sorted(Path("search_spaces").glob("*.yaml"))}
 TOKENS = st.sampled_from(

@@ -12,7 +12,7 @@ from study.plan import StudyPlan, make_plan
 from study.record import StudyRecord
 from study.run import run
 from study.run_options import RunOptions
-from study.study_flags import build_parser, options_of
+from study.tune import build_parser, options_of
 
 COMMAND = "python -m study.tune fashion ..."
 

@@ -17,7 +17,7 @@ from study.record import StudyRecord
 from study.run_options import ResourceOptions, RunOptions
 from study.snapshot import rule_of
 from study.status import read_status
-from study.study_flags import build_parser, options_of
+from study.tune import build_parser, options_of
 
 WORDS = """facade --name a --num-samples 6 --set epochs=3 --require ap/window>=0.5 --require
 num_params<=1e5 --time-budget 1.5h --gpus-per-worker 0.5 --system-metrics --seed 4""".split()

@@ -12,10 +12,10 @@ from study.plan import make_plan
 from study.sampler import draw
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
-from study.study_flags import build_parser, options_of
 from study.task import Value, build_config, load_task
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import FashionConfig
+from study.tune import build_parser, options_of
 
 GOAL = Goal((Objective("val/accuracy", "max"),))
 FILES = sorted(find_space("fashion").parent.glob("*.yaml"))

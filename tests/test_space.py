@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.command import parse_assignments
 from study.errors import InputError
+from study.setting import parse_assignments
 from study.space import SearchSpace, find_space
 from study.space_file import load_space
 from study.task import TrainConfig, setting

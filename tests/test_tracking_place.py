@@ -18,10 +18,10 @@ from study.errors import InputError
 from study.plan import make_plan
 from study.provenance import facts
 from study.record import StudyRecord
-from study.study_flags import build_parser, options_of
 from study.task import load_task
 from study.tracking import StudyTracker
 from study.tracking_results import record_report, run_of
+from study.tune import build_parser, options_of
 
 SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
 KEYS = ("val/loss", "val/accuracy")

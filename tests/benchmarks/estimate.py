@@ -24,7 +24,7 @@ from report import Report, out_parser
 from study.estimate import estimate
 from study.plan import make_plan
 from study.record import StudyRecord
-from study.study_flags import build_parser, options_of
+from study.tune import build_parser, options_of
 
 NARROW = """\
 search:
