@@ -26,7 +26,7 @@ from study.errors import InputError
 from study.objective_flags import add_goal_flags
 from study.plan import make_plan
 from study.redaction import command_line
-from study.resources import add_resource_flags, unused_gpu
+from study.resources import unused_gpu
 from study.run_options import RunOptions
 from study.sampler import SAMPLERS
 
