@@ -71,16 +71,7 @@ def cached(
     with ExitStack() as held:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            place = cache_dir / f"{name}-{digest}.lock"
-            try:
-                held.enter_context(lock(place, PATIENCE_SECONDS))
-            except Timeout:
-                print(
-                    f"waiting for another process that prepares {name} (if it hangs, end it: it "
-                    f"holds {place})",
-                    file=sys.stderr,
-                )
-                held.enter_context(lock(place))
+            _wait_for(held, cache_dir / f"{name}-{digest}.lock", name)
             alone = can_lock(cache_dir)
         except OSError as error:
             raise InputError(
@@ -88,22 +79,42 @@ def cached(
                 "set STUDY_CACHE_DIR to one that can be written."
             ) from None
         if not (folder / "meta.json").exists():
-            # Where there are no locks, others may build the same: the first one counts.
-            own = "" if alone else f"{socket.gethostname()}-{os.getpid()}."
-            draft = folder.with_name(f".{folder.name}.{own}draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            meta = build(draft)
-            (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-            if alone or not (folder / "meta.json").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            try:
-                os.replace(draft, folder)
-            except OSError:
-                if alone or not (folder / "meta.json").exists():
-                    raise
-                shutil.rmtree(draft, ignore_errors=True)
+            _build(folder, build, alone)
     return Entry(folder)
+
+
+def _wait_for(held: ExitStack, place: Path, name: str) -> None:
+    """Take the lock of an entry; say so if another process has it."""
+    try:
+        held.enter_context(lock(place, PATIENCE_SECONDS))
+    except Timeout:
+        print(
+            f"waiting for another process that prepares {name} (if it hangs, end it: it "
+            f"holds {place})",
+            file=sys.stderr,
+        )
+        held.enter_context(lock(place))
+
+
+def _build(folder: Path, build: Callable[[Path], dict[str, Any]], alone: bool) -> None:
+    """Build an entry beside its place and rename it.
+
+    Where there are no locks (`alone` is false), others may build the same: the first one counts.
+    """
+    own = "" if alone else f"{socket.gethostname()}-{os.getpid()}."
+    draft = folder.with_name(f".{folder.name}.{own}draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    meta = build(draft)
+    (draft / "meta.json").write_text(json.dumps(meta, indent=1))
+    if alone or not (folder / "meta.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.replace(draft, folder)
+    except OSError:
+        if alone or not (folder / "meta.json").exists():
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def file_stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:

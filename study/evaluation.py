@@ -66,25 +66,35 @@ def evaluate(
     meter = task.build_meter(batches.device)
     if keep_images:
         meter.keep_images()
-    share = images.indices[distributed.rank() :: distributed.world_size()]
-    share = share[: limit_batches and limit_batches * batch_size]
-    seen = dataclasses.replace(images, indices=share)
+    seen = _seen(images, limit_batches and limit_batches * batch_size)
     served = itertools.islice(batches.evaluation(batch_size), limit_batches)
     sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
     with torch.inference_mode():
-        for inputs, targets in progress(served, -(-len(share) // batch_size), "validation"):
+        for inputs, targets in progress(served, -(-len(seen) // batch_size), "validation"):
             with distributed.scoring_autocast(batches.device, precision):
                 logits = network(inputs)
             logits = _sized_like(logits, targets)
             sums += _cross_entropy(logits, targets)
             meter.update(logits, targets)
+    loss = _mean(sums)
+    meter.reduce()
+    scores = meter.compute()
+    return {"loss": loss, **scores, **worst_class(task, scores)}, meter, seen
+
+
+def _seen(images: ImageSet, most: int | None) -> ImageSet:
+    """Return the images of this rank, at most so many."""
+    share = images.indices[distributed.rank() :: distributed.world_size()]
+    return dataclasses.replace(images, indices=share[:most])
+
+
+def _mean(sums: torch.Tensor) -> float:
+    """Return the mean loss over all workers from what each has of `_cross_entropy`."""
     distributed.all_reduce_sum([sums])
     loss_sum, num_targets = sums.tolist()
     if not abs(loss_sum) < float("inf"):
         raise Diverged(f"the validation loss is not finite ({loss_sum}).")
-    meter.reduce()
-    scores = meter.compute()
-    return {"loss": loss_sum / num_targets, **scores, **worst_class(task, scores)}, meter, seen
+    return float(loss_sum / num_targets)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

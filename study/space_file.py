@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from study.errors import InputError, did_you_mean
 from study.setting import (
@@ -40,6 +40,7 @@ from study.setting import (
 from study.space import Parameter, SearchSpace
 from study.yaml_lines import Place, Section, read_sections
 
+Condition = tuple[str, tuple[Value, ...]]  # another parameter, and its values
 SECTIONS = ("fixed", "search", "baseline")
 KEYS = {
     "float": ("type", "low", "high", "log", "step", "when"),
@@ -65,157 +66,195 @@ def load_space(
     Raises:
         InputError: The file is wrong; the message names file, line, and what is allowed.
     """
-    fields = config_fields(config_class)
     sections = read_sections(path, SECTIONS)
+    settings = _Settings(config_fields(config_class))
+    fixed = {
+        name: settings.checked(place, name, value)
+        for name, (place, value) in settings.known(sections["fixed"]).items()
+    }
+    searched = _searched(sections["search"], fixed, settings)
+    for name, (place, _) in settings.known(sections["baseline"]).items():
+        if name not in searched:
+            raise place.error(f"baseline: {name} is not searched; set it under `fixed`.")
+    fixed = {**base, **fixed, **assigned}
+    parameters = {name: known for name, known in searched.items() if name not in assigned}
+    places = {name: place for name, (place, _) in sections["search"].items()}
+    ordered = _order(path, parameters, fixed, places, config_class)
+    baseline = _baseline(ordered, sections["baseline"], base, fixed, settings)
+    fixed = {name: value for name, value in fixed.items() if name not in parameters}
+    return SearchSpace(tuple(ordered), fixed, baseline)
 
-    def known(section: Section) -> dict[str, tuple[Place, Any]]:
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """The settings of a task, which names and values of a file are checked against."""
+
+    fields: Mapping[str, dataclasses.Field[Any]]
+
+    def known(self, section: Section) -> Section:
+        """Return a section whose names are all those of settings."""
         for name, (place, _) in section.items():
-            if name not in fields:
-                raise place.error(f"there is no setting {name!r}{did_you_mean(name, fields)}")
+            if name not in self.fields:
+                raise place.error(f"there is no setting {name!r}{did_you_mean(name, self.fields)}")
         return section
 
-    def checked(place: Place, name: str, value: object, where: str = "") -> Value:
+    def checked(self, place: Place, name: str, value: object, where: str = "") -> Value:
         """Return a value, as every one of the file is checked: fixed, searched, `when`."""
         try:
-            return check_value(fields[name], value)
+            return check_value(self.fields[name], value)
         except InputError as error:
             raise place.error(f"{where}{error}") from None
 
-    fixed = {
-        name: checked(place, name, value)
-        for name, (place, value) in known(sections["fixed"]).items()
-    }
+
+def _searched(
+    section: Section, fixed: Mapping[str, Value], settings: _Settings
+) -> dict[str, Parameter]:
+    """Return the parameters under `search` by name."""
     parameters = {}
-    places = {}
-    for name, (place, entry) in known(sections["search"]).items():
+    for name, (place, entry) in settings.known(section).items():
         if name in fixed:
             raise place.error(f"{name} is both fixed and searched; remove one.")
-        if not fields[name].metadata["searchable"]:
+        if not settings.fields[name].metadata["searchable"]:
             raise place.error(f"{name} is the same for all trials; set it under `fixed`.")
-        parameters[name] = _parameter(name, entry, place, checked, fields)
-        places[name] = place
-    for name, (place, _) in known(sections["baseline"]).items():
-        if name not in parameters:
-            raise place.error(f"baseline: {name} is not searched; set it under `fixed`.")
-    settled = {**base, **fixed, **assigned}
-    for name in assigned:
-        parameters.pop(name, None)
-    ordered = _order(path, parameters, settled, places, config_class)
+        if not isinstance(entry, dict):
+            raise place.error(
+                f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
+                "a value for all trials goes under `fixed`."
+            )
+        parameters[name] = _Entry(name, entry, place, settings).parameter()
+    return parameters
+
+
+def _baseline(
+    ordered: Sequence[Parameter],
+    section: Section,
+    base: Mapping[str, Value],
+    fixed: Mapping[str, Value],
+    settings: _Settings,
+) -> dict[str, Value]:
+    """Return the values of trial 0: those of the file, else what is nearest to the defaults."""
     baseline: dict[str, Value] = {}
     for parameter in ordered:
         name = parameter.name
         value: Value | None = None
-        if name in sections["baseline"]:
-            place, raw = sections["baseline"][name]
-            value = checked(place, name, raw)
+        if name in section:
+            place, raw = section[name]
+            value = settings.checked(place, name, raw)
             if not parameter.contains(value):
                 raise place.error(f"baseline: {name}={value} is outside its search range.")
-        if not parameter.active({**settled, **baseline}):
+        if not parameter.active({**fixed, **baseline}):
             continue
         if value is None:
-            value = parameter.nearest(base.get(name, default_of(fields[name])))
+            value = parameter.nearest(base.get(name, default_of(settings.fields[name])))
         baseline[name] = value
-    settled = {name: value for name, value in settled.items() if name not in parameters}
-    return SearchSpace(tuple(ordered), settled, baseline)
+    return baseline
 
 
-def _parameter(
-    name: str, entry: Any, place: Place, checked: Any, fields: Mapping[str, Any]
-) -> Parameter:
-    """Check one entry under `search`."""
-    if not isinstance(entry, dict):
-        raise place.error(
-            f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
-            "a value for all trials goes under `fixed`."
-        )
-    kind: Any = next((known for known in KEYS if known == entry.get("type")), None)
-    if kind is None:
-        raise place.error(
-            f"{name}: type must be one of {', '.join(KEYS)}, but got {entry.get('type')!r}."
-        )
-    for key in entry:
-        if key not in KEYS[kind]:
-            hint = did_you_mean(str(key), KEYS[kind])
-            raise place.error(f"{name}: a {kind} parameter has no {key!r}{hint}")
-    when = _condition(name, entry, place, checked, fields)
-    if kind == "categorical":
-        choices = entry.get("choices")
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """An entry under `search`."""
+
+    name: str
+    entry: dict[str, Any]
+    place: Place
+    settings: _Settings
+
+    def parameter(self) -> Parameter:
+        """Return the parameter that the entry describes."""
+        written = self.entry.get("type")
+        kind: Any = next((known for known in KEYS if known == written), None)
+        if kind is None:
+            raise self._error(f"type must be one of {', '.join(KEYS)}, but got {written!r}.")
+        for key in self.entry:
+            if key not in KEYS[kind]:
+                hint = did_you_mean(str(key), KEYS[kind])
+                raise self._error(f"a {kind} parameter has no {key!r}{hint}")
+        when = self._condition()
+        return self._categorical(when) if kind == "categorical" else self._numeric(kind, when)
+
+    def _error(self, message: str) -> InputError:
+        return self.place.error(f"{self.name}: {message}")
+
+    def _categorical(self, when: Condition | None) -> Parameter:
+        choices = self.entry.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise place.error(f"{name}: choices must be a list of values.")
-        values = tuple(checked(place, name, choice) for choice in choices)
+            raise self._error("choices must be a list of values.")
+        values = tuple(self.settings.checked(self.place, self.name, choice) for choice in choices)
         if len(set(values)) < len(values):
-            raise place.error(f"{name}: choices has a value twice.")
-        return Parameter(name=name, kind=kind, choices=values, when=when)
-    field_kind = field_type(fields[name])
-    if field_kind.__name__ != kind:
-        fitting = " or ".join(sorted({field_kind.__name__, "categorical"} & KEYS.keys()))
-        raise place.error(f"{name} cannot be searched as {kind}; use type: {fitting}.")
-    low, high = (_number(name, bound, entry, place, kind) for bound in ("low", "high"))
-    said = entry.get("log", Plain("false"))
-    log = read_boolean(said) if isinstance(said, Plain) else None
-    if log is None:
-        raise place.error(f"{name}: log must be true or false, but got {said!r}.")
-    if low >= high:
-        raise place.error(f"{name}: low must be below high, but got low={low}, high={high}.")
-    if log and low <= 0:
-        raise place.error(f"{name}: log needs low above 0, but got low={low}.")
-    for bound in (low, high):
-        checked(place, name, bound)
-    step = None
-    if "step" in entry:
-        step = _number(name, "step", entry, place, kind)
-        if log:
-            raise place.error(f"{name}: log and step exclude each other; remove one.")
-        steps = (high - low) / step if step > 0 else 0.0
-        if not 1 <= steps < float("inf") or abs(steps - round(steps)) > 1e-9 * steps:
-            raise place.error(
-                f"{name}: high must be low plus a multiple of step, but got low={low}, "
-                f"high={high}, step={step}."
+            raise self._error("choices has a value twice.")
+        return Parameter(name=self.name, kind="categorical", choices=values, when=when)
+
+    def _numeric(self, kind: Literal["int", "float"], when: Condition | None) -> Parameter:
+        field_kind = field_type(self.settings.fields[self.name])
+        if field_kind.__name__ != kind:
+            fitting = " or ".join(sorted({field_kind.__name__, "categorical"} & KEYS.keys()))
+            raise self.place.error(
+                f"{self.name} cannot be searched as {kind}; use type: {fitting}."
             )
-    return Parameter(name=name, kind=kind, low=low, high=high, log=log, step=step, when=when)
-
-
-def _number(name: str, key: str, entry: dict[str, Any], place: Place, kind: str) -> Any:
-    written: Any = entry.get(key)
-    wanted = int if kind == "int" else float
-    value = read_plain(written, wanted) if isinstance(written, Plain) else written
-    if wanted is float and isinstance(value, int):
-        value = float(value) if abs(value) <= LARGEST else math.inf
-    if not isinstance(value, wanted) or not math.isfinite(value):
-        words = "a whole number" if kind == "int" else "a number"
-        hint = how_to_write(written, wanted)
-        raise place.error(f"{name}: {key} must be {words}, but got {written!r}{hint}.")
-    return value
-
-
-def _condition(
-    name: str, entry: dict[str, Any], place: Place, checked: Any, fields: Collection[str]
-) -> tuple[str, tuple[Value, ...]] | None:
-    """Return the other parameter and its values, each a value that its setting can have."""
-    if "when" not in entry:
-        return None
-    when = entry["when"]
-    if not isinstance(when, dict) or len(when) != 1:
-        raise place.error(f"{name}: when must be like {{other_parameter: value}}.")
-    ((other, values),) = when.items()
-    if other not in fields:
-        raise place.error(
-            f"{name}: when: there is no setting {other!r}{did_you_mean(other, fields)}"
+        low, high = (self._number(bound, kind) for bound in ("low", "high"))
+        written = self.entry.get("log", Plain("false"))
+        log = read_boolean(written) if isinstance(written, Plain) else None
+        if log is None:
+            raise self._error(f"log must be true or false, but got {written!r}.")
+        if low >= high:
+            raise self._error(f"low must be below high, but got low={low}, high={high}.")
+        if log and low <= 0:
+            raise self._error(f"log needs low above 0, but got low={low}.")
+        for bound in (low, high):
+            self.settings.checked(self.place, self.name, bound)
+        step = None
+        if "step" in self.entry:
+            step = self._number("step", kind)
+            if log:
+                raise self._error("log and step exclude each other; remove one.")
+            steps = (high - low) / step if step > 0 else 0.0
+            if not 1 <= steps < float("inf") or abs(steps - round(steps)) > 1e-9 * steps:
+                raise self._error(
+                    f"high must be low plus a multiple of step, but got low={low}, "
+                    f"high={high}, step={step}."
+                )
+        return Parameter(
+            name=self.name, kind=kind, low=low, high=high, log=log, step=step, when=when
         )
-    values = values if isinstance(values, list) else [values]
-    if not values or None in values or any(isinstance(value, (dict, list)) for value in values):
-        raise place.error(
-            f"{name}: when: {other} needs a value, or a list of values, as in "
-            f"{{{other}: value}} or {{{other}: [value, value]}}."
+
+    def _number(self, key: str, kind: str) -> Any:
+        written: Any = self.entry.get(key)
+        wanted = int if kind == "int" else float
+        value = read_plain(written, wanted) if isinstance(written, Plain) else written
+        if wanted is float and isinstance(value, int):
+            value = float(value) if abs(value) <= LARGEST else math.inf
+        if not isinstance(value, wanted) or not math.isfinite(value):
+            words = "a whole number" if kind == "int" else "a number"
+            hint = how_to_write(written, wanted)
+            raise self._error(f"{key} must be {words}, but got {written!r}{hint}.")
+        return value
+
+    def _condition(self) -> Condition | None:
+        """Return the other parameter and its values, each a value that its setting can have."""
+        if "when" not in self.entry:
+            return None
+        when, fields = self.entry["when"], self.settings.fields
+        if not isinstance(when, dict) or len(when) != 1:
+            raise self._error("when must be like {other_parameter: value}.")
+        ((other, values),) = when.items()
+        if other not in fields:
+            raise self._error(f"when: there is no setting {other!r}{did_you_mean(other, fields)}")
+        values = values if isinstance(values, list) else [values]
+        if not values or None in values or any(isinstance(v, (dict, list)) for v in values):
+            raise self._error(
+                f"when: {other} needs a value, or a list of values, as in "
+                f"{{{other}: value}} or {{{other}: [value, value]}}."
+            )
+        never = f"{self.name}: when: {other} is never %r in this space; "
+        return other, tuple(
+            self.settings.checked(self.place, other, value, never % value) for value in values
         )
-    never = f"{name}: when: {other} is never %r in this space; "
-    return other, tuple(checked(place, other, value, never % value) for value in values)
 
 
 def _order(
     path: Path,
     parameters: Mapping[str, Parameter],
-    settled: Mapping[str, Value],
+    fixed: Mapping[str, Value],
     places: Mapping[str, Place],
     config_class: type[TrainConfig],
 ) -> list[Parameter]:
@@ -242,7 +281,7 @@ def _order(
                 ordered[name] = parameter
             elif other in dropped:
                 dropped.add(name)
-            elif other != name and settled.get(other, default_of(fields[other])) in values:
+            elif other != name and fixed.get(other, default_of(fields[other])) in values:
                 ordered[name] = dataclasses.replace(parameter, when=None)
             elif other != name:
                 dropped.add(name)

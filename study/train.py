@@ -11,13 +11,15 @@ this terminal.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.command import (
     add_config_flags,
@@ -35,6 +37,9 @@ from study.run_folder import RunFolder
 from study.setting import TrainConfig, build_config, config_fields, parse_value
 from study.tables import metric_line, per_class_table
 from study.task import Task, base_values, best_row, load_task, prepare, task_names
+
+if TYPE_CHECKING:
+    from study.loop import EpochResult
 
 
 def build_parser(task: Task | None) -> argparse.ArgumentParser:
@@ -187,55 +192,81 @@ def _train(
     args: argparse.Namespace,
 ) -> int:
     import torch
-    from tqdm import tqdm
-
-    from study.loop import fit
 
     if args.threads:
         torch.set_num_threads(args.threads)
     print(f"{task.title}: {identity['dataset']}, run folder {folder.path}", file=sys.stderr)
     known = facts(identity, source)
-    track = None
-    if args.track:
-        from study import tracking_store
-
-        uri = tracking_store.resolve_uri(args.tracking_uri)
-        params = {**dataclasses.asdict(config), "dataset": source.dataset}
-        track = tracking_store.SingleRun(uri, task, params, known)
-
-    def progress(batches: Any, total: int, phase: str) -> Any:
-        return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
-
-    status, reason = "FAILED", None
     history = list(resume["history"]) if resume else []
     try:
-        for result in fit(
-            task, config, source, resume=resume, limit_batches=args.limit_batches, progress=progress
-        ):
-            folder.record(result, known)
-            history = result.state["history"]
-            print(metric_line(task, result.metrics, result.epoch, config.epochs), file=sys.stderr)
-            if track:
-                track.report(result.epoch, result.metrics)
-        best = best_row(history, task.metric, task.mode)
-        note = run_note(task, config, source, int(best["epoch"]))
-        draw_run(folder, task, task.metric, note, history)
-        status = "FINISHED"
+        with _tracked(task, config, source, folder, known, args) as report:
+            for result in _epochs(task, config, source, resume, args.limit_batches):
+                folder.record(result, known)
+                history = result.state["history"]
+                line = metric_line(task, result.metrics, result.epoch, config.epochs)
+                print(line, file=sys.stderr)
+                report(result.epoch, result.metrics)
+            best = best_row(history, task.metric, task.mode)
+            note = run_note(task, config, source, int(best["epoch"]))
+            draw_run(folder, task, task.metric, note, history)
     except TrialError as error:
-        reason = str(error)
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        if track:
-            track.end(folder, status, reason)
     if args.json:
         print(json.dumps({"run_dir": str(folder.path), "best": best, "epochs": len(history)}))
     else:
         print(f"{note}\n{per_class_table(task, best)}\nrun folder  {folder.path}")
     return 0
+
+
+def _epochs(
+    task: Task,
+    config: TrainConfig,
+    source: DataSource,
+    resume: dict[str, Any] | None,
+    limit_batches: int | None,
+) -> Iterator[EpochResult]:
+    """Train with progress bars, on stderr where it is a terminal."""
+    from tqdm import tqdm
+
+    from study.loop import fit
+
+    def progress(batches: Any, total: int, phase: str) -> Any:
+        return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
+
+    return fit(task, config, source, resume=resume, limit_batches=limit_batches, progress=progress)
+
+
+@contextlib.contextmanager
+def _tracked(
+    task: Task,
+    config: TrainConfig,
+    source: DataSource,
+    folder: RunFolder,
+    known: dict[str, str],
+    args: argparse.Namespace,
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Give what reports an epoch, to MLflow with `--track`; the run there ends with the block."""
+    if not args.track:
+        yield lambda epoch, metrics: None
+        return
+    from study import tracking_store
+
+    uri = tracking_store.resolve_uri(args.tracking_uri)
+    params = {**dataclasses.asdict(config), "dataset": source.dataset}
+    run = tracking_store.SingleRun(uri, task, params, known)
+    status, reason = "FAILED", None
+    try:
+        yield run.report
+        status = "FINISHED"
+    except TrialError as error:
+        reason = str(error)
+        raise
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.end(folder, status, reason)
 
 
 def run_note(task: Task, config: TrainConfig, source: DataSource, epoch: int) -> str:
