@@ -42,8 +42,6 @@ def evaluate(
 ) -> tuple[dict[str, float], Meter, ImageSet]:
     """Evaluate the unwrapped network, each image once over all ranks.
 
-    Where targets are larger than the network's output, its logits are enlarged (bilinear).
-
     Args:
         task: Gives the meter.
         network: Takes normalised images.
@@ -110,6 +108,7 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Enlarge logits (bilinear) where targets are larger than the network's output."""
     if targets.ndim == 3 and logits.shape[2:] != targets.shape[1:]:
         size = targets.shape[1:]
         return torch.nn.functional.interpolate(logits.float(), size, mode="bilinear")

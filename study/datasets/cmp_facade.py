@@ -21,7 +21,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from PIL import Image
 
 from study.datasets.archive import unpacked
 from study.datasets.mask import Color, read_mask
-from study.datasets.pairs import find_pairs
+from study.datasets.pairs import Pairs, find_pairs
 from study.errors import InputError
 from study.likeness import connect, look_alikes
 from study.photo import BadImage, read_photo
@@ -85,32 +85,9 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
         InputError: No such pairs, one name twice, or a pair that cannot be used; the message names
             the file.
     """
-    drafts = {split: target / f".{split}.draft" for split in ("train", "test_dev")}
     with contextlib.ExitStack() as stack:
         found = {path: find_pairs(stack.enter_context(unpacked(path))) for path in paths}
-        pairs = [pair for one in found.values() for pair in one.pairs]
-        unused = UnusedFiles()
-        for one in found.values():
-            unused.update(one.unused)
-            for file, missing, _ in one.without:
-                unused.add(f"without a {missing}", file.name)
-        if not pairs:
-            named = f"; {unused}" if unused else ""
-            raise InputError(
-                f"{', '.join(map(str, paths))}: neither a starter set (folders train and test_dev) "
-                f"nor archives of the CMP Facade Database (NAME.jpg beside NAME.png){named}."
-            )
-        seen: dict[str, Path] = {}
-        twice = [second for one in found.values() for _, second in one.twice]
-        twice += [photo for photo, _ in pairs if seen.setdefault(photo.stem, photo) != photo]
-        if twice:
-            raise InputError(
-                f"{twice[0].name} is there twice; give each part of the database once."
-            )
-        for path, one in found.items():
-            _say_what_is_there(path, [photo.stem for photo, _ in one.pairs])
-        if unused:
-            print(unused, file=sys.stderr)
+        pairs = _usable(found)
         sources = [_source(path, len(one.pairs)) for path, one in found.items()]
         print(f"building mini-facade from {len(pairs)} CMP facades", file=sys.stderr)
         read = [_read_pair(photo, mask, size) for photo, mask in pairs]
@@ -118,6 +95,7 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
     groups = connect(len(photos), look_alikes(photos.transpose(0, 3, 1, 2)))
     buildings = np.random.default_rng(0).permutation(groups.max() + 1)
     held_out = set(buildings[: max(1, round(TEST_SHARE * len(buildings)))].tolist())
+    drafts = {split: target / f".{split}.draft" for split in ("train", "test_dev")}
     for draft in drafts.values():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -130,6 +108,32 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
     for split, draft in drafts.items():
         draft.rename(target / split)
     (target / SOURCES).write_text(json.dumps({"built_from": sources}, indent=1))
+
+
+def _usable(found: Mapping[Path, Pairs]) -> list[tuple[Path, Path]]:
+    """Return the pairs of all archives, each name once; say on stderr what is not used."""
+    pairs = [pair for one in found.values() for pair in one.pairs]
+    unused = UnusedFiles()
+    for one in found.values():
+        unused.update(one.unused)
+        for file, missing, _ in one.without:
+            unused.add(f"without a {missing}", file.name)
+    if not pairs:
+        named = f"; {unused}" if unused else ""
+        raise InputError(
+            f"{', '.join(map(str, found))}: neither a starter set (folders train and test_dev) "
+            f"nor archives of the CMP Facade Database (NAME.jpg beside NAME.png){named}."
+        )
+    seen: dict[str, Path] = {}
+    twice = [second for one in found.values() for _, second in one.twice]
+    twice += [photo for photo, _ in pairs if seen.setdefault(photo.stem, photo) != photo]
+    if twice:
+        raise InputError(f"{twice[0].name} is there twice; give each part of the database once.")
+    for path, one in found.items():
+        _say_what_is_there(path, [photo.stem for photo, _ in one.pairs])
+    if unused:
+        print(unused, file=sys.stderr)
+    return pairs
 
 
 def _say_what_is_there(path: Path, stems: list[str]) -> None:

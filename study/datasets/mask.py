@@ -35,37 +35,15 @@ def read_mask(
     Raises:
         InputError: Not decodable, lossy, or with values or colours that are no class.
     """
-    try:
-        with opened(path) as image:
-            if image.format in ("JPEG", "MPO"):
-                raise BadImage("JPEG changes colours and numbers; save masks as PNG")
-            image.load()
-            image = upright(image)
-            mode, values = image.mode, np.asarray(image)
-            palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
-    except BadImage as error:
-        raise InputError(f"{path}: {error}; get it again.") from None
+    mode, values, palette = _decoded(path)
     if mode == "P":
-        used = np.unique(values)
-        if used.max() >= len(palette):
-            raise InputError(
-                f"{path} has the number {used.max()}, but its palette ends at {len(palette) - 1}; "
-                + _how_to(names, colors)
-            )
-        shades = np.repeat(used[:, None], 3, axis=1)
-        if not np.array_equal(palette[used], shades):
-            table = np.zeros(256, np.uint8)
-            table[used] = _labels(path, palette[used], names, colors)
-            labels: np.ndarray = table[values]
+        labels = _by_palette(path, values, palette, names, colors)
+        if labels is not None:
             return labels, bool((labels != values).any())
     elif mode in COLORS:
-        if mode == "RGBA" and values[..., 3].min() < 255:
-            raise InputError(f"{path} is transparent in places; " + _how_to(names, colors))
-        shown, where = np.unique(values[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
-        grey = (shown == shown[:, :1]).all() and not all(tuple(c.tolist()) in colors for c in shown)
-        if not grey:
-            table = _labels(path, shown, names, colors)
-            return table[where.reshape(-1)].reshape(values.shape[:2]), True
+        labels = _by_color(path, values, names, colors)
+        if labels is not None:
+            return labels, True
         values = values[..., 0]
     elif mode not in NUMBERS:
         raise InputError(f"{path} has mode {mode}; " + _how_to(names, colors))
@@ -76,6 +54,55 @@ def read_mask(
             f"({', '.join(names.values())}); " + _how_to(names, colors)
         )
     return values.astype(np.uint8), False
+
+
+def _decoded(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return an image's mode, its values upright, and its palette `(n, 3)` uint8."""
+    try:
+        with opened(path) as image:
+            if image.format in ("JPEG", "MPO"):
+                raise BadImage("JPEG changes colours and numbers; save masks as PNG")
+            image.load()
+            image = upright(image)
+            palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+            return image.mode, np.asarray(image), palette
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; get it again.") from None
+
+
+def _by_palette(
+    path: Path,
+    values: np.ndarray,
+    palette: np.ndarray,
+    names: Mapping[int, str],
+    colors: Mapping[Color, int],
+) -> np.ndarray | None:
+    """Return labels by a palette's colours; None if those are shades of grey like the numbers."""
+    used = np.unique(values)
+    if used.max() >= len(palette):
+        raise InputError(
+            f"{path} has the number {used.max()}, but its palette ends at {len(palette) - 1}; "
+            + _how_to(names, colors)
+        )
+    if np.array_equal(palette[used], np.repeat(used[:, None], 3, axis=1)):
+        return None
+    table = np.zeros(256, np.uint8)
+    table[used] = _labels(path, palette[used], names, colors)
+    labels: np.ndarray = table[values]
+    return labels
+
+
+def _by_color(
+    path: Path, values: np.ndarray, names: Mapping[int, str], colors: Mapping[Color, int]
+) -> np.ndarray | None:
+    """Return labels by colours `(H, W, 3 or 4)`; None if those are greys and not the classes'."""
+    if values.shape[2] == 4 and values[..., 3].min() < 255:
+        raise InputError(f"{path} is transparent in places; " + _how_to(names, colors))
+    shown, where = np.unique(values[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
+    if (shown == shown[:, :1]).all() and not all(tuple(c.tolist()) in colors for c in shown):
+        return None
+    labels: np.ndarray = _labels(path, shown, names, colors)[where.reshape(-1)]
+    return labels.reshape(values.shape[:2])
 
 
 def palette_of(colors: Sequence[Color]) -> dict[Color, int]:

@@ -10,6 +10,7 @@ keeps a group on one side.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -187,45 +188,10 @@ def load(source: DataSource) -> Entry:
                 "--dataset sample."
             )
     found = {split: find_pairs(root / split) for split in SPLITS}
-    files = [path for split in SPLITS for pair in found[split].pairs for path in pair]
+    files = [path for split in SPLITS for path in _files(found[split])]
     sources = [root / cmp_facade.SOURCES] if (root / cmp_facade.SOURCES).is_file() else []
 
-    def build(draft: Path) -> dict[str, Any]:
-        print("facade: verifying and caching the images, once on this machine", file=sys.stderr)
-        counts = {}
-        done: Counter[str] = Counter()
-        with ThreadPoolExecutor() as pool:
-            for split, name in SPLITS.items():
-                read = list(pool.map(read_pair, found[split].pairs))
-                np.save(draft / f"{name}_images.npy", np.stack([image for image, _, _ in read]))
-                np.save(draft / f"{name}_targets.npy", np.stack([labels for _, labels, _ in read]))
-                counts[name] = len(read)
-                done.update(note for _, _, notes in read for note in notes)
-        train_checksum = checksum(path for pair in found["train"].pairs for path in pair)
-        images = np.load(draft / "train_images.npy")
-        print("facade: looking for crops of the same building", file=sys.stderr)
-        alike = look_alikes(images)
-        groups, grouped_by = find_groups(len(images), alike, train_checksum)
-        test_alike = look_alikes(np.load(draft / "test_images.npy"))
-        np.save(draft / "test_groups.npy", connect(counts["test"], test_alike))
-        np.save(draft / "train_alike.npy", alike)
-        np.save(draft / "train_groups.npy", groups)
-        np.save(draft / "train_shares.npy", class_shares(np.load(draft / "train_targets.npy")))
-        known = train_checksum == STARTER_SET_CHECKSUM
-        readings = ", ".join(f"{num} {phrase}" for phrase, num in sorted(done.items()))
-        if readings:
-            print(f"facade: {readings}", file=sys.stderr)
-        return {
-            "dataset": "mini-facade starter set" if known else "facade folder",
-            "checksum": _with_readings(checksum(files), done),
-            **counts,
-            **({"read": readings} if readings else {}),
-            **(json.loads(sources[0].read_text()) if sources else {}),
-            "facades": int(groups.max()) + 1,
-            "grouped_by": grouped_by,
-            "verified": "the published starter set" if known else "decodes, sizes, labels",
-        }
-
+    build = functools.partial(_build, found=found, sources=sources)
     entry = cached(source.cache_dir, "facade", [LAYOUT, *file_stamps(files + sources)], build)
     unused = UnusedFiles()
     for pairs_of_split in found.values():
@@ -233,6 +199,53 @@ def load(source: DataSource) -> Entry:
     if unused:
         entry.meta["files"] = str(unused)
     return entry
+
+
+def _build(draft: Path, *, found: Mapping[str, Pairs], sources: Sequence[Path]) -> dict[str, Any]:
+    """Decode, verify and group all images; write their arrays and return what identifies them."""
+    print("facade: verifying and caching the images, once on this machine", file=sys.stderr)
+    counts, done = {}, Counter[str]()
+    for split, name in SPLITS.items():
+        counts[name], notes = _decode(found[split], draft, name)
+        done.update(notes)
+    train_checksum = checksum(_files(found["train"]))
+    images = np.load(draft / "train_images.npy")
+    print("facade: looking for crops of the same building", file=sys.stderr)
+    alike = look_alikes(images)
+    groups, grouped_by = find_groups(len(images), alike, train_checksum)
+    test_alike = look_alikes(np.load(draft / "test_images.npy"))
+    np.save(draft / "test_groups.npy", connect(counts["test"], test_alike))
+    np.save(draft / "train_alike.npy", alike)
+    np.save(draft / "train_groups.npy", groups)
+    np.save(draft / "train_shares.npy", class_shares(np.load(draft / "train_targets.npy")))
+    known = train_checksum == STARTER_SET_CHECKSUM
+    readings = ", ".join(f"{num} {phrase}" for phrase, num in sorted(done.items()))
+    if readings:
+        print(f"facade: {readings}", file=sys.stderr)
+    files = [path for split in SPLITS for path in _files(found[split])]
+    return {
+        "dataset": "mini-facade starter set" if known else "facade folder",
+        "checksum": _with_readings(checksum(files), done),
+        **counts,
+        **({"read": readings} if readings else {}),
+        **(json.loads(sources[0].read_text()) if sources else {}),
+        "facades": int(groups.max()) + 1,
+        "grouped_by": grouped_by,
+        "verified": "the published starter set" if known else "decodes, sizes, labels",
+    }
+
+
+def _decode(found: Pairs, draft: Path, name: str) -> tuple[int, list[str]]:
+    """Write a split's images and targets; return how many, and what was done to single ones."""
+    with ThreadPoolExecutor() as pool:
+        read = list(pool.map(read_pair, found.pairs))
+    np.save(draft / f"{name}_images.npy", np.stack([image for image, _, _ in read]))
+    np.save(draft / f"{name}_targets.npy", np.stack([labels for _, labels, _ in read]))
+    return len(read), [note for _, _, notes in read for note in notes]
+
+
+def _files(found: Pairs) -> list[Path]:
+    return [path for pair in found.pairs for path in pair]
 
 
 def _with_readings(checksum_of_files: str, done: Mapping[str, int]) -> str:
