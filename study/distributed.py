@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def scoring_autocast(device: torch.device, precision: str) -> AbstractContextMan
     return autocast(device, precision if device.type == "cuda" else "float32")
 
 
-def seed(*numbers: int) -> int:
+def mixed_seed(*numbers: int) -> int:
     """Mix numbers to a seed for torch, so that neighbouring epochs and ranks are unrelated."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
@@ -77,14 +77,12 @@ def random_states() -> list[list[Tensor]]:
     return every
 
 
-def set_random_states(every: list[Any]) -> None:
+def set_random_states(every: list[list[Tensor]]) -> None:
     """Go on with random numbers from where `random_states` was asked for.
 
     The state of a GPU is ignored where there is none. For another number of workers there are no
     states: their random numbers stay as they are.
     """
-    if isinstance(every[0], Tensor):  # checkpoints of version 0.1: the states of one worker
-        every = [every]
     if len(every) != world_size():
         return
     states = every[rank()]

@@ -1,6 +1,6 @@
 """Limits of this process (`ulimit`) under which Ray hangs, or ends over something else.
 
-    check_limits()     # raises InputError for one that is too low
+    raise_limits()     # raises InputError for one that is too low
 
 What may be raised is raised; the rest is refused before anything is begun.
 """
@@ -21,8 +21,8 @@ STORE_SHARE = 0.3  # of memory, that Ray maps for its store of objects
 ADDRESS_BYTES = 6 * 2**30  # that its processes, and torch, map beside
 
 
-def check_limits(cores: int) -> None:
-    """Make sure that Ray can start.
+def raise_limits(cores: int) -> None:
+    """Raise what may be raised, and make sure that Ray can start.
 
     Args:
         cores: That trials will use.

@@ -192,7 +192,7 @@ class _Training:
 
     def _begin(self, epoch: int) -> _Sums:
         """Set the random numbers of an epoch; return what it summed up before an interruption."""
-        torch.manual_seed(distributed.seed(self.config.seed, epoch, distributed.rank()))
+        torch.manual_seed(distributed.mixed_seed(self.config.seed, epoch, distributed.rank()))
         part, self.part = self.part, {}
         if part:
             distributed.set_random_states(part["random"])

@@ -15,7 +15,7 @@ from typing import Any
 
 from study.environment import is_writable, socket_folder
 from study.errors import InputError, StartError
-from study.limits import check_limits
+from study.limits import raise_limits
 from study.resources import Resources, local_cpus, local_gpus
 
 NUM_STARTS = 3
@@ -93,7 +93,7 @@ def _prepare_folder() -> Path:
     Raises:
         InputError: There is none, or a limit of this process is too low.
     """
-    check_limits(local_cpus())
+    raise_limits(local_cpus())
     parent = socket_folder()
     os.environ["RAY_TMPDIR"] = str(parent)
     token = Path.home() / ".ray" / "auth_token"

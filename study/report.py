@@ -34,7 +34,7 @@ from study.record import REPORT_FILE, StudyRecord
 from study.snapshot import rule_of
 from study.stopping_rule import milestones
 from study.task import Task, load_task
-from study.tested import describe_test, read_openings
+from study.tested import describe_test, of_confirmation, read_openings
 
 PICTURE_WIDTH, PICTURE_QUALITY = 1400, 80  # pixels; of WebP
 MOST_BYTES = 5_000_000  # of the page; pictures that would go beyond are left out
@@ -181,7 +181,7 @@ def _importance(task: Task, record: StudyRecord) -> tuple[Importance | None, str
 def _exports(record: StudyRecord) -> list[dict[str, Any]]:
     """Return the openings of the test for the study's own trials; the others are in a table."""
     tests = read_openings(record.path)
-    return [test for test in tests if "confirm" not in str(test.get("folder", ""))]
+    return [test for test in tests if not of_confirmation(test)]
 
 
 def _pictures(record: StudyRecord, room: int) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from study.errors import DamagedFile, InputError, StorageError
@@ -36,6 +37,11 @@ def folder_in_study(record: StudyRecord, trial: TrialRecord) -> str:
     """Return a trial's folder as an opening names it: below that of the study."""
     path = record.run_folder(trial.number).path
     return str(path).removeprefix(f"{study_folder(record)}/")
+
+
+def of_confirmation(opening: Mapping[str, Any]) -> bool:
+    """Return whether an opening is of a training of a confirmation, by where its folder lies."""
+    return "confirm" in PurePosixPath(opening.get("folder", "")).parts
 
 
 def read_openings(folder: AnyPath) -> list[dict[str, Any]]:

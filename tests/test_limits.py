@@ -17,9 +17,9 @@ from study.errors import InputError
 PROBE = """
 import resource, sys
 from study.errors import InputError
-from study.limits import check_limits
+from study.limits import raise_limits
 try:
-    check_limits(2)
+    raise_limits(2)
     print("good", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 except InputError as error:
     print(error)
@@ -72,6 +72,6 @@ def test_nothing_is_refused_here() -> None:
     if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
         pytest.skip("limited")
     try:
-        limits.check_limits(1)
+        limits.raise_limits(1)
     except InputError as error:
         pytest.fail(str(error))
