@@ -18,6 +18,7 @@ from typing import Any
 
 from study.command import (
     add_machine_flags,
+    add_require_flag,
     add_studies_flag,
     add_study_name,
     add_tracking_flag,
@@ -28,7 +29,6 @@ from study.confirmed import find, others_confirmed
 from study.errors import DamagedFile, InputError, TrialError
 from study.manifest import changed_metrics, find_study
 from study.object_path import as_path
-from study.objective_flags import add_require_flag
 from study.parse_objective import parse_constraints
 from study.progress import standings
 from study.record import StudyRecord

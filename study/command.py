@@ -209,6 +209,28 @@ def add_tracking_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_goal_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--objective` and `--require`."""
+    parser.add_argument(
+        "--objective",
+        metavar="METRIC[,METRIC]",
+        help="what to improve, e.g. accuracy, ap/pillar or worst_class; with a second one, "
+        "num_params or images_per_second perhaps, a Pareto front (default: the task's)",
+    )
+    add_require_flag(parser, "what a good trial must keep at its best epoch")
+
+
+def add_require_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--require`."""
+    parser.add_argument(
+        "--require",
+        metavar="'METRIC>=VALUE'",
+        action="append",
+        default=[],
+        help=f"{what}, e.g. 'ap/window>=0.8' or 'num_params<=1e5'; may be repeated",
+    )
+
+
 def add_resource_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what a study runs on, and how many trials."""
     parser.add_argument(

@@ -14,6 +14,7 @@ import sys
 
 from study.command import (
     add_data_flags,
+    add_goal_flags,
     add_resource_flags,
     add_studies_flag,
     add_tracking_flag,
@@ -23,7 +24,6 @@ from study.command import (
     run_command,
 )
 from study.errors import InputError
-from study.objective_flags import add_goal_flags
 from study.plan import make_plan
 from study.redaction import command_line
 from study.resources import unused_gpu
