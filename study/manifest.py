@@ -14,6 +14,7 @@ from study.files import read_document, write_document
 from study.lineage import first_place, name_of
 from study.object_path import AnyPath, children, modified
 from study.objective import OPTIONAL
+from study.recall import recall_manifest
 from study.redaction import redacted
 from study.space import SearchSpace
 
@@ -42,9 +43,7 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
     try:
         manifest = read_document(file)
     except DamagedFile as error:
-        from study import recall
-
-        recalled = recall.recall_manifest(path / "optuna.db")
+        recalled = recall_manifest(path / "optuna.db")
         if recalled is None:
             raise InputError(
                 f"{error} Put it back from a backup, or give the study another --name."

@@ -17,10 +17,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from study.task import Task
-from study.trial_record import TrialRecord
 
 # Metrics that are no result of validation but can be an objective or a constraint.
 COSTS = {"num_params": "min", "images_per_second": "max", "epoch_seconds": "min"}
@@ -29,6 +28,25 @@ OPTIONAL = ("objectives", "require")  # keys of a manifest that say more than `m
 WORST_MISS = 1e6
 
 Point = Sequence[float]  # one score, or two
+
+
+class Judged(Protocol):
+    """What a goal asks a trial for; `study.trial_record.TrialRecord` answers."""
+
+    @property
+    def number(self) -> int:
+        """From 0."""
+
+    @property
+    def state(self) -> str:
+        """`failed`, or how else it stands."""
+
+    @property
+    def best(self) -> Mapping[str, float] | None:
+        """The row of the best epoch; None before the first."""
+
+
+Trial = TypeVar("Trial", bound=Judged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,21 +134,21 @@ class Goal:
         """Return an epoch's scores, each the better the larger."""
         return tuple(objective.score(row[objective.metric]) for objective in self.objectives)
 
-    def values(self, trial: TrialRecord) -> list[float] | None:
+    def values(self, trial: Judged) -> list[float] | None:
         """Return a trial's values at its best epoch; None before the first."""
         best = trial.best
         return [best[objective.metric] for objective in self.objectives] if best else None
 
-    def misses(self, trial: TrialRecord) -> dict[str, float]:
+    def misses(self, trial: Judged) -> dict[str, float]:
         """Return how far a trial is off each bound, as `Constraint.miss`; empty before an epoch."""
         best = trial.best
         return {str(c): c.miss(best.get(c.metric)) for c in self.constraints} if best else {}
 
-    def missed(self, trial: TrialRecord) -> float:
+    def missed(self, trial: Judged) -> float:
         """Return how far a trial is off the bounds of violated constraints, added up."""
         return sum(max(0.0, miss) for miss in self.misses(trial).values())
 
-    def ranking(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    def ranking(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that have a value and did not fail, best first.
 
         With two objectives the front comes first, by the first of them, then all others by it.
@@ -139,16 +157,16 @@ class Goal:
         ended = [trial for trial in trials if trial.best is not None and trial.state != "failed"]
         on_front = {trial.number for trial in self.front(ended)} if self.has_two else set()
 
-        def place(trial: TrialRecord) -> tuple[float, bool, list[float], int]:
+        def place(trial: Trial) -> tuple[float, bool, list[float], int]:
             scores = self.point(trial.best or {})
             behind = trial.number not in on_front
             return self.missed(trial), behind, [-score for score in scores], trial.number
 
         return sorted(ended, key=place)
 
-    def front(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    def front(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the Pareto front of trials that satisfy all constraints, by the first score."""
-        found: list[tuple[Point, TrialRecord]] = [
+        found: list[tuple[Point, Trial]] = [
             (self.point(trial.best), trial)
             for trial in trials
             if trial.best is not None and trial.state != "failed" and not self.missed(trial)
@@ -158,7 +176,7 @@ class Goal:
             trial for point, trial in sorted(kept, key=lambda k: ([-s for s in k[0]], k[1].number))
         ]
 
-    def shortfall(self, ranking: Sequence[TrialRecord]) -> str | None:
+    def shortfall(self, ranking: Sequence[Judged]) -> str | None:
         """Return a sentence if no trial satisfies all constraints: which is nearest, how near."""
         if not self.constraints or not ranking or not self.missed(ranking[0]):
             return None
@@ -200,7 +218,7 @@ def show(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def show_values(goal: Goal, trial: TrialRecord) -> str:
+def show_values(goal: Goal, trial: Judged) -> str:
     """Return a trial's values with their names; empty before its first epoch."""
     pairs = zip(goal.objectives, goal.values(trial) or [], strict=False)
     return "  ".join(f"{objective.metric} {show(value)}" for objective, value in pairs)
