@@ -16,6 +16,9 @@ import pytest
 
 from study.datasets.source import DataSource
 
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent  # of the repository
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
@@ -121,7 +124,7 @@ def plugin(home: Path) -> dict[str, str]:
     (home / "faults").mkdir(exist_ok=True)
     (home / "space.yaml").write_text("search:\n  width1: {type: int, low: 2, high: 8}\n")
     return {
-        "PYTHONPATH": str(Path(__file__).parent / "plugin"),
+        "PYTHONPATH": str(TESTS / "plugin"),
         "FAULTS": str(home / "faults"),
     }
 
@@ -149,6 +152,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def timeless(metrics: dict[str, float]) -> dict[str, float]:
+    timing = ("epoch_seconds", "images_per_second")
+    return {name: value for name, value in metrics.items() if name not in timing}
 
 
 SPACE = """\

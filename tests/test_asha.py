@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from points import brute_force, drawn
 from ray.tune.schedulers import ASHAScheduler
-from test_objective import brute_force, drawn
 
 from study.asha import FrontRungs, Fronts, Rungs
 

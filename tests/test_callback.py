@@ -17,7 +17,7 @@ from ray.exceptions import (
     RayActorError,
     RayTaskError,
 )
-from test_record import open_record, report
+from recorded import open_record, report
 
 from study import deaths, driver_clock, search
 from study.deaths import Death

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from begun import begin
 from conftest import wait_for
-from test_record import MANIFEST
+from recorded import MANIFEST
 
 from study import claim
 from study.claim import CLAIMS, Claim

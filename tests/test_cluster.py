@@ -21,6 +21,7 @@ import pytest
 import ray.autoscaler
 import yaml
 from botocore.exceptions import ClientError
+from conftest import ROOT
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
 from packaging.requirements import Requirement
@@ -30,7 +31,6 @@ from ray.autoscaler._private.commands import _bootstrap_config, try_logging_conf
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
 
 

@@ -23,10 +23,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import long_only, wait_for
+from conftest import ROOT, long_only, wait_for
 from machines import Machines, missing
 
-ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).parent / "ray"
 HEAD, WORKER = "10.77.0.2", "10.77.0.3"
 STUDY = (

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from begun import begin
 from conftest import LONG, Finished
-from test_record import MANIFEST, closed
+from recorded import MANIFEST, closed
 
 from study import best, tune
 from study.command import run_command

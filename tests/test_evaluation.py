@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -24,7 +24,7 @@ from study.task import Task, TrainConfig, base_values, build_config, load_task, 
 from study.tasks.facade import FacadeConfig
 from study.tasks.fashion import FashionConfig
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "example"
+EXAMPLE = ROOT / "docs" / "example"
 FACADE, FASHION = load_task("facade"), load_task("fashion")
 
 

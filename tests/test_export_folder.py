@@ -104,11 +104,10 @@ def test_a_link_to_a_folder_stays_one(folder: Path, tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, runpy, signal, sys
 from pathlib import Path
 from study import export_folder
-sys.path.insert(0, sys.argv[1])
-from test_export_folder import export_to
+export_to = runpy.run_path(sys.argv[1])["export_to"]
 
 calls = int(sys.argv[3])
 
@@ -133,9 +132,9 @@ export_to(Path(sys.argv[2]), "new")
 
 @pytest.mark.parametrize("system", [(), ("two renames",)])
 def test_a_kill_at_any_moment_leaves_one_whole_export(folder: Path, system: tuple) -> None:
-    tests, seen = str(Path(__file__).parent), set()
+    seen = set()
     for calls in range(200):
-        command = [sys.executable, "-c", KILLED, tests, str(folder), str(calls), *system]
+        command = [sys.executable, "-c", KILLED, __file__, str(folder), str(calls), *system]
         done = subprocess.run(command, capture_output=True, text=True)
         if not folder.exists():
             assert system, "only where two folders are not exchanged in one step"

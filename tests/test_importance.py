@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from begun import begin
-from test_record import closed, open_record
+from recorded import closed, open_record
 
 from study.importance import importance
 from study.record import StudyRecord

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import plugin, run_module
+from conftest import ROOT, TESTS, plugin, run_module
 from terminal import Screen, Terminal, terminal
 
 from study.datasets.source import DataSource
@@ -105,7 +105,7 @@ from study.live import progress_for
 from study.record import StudyRecord
 from study.stopping_rule import StoppingRule
 from study.stopping import Stopping, StudyStopped
-from test_status import MANIFEST
+from recorded import MANIFEST
 
 logging.basicConfig(level=logging.WARNING)
 manifest = json.loads(json.dumps(MANIFEST))
@@ -139,7 +139,7 @@ print("the end")
 @pytest.mark.parametrize("how", ["ends", "raise", "Ctrl-C"])
 def test_all_that_is_said_stays_and_the_table_goes(tmp_path: Path, columns: int, how: str) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
-    path = f"{tmp_path}:{Path(__file__).parent}:{Path(__file__).parents[1]}"
+    path = f"{tmp_path}:{TESTS}:{ROOT}"
     with terminal("driver", how, cwd=tmp_path, columns=columns, env={"PYTHONPATH": path}) as run:
         run.wait_for("█░")
         table = run.screen.text
@@ -165,7 +165,7 @@ def test_all_that_is_said_stays_and_the_table_goes(tmp_path: Path, columns: int,
 def faulty(home: Path) -> dict[str, str]:
     """The task `faulty`, with the package beside these tests and no other that is installed."""
     env = plugin(home)
-    return {**env, "PYTHONPATH": f"{env['PYTHONPATH']}:{Path(__file__).parents[1]}"}
+    return {**env, "PYTHONPATH": f"{env['PYTHONPATH']}:{ROOT}"}
 
 
 def study_in(home: Path, columns: int, **env: str) -> contextlib.AbstractContextManager[Terminal]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tasks import timeless
+from conftest import timeless
 
 from study import checkpoint, distributed
 from study.batches import Batches

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from begun import begin
-from test_record import MANIFEST, SPACE, closed, open_record
+from recorded import MANIFEST, SPACE, closed, open_record
 
 from study.errors import InputError
 from study.manifest import METRICS_VERSION, changed_metrics, read_manifest, write_manifest

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TESTS
 
-HERE = Path(__file__).parent / "benchmarks"
+HERE = TESTS / "benchmarks"
 sys.path.insert(0, str(HERE))
 
 import document  # noqa: E402

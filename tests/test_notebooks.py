@@ -7,10 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import Finished
+from conftest import ROOT, Finished
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 import torch
 from begun import begin
-from test_record import MANIFEST, SPACE, closed, open_record
+from points import brute_force, drawn
+from recorded import MANIFEST, SPACE, closed, open_record
 
 from study.batches import Batches
 from study.errors import InputError
@@ -255,26 +255,6 @@ def test_an_earlier_study_with_two_objectives_tells_both(tmp_path: Path) -> None
 def test_a_constraint_is_read_as_it_was_written(bound: float) -> None:
     constraint = Constraint("num_params", "<=", bound)
     assert read_constraint(str(constraint)) == constraint
-
-
-def brute_force(points: list[tuple[float, ...]]) -> list[int]:
-    return [
-        place
-        for place, point in enumerate(points)
-        if not any(
-            all(a >= b for a, b in zip(other, point, strict=True)) and other != point
-            for other in points
-        )
-    ]
-
-
-def drawn(seed: int, number: int) -> list[tuple[float, ...]]:
-    """Points with many ties, with few, or of which most are on the front."""
-    generator = np.random.default_rng(seed)
-    points = generator.integers(0, [6, 100, 2000][seed % 3], (number, 2)).astype(float)
-    if seed % 2:
-        points[:, 1] = generator.integers(0, 20, number) - points[:, 0]
-    return [tuple(map(float, point)) for point in points]
 
 
 @pytest.mark.parametrize("seed", range(40))

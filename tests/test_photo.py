@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import study
 from study import photo
 from study.photo import BadImage, averaged, read_photo
 
@@ -209,7 +210,7 @@ def test_a_raw_picture_is_refused_and_not_its_preview_taken(tmp_path: Path) -> N
 
 def test_one_function_opens_pictures() -> None:
     """Wherever the package reads one, formats, sizes, turns and damage are seen to."""
-    package = Path(photo.__file__).parent
+    package = Path(study.__file__).parent
     readers = [f.name for f in package.rglob("*.py") if "Image.open(" in f.read_text()]
     assert readers == ["photo.py"]
 

@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import plugin, run_module
+from conftest import ROOT, plugin, run_module
 
 from study.command import COMMANDS
 from study.record import StudyRecord
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -12,6 +12,8 @@ import optuna
 import pytest
 import sqlalchemy
 from begun import begin
+from conftest import ROOT
+from recorded import MANIFEST, SPACE, closed, open_record, reopened, report
 
 from study import optuna_file
 from study.errors import InputError
@@ -24,46 +26,8 @@ from study.space import Parameter, SearchSpace
 from study.trial_record import Ending, counts
 from study.warm_start import Earlier, warm_start
 
-SPACE = SearchSpace(
-    (
-        Parameter(name="learning_rate", kind="float", low=1e-4, high=1e-1, log=True),
-        Parameter(name="width1", kind="int", low=4, high=64, step=4),
-        Parameter(name="last_relu", kind="categorical", choices=(True, False)),
-        Parameter(name="width5", kind="int", low=4, high=64, when=("last_relu", (False,))),
-    ),
-    {"image_size": 64},
-    {"learning_rate": 1e-3, "width1": 16, "last_relu": True},
-)
-MANIFEST: dict[str, Any] = {
-    **{"study": "s", "task": "facade", "dataset": "sample", "checksum": "c", "seed": 3},
-    "sampler": "tpe",
-    **{"metric": "val/mean_ap", "mode": "max", "epochs": 9, "settings": {"image_size": 64}},
-    "space": SPACE.describe(),
-}
-
-
 LOST = "the training loss is not finite"
 ENDINGS: tuple[Ending, ...] = ("finished", "stopped", "failed")
-
-
-def open_record(path: Path, **changes: Any) -> StudyRecord:
-    manifest = json.loads(json.dumps({**MANIFEST, **changes}))
-    return StudyRecord.create_or_continue(path, manifest, "command")
-
-
-def report(record: StudyRecord, number: int, *values: float) -> None:
-    for epoch, value in enumerate(values, 1):
-        record.report(number, {"epoch": epoch, "val/mean_ap": value, "epoch_seconds": 2.0})
-
-
-def closed(record: StudyRecord) -> Path:
-    record.close()
-    return record.path
-
-
-def reopened(record: StudyRecord) -> StudyRecord:
-    """The record as another process would find it."""
-    return open_record(closed(record))
 
 
 def test_trial_zero_is_the_baseline_and_others_lie_in_the_space(tmp_path: Path) -> None:
@@ -520,7 +484,6 @@ def test_tpe_has_one_set_of_arguments_whatever_optuna_s_defaults_are() -> None:
         sampler = tpe(3, objectives=objectives)
         assert sampler._multivariate is (objectives == 1) and sampler._constant_liar
         assert sampler._n_startup_trials == NUM_RANDOM == 10
-    root = Path(__file__).parent.parent
-    files = [*(root / "study").rglob("*.py"), *(root / "tests" / "benchmarks").glob("*.py")]
+    files = [*(ROOT / "study").rglob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")]
     made = [file.name for file in files if "TPESampler(" in file.read_text()]
     assert made == ["sampler.py"]

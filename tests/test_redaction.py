@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from conftest import run_module
 from mlflow.tracking import MlflowClient
-from test_tracking import free_port, server
+from mlflow_server import free_port, server
 
 from study.command import run_command
 from study.errors import InputError

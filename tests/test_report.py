@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import Finished, run_module
 from PIL import Image
-from test_record import MANIFEST
+from recorded import MANIFEST
 
 from study import importance, report, report_facts
 from study.charts import about

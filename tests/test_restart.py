@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from begun import begin
-from test_record import open_record, report
+from recorded import open_record, report
 
 from study.restart import MOST, VARIABLE, Restart
 from study.stopping import Stopping

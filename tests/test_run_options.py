@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from test_record import MANIFEST
-from test_status import four_trials
+from recorded import MANIFEST, four_trials
 
 from study import report_facts
 from study.command_text import options_of as options_of_text

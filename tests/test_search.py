@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from begun import begin
-from test_record import SPACE, open_record, reopened, report
+from recorded import SPACE, open_record, reopened, report
 
 from study.record import StudyRecord
 from study.scheduler import RecordASHA

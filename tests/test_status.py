@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from begun import begin
 from conftest import Finished, run_module
+from recorded import COMMAND, MANIFEST, four_trials
 from terminal import terminal
-from test_record import MANIFEST
 
 from study.asha import Rungs
 from study.command import run_command
@@ -32,24 +32,6 @@ from study.simulation import Outlook
 from study.snapshot import lines, rule_of, snapshot, time_left
 from study.status import main, read_status
 from study.stopping_rule import StoppingRule
-
-COMMAND = "python -m study.tune facade --num-samples 6 --grace-period 2 --reduction-factor 2"
-
-
-def four_trials(path: Any, command: str = COMMAND) -> StudyRecord:
-    """A study of nine epochs, its four trials finished, stopped, failed and running."""
-    record = StudyRecord.create_or_continue(path, json.loads(json.dumps(MANIFEST)), command)
-    for number, values in enumerate([[0.1, 0.5, 0.4] + [0.6] * 6, [0.2, 0.3], [0.1], [0.2, 0.7]]):
-        begin(record)
-        for epoch, value in enumerate(values, 1):
-            ended = time.time() - 100 + 3 * epoch
-            row = {"epoch": epoch, "val/mean_ap": value, "epoch_seconds": 2.0, "ended": ended}
-            record.report(number, row)
-    record.end(0, "finished")
-    record.end(1, "stopped")
-    record.retry(2, "its process died", 1)
-    record.end(2, "failed", "loss is\nnot finite \x1b[2J")
-    return record
 
 
 @pytest.fixture

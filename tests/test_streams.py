@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import plugin
-from test_record import MANIFEST
+from recorded import MANIFEST
 
 from study.datasets.source import DataSource
 from study.record import StudyRecord

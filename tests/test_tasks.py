@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, timeless
 
 import study.tasks
 from study.batches import Batches
@@ -22,7 +23,7 @@ from study.space import find_space
 from study.space_file import load_space
 from study.task import NUM_FOLDS, Task, base_values, build_config, class_key, load_task, task_names
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "example"
+EXAMPLE = ROOT / "docs" / "example"
 
 
 @pytest.fixture(params=[*task_names(), "stripes"])
@@ -119,8 +120,3 @@ def test_same_seed_gives_the_same_numbers(task: Task, sample: DataSource) -> Non
     assert timeless(first.metrics) == timeless(again.metrics)
     other = next(fit(task, dataclasses.replace(config, seed=6), sample, limit_batches=3))
     assert timeless(other.metrics) != timeless(first.metrics)
-
-
-def timeless(metrics: dict[str, float]) -> dict[str, float]:
-    timing = ("epoch_seconds", "images_per_second")
-    return {name: value for name, value in metrics.items() if name not in timing}

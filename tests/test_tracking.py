@@ -9,52 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 from conftest import LONG, long_only, plugin, run_module, started, wait_for
 from mlflow.tracking import MlflowClient
+from mlflow_server import free_port, server
 
 from study.record import StudyRecord
 
 AWAY_SECONDS = 60 if LONG else 10
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def server(home: Path, port: int) -> Iterator[None]:
-    """An MLflow server with a store of its own."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
-    command += ["--backend-store-uri", "sqlite:///server.db", "--workers", 1]
-    command += ["--artifacts-destination", home / "artifacts"]
-    with (home / "server.txt").open("ab") as output:
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=home,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        try:
-            wait_for(lambda: answers(port))
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def answers(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
 
 
 def check_complete(uri: str, record: StudyRecord, num_trials: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -12,6 +11,7 @@ from begun import begin
 from conftest import wait_for
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
+from tracked import KEYS, client_of, extended, flags, train
 
 from study import best, tune
 from study.errors import InputError
@@ -22,60 +22,6 @@ from study.task import load_task
 from study.tracking import StudyTracker
 from study.tracking_results import record_report, run_of
 from study.tune import build_parser, options_of
-
-SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"
-KEYS = ("val/loss", "val/accuracy")
-
-
-def flags(home: Path, name: str, num: int) -> list[str]:
-    (home / "space.yaml").write_text(SPACE)
-    return [
-        "fashion",
-        "--dataset",
-        "sample",
-        "--name",
-        name,
-        "--num-samples",
-        str(num),
-        "--epochs",
-        "2",
-        "--search-space",
-        str(home / "space.yaml"),
-        "--cpus-per-worker",
-        "1",
-        "--max-concurrent",
-        "1",
-        "--studies-dir",
-        str(home / "studies"),
-        "--tracking-uri",
-        f"sqlite:///{home / 'mlflow.db'}",
-    ]
-
-
-def train(home: Path, name: str, num: int, more: Sequence[str] = ()) -> StudyRecord:
-    """Have a study's record say that it trained so many trials."""
-    plan = make_plan(options_of(build_parser().parse_args([*flags(home, name, num), *more])))
-    uri = f"sqlite:///{home / 'mlflow.db'}"
-    record = StudyRecord.create_or_continue(plan.folder, plan.manifest(), "command", uri=uri)
-    while record.num_ended() < num:
-        trial = begin(record)
-        for epoch in (1, 2):
-            values = dict.fromkeys(KEYS, 0.1 * epoch + 0.01 * trial.number)
-            record.report(trial.number, {"epoch": epoch, "ended": 1e9 + epoch, **values})
-        record.end(trial.number, "finished")
-    record.close()
-    return record
-
-
-def extended(home: Path, name: str, num: int) -> StudyRecord:
-    """Run a study's command after its trials were trained: all goes to MLflow."""
-    record = train(home, name, num)
-    assert tune.main(flags(home, name, num)) == 0
-    return record
-
-
-def client_of(home: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
 
 
 def runs_of(home: Path, experiment: str, role: str = "trial") -> list[Run]:

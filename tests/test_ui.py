@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_for
-from test_tracking_place import client_of, extended
+from tracked import client_of, extended
 
 from study import ui
 from study.errors import InputError

@@ -25,10 +25,18 @@ def study_in(home: Path, source: DataSource, **changes: Any) -> StudyRecord:
     for searched in ("width1", "seed"):
         del settings[searched]
     manifest = {
-        **{"study": "garments", "task": "fashion", "dataset": "sample", "seed": 1},
-        **{"metric": "val/accuracy", "mode": "max", "epochs": EPOCHS, "sampler": "random"},
-        **{"checksum": identity["checksum"], "data": identity},
-        **{"space": SPACE.describe(), "settings": settings},
+        "study": "garments",
+        "task": "fashion",
+        "dataset": "sample",
+        "seed": 1,
+        "metric": "val/accuracy",
+        "mode": "max",
+        "epochs": EPOCHS,
+        "sampler": "random",
+        "checksum": identity["checksum"],
+        "data": identity,
+        "space": SPACE.describe(),
+        "settings": settings,
     }
     command = "python -m study.tune fashion --dataset sample --name garments"
     manifest = json.loads(json.dumps({**manifest, **changes}))
