@@ -240,9 +240,9 @@ class StudyRecord:
             trial = trial.with_row(row)
             self._put(trial.with_end(ending) if ending else trial)
 
-    def retry(self, number: int, reason: str, parts: int) -> None:
+    def retry(self, number: int, reason: str, micro_batches: int) -> None:
         """Record a failure after which the trial goes on, with batches in so many parts."""
-        self._put(self.trial(number).with_failure(reason, parts))
+        self._put(self.trial(number).with_failure(reason, micro_batches))
 
     def end(
         self,

@@ -191,8 +191,8 @@ class StudyCallback(NotPickled, tune.Callback):
         with self._writing():
             if "note" in result:
                 self.progress.say(f"trial {number:>3}  {result['note']}")
-                if "parts" in result:
-                    self.record.retry(number, result["note"], result["parts"])
+                if "micro_batches" in result:
+                    self.record.retry(number, result["note"], result["micro_batches"])
             if "interrupted" in result:
                 self.saved.add(number)
             if "halt" in result:
@@ -242,12 +242,13 @@ class StudyCallback(NotPickled, tune.Callback):
             self._fail(number, death)
             trial.max_failures = 0  # its next process finds that it has ended; none comes after
             return
-        parts = known.parts
+        micro_batches = known.micro_batches
         if death.cause == "out_of_memory":
-            batch = int(self.record.params(known).get("batch_size", 2 * parts))
-            parts = max(parts, min(2 * parts, batch // trial.config["workers"]))
+            twice = 2 * micro_batches
+            batch = int(self.record.params(known).get("batch_size", twice))
+            micro_batches = max(micro_batches, min(twice, batch // trial.config["workers"]))
         with self._writing():
-            self.record.retry(number, death.reason, parts)
+            self.record.retry(number, death.reason, micro_batches)
         self.tracker.touch(number)
         self.progress.say(f"trial {number:>3}  {death.reason}; again from epoch {known.epochs + 1}")
 

@@ -42,20 +42,21 @@ def trial_folder(config: dict[str, Any]) -> RunFolder:
     return RunFolder(as_path(config["folder"]) / f"{config['trial']:04d}")
 
 
-def smaller_parts(config: dict[str, Any], parts: int, error: Exception) -> dict[str, Any] | None:
+def halved(config: dict[str, Any], micro_batches: int, error: Exception) -> dict[str, Any] | None:
     """Return the report of a trial that is short of memory and goes on; None if it cannot.
 
     Args:
         config: The trial's Ray config.
-        parts: In how many each batch was computed.
+        micro_batches: In how many parts each batch was computed.
         error: What happened.
     """
     share = config["settings"].get("batch_size", 1) // config["workers"]
     kill = MemoryKill.of(str(error))
-    if not out_of_memory(error) or 2 * parts > share or (kill is not None and not kill.blamed):
+    twice = 2 * micro_batches
+    if not out_of_memory(error) or twice > share or (kill is not None and not kill.blamed):
         return None
-    note = f"out of memory ({reason_of(error)}); goes on with each batch in {2 * parts} parts"
-    return {"note": note, "parts": 2 * parts}
+    note = f"out of memory ({reason_of(error)}); goes on with each batch in {twice} parts"
+    return {"note": note, "micro_batches": twice}
 
 
 def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
@@ -77,22 +78,23 @@ def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
             held.enter_context(lock(folder.path / ".lock", LOCK_SECONDS))
         begin = (TrialRecord.load(folder.path), folder.last_state()) if first else None
         known, state = distributed.broadcast(begin)  # type: ignore[misc]
-        parts = known.parts
+        micro_batches = known.micro_batches
         for text in distributed.broadcast(folder.damage):
             goes_on = f"epoch {len(state['history']) + 1}" if state else "the start"
             yield {"note": f"{text} The trial goes on from {goes_on}."}
         for row in state["history"][known.epochs :] if state else []:
             yield {"epoch": int(row["epoch"]), "metrics": row}
         while True:
-            parts = max(parts, state.get("parts", 1) if state else 1)
+            micro_batches = max(micro_batches, state.get("parts", 1) if state else 1)
             try:
-                yield from _train(config, folder, state, parts, stop, known)
+                yield from _train(config, folder, state, micro_batches, stop, known)
                 break
             except Exception as error:
-                retry = smaller_parts(config, parts, error)
+                retry = halved(config, micro_batches, error)
                 if retry is None or not alone:  # the others wait in the middle of their batch
                     raise
-            parts = retry["parts"]  # outside of the handler, whose traceback holds the network
+            # Outside of the handler, whose traceback holds the network.
+            micro_batches = retry["micro_batches"]
             state = folder.last_state()
             yield retry
         while alone and stop():
@@ -104,7 +106,7 @@ def _train(
     config: dict[str, Any],
     folder: RunFolder,
     state: dict[str, Any] | None,
-    parts: int,
+    micro_batches: int,
     stop: _StopFile,
     known: TrialRecord,
 ) -> Iterator[dict[str, Any]]:
@@ -127,7 +129,7 @@ def _train(
     try:
         goal = Goal.of(config["goal"])
         for result in fit(
-            task, settings, source, goal=goal, resume=state, micro_batches=parts, stop=stop
+            task, settings, source, goal=goal, resume=state, micro_batches=micro_batches, stop=stop
         ):
             if distributed.rank() == 0:
                 _await_turn(config, folder, result.epoch)

@@ -38,7 +38,8 @@ class TrialRecord:
         values: Hyperparameters of the search space.
         history: One row per epoch that the scheduler has seen: `epoch`, `ended` and the metrics.
         failures: What went wrong on the way, each with `time`, `epoch` and `reason`.
-        parts: In how many parts a batch is computed, more than one after running out of memory.
+        micro_batches: In how many parts a batch is computed, more than one after running out of
+            memory; `parts` in the file.
         begun: ISO time.
         ended: ISO time; None while it runs.
         reason: Why it failed, for people.
@@ -52,7 +53,7 @@ class TrialRecord:
     values: dict[str, Value]
     history: tuple[dict[str, float], ...] = ()
     failures: tuple[dict[str, Any], ...] = ()
-    parts: int = 1
+    micro_batches: int = 1
     begun: str = ""
     ended: str | None = None
     reason: str | None = None
@@ -111,10 +112,11 @@ class TrialRecord:
         assert row["epoch"] == self.epochs + 1
         return dataclasses.replace(self, history=(*self.history, row))
 
-    def with_failure(self, reason: str, parts: int) -> TrialRecord:
+    def with_failure(self, reason: str, micro_batches: int) -> TrialRecord:
         """Return the record with a failure after which the trial is tried again."""
         failure = {"time": now(), "epoch": self.epochs + 1, "reason": redacted(reason)}
-        return dataclasses.replace(self, failures=(*self.failures, failure), parts=parts)
+        failures = (*self.failures, failure)
+        return dataclasses.replace(self, failures=failures, micro_batches=micro_batches)
 
     def with_end(
         self, ending: Ending, reason: str | None = None, cause: Cause | None = None
@@ -130,7 +132,12 @@ class TrialRecord:
             StorageError: The disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        write_document(folder / "trial.json", dataclasses.asdict(self))
+        write_document(folder / "trial.json", self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """Return the record as a JSON object, which `of` reads."""
+        names = {"micro_batches": "parts"}
+        return {names.get(key, key): value for key, value in dataclasses.asdict(self).items()}
 
     @staticmethod
     def of(content: Mapping[str, Any]) -> TrialRecord:
@@ -140,6 +147,7 @@ class TrialRecord:
             TypeError, KeyError: It is the object of something else.
         """
         known = {**content, **{key: tuple(content[key]) for key in ("history", "failures")}}
+        known["micro_batches"] = known.pop("parts")
         if "cause" not in known and known.get("state") == "failed":
             known["cause"] = cause_before(known.get("reason") or "")
         return TrialRecord(**known)

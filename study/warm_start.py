@@ -119,4 +119,4 @@ def _brief(trial: TrialRecord, values: dict[str, Value], goal: Goal) -> dict[str
         for row in trial.history
     ]
     kept = dataclasses.replace(trial, values=values, history=tuple(rows), failures=())
-    return dataclasses.asdict(kept)
+    return kept.describe()

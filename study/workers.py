@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from study.distributed import lost_peer
 from study.errors import InputError, StorageError, TrialError
 from study.faults import out_of_memory, root_cause
-from study.trial import run_trial, smaller_parts, trial_folder
+from study.trial import halved, run_trial, trial_folder
 from study.trial_record import TrialRecord
 
 # Settings of Train, for the controller and the workers.
@@ -88,11 +88,11 @@ def run_workers(config: dict[str, Any]) -> Generator[dict[str, Any]]:
         except Exception as error:
             folder = trial_folder(config)
             state = folder.last_state() or {}
-            parts = max(TrialRecord.load(folder.path).parts, state.get("parts", 1))
-            retry = smaller_parts(config, parts, error)
+            known = TrialRecord.load(folder.path)
+            retry = halved(config, max(known.micro_batches, state.get("parts", 1)), error)
             if retry is None:
                 raise
-        yield retry  # the driver records the parts, where the next group finds them
+        yield retry  # the driver records it, where the next group finds them
 
 
 def _run_group(config: dict[str, Any]) -> Generator[dict[str, Any]]:

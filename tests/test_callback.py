@@ -133,11 +133,11 @@ def test_a_trial_that_never_fits_is_halved_once_a_try_and_fails_with_a_reason(
     study = Watched(tmp_path, monkeypatch)
     for parts in (2, 4):
         study.fails(told(9.0, 1.0))
-        assert study.record.trial(0).parts == parts
+        assert study.record.trial(0).micro_batches == parts
         assert study.record.trial(0).state == "running"
     study.fails(told(9.0, 1.0))
     trial = study.record.trial(0)
-    assert trial.state == "failed" and trial.parts == 4
+    assert trial.state == "failed" and trial.micro_batches == 4
     assert trial.reason == (
         "out of memory: 15.0 of 15.5 GB were in use, 9.0 GB by it; lower batch_size, image_size "
         "or --max-concurrent (tried 3 times)"
@@ -154,7 +154,7 @@ def test_a_trial_beside_a_large_one_is_not_blamed(
     for _ in range(search.NUM_CROWDED - 1):
         study.fails(told(1.0, 9.0))
     trial = study.record.trial(0)
-    assert (trial.state, trial.parts, trial.failures) == ("running", 1, ())
+    assert (trial.state, trial.micro_batches, trial.failures) == ("running", 1, ())
     assert study.trial.config["pause"] > 0 and study.stopping.why is None
     assert len(study.said) == 1 and "beside one of 9.0 GB" in study.said[0]
     study.fails(told(1.0, 9.0))  # it is never given room

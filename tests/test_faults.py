@@ -55,7 +55,7 @@ def test_every_fault_has_its_cure_or_its_reason(tmp_path: Path) -> None:
     assert dies.failures[0]["reason"] == "its process died"
     assert hangs.failures[0]["reason"] == "no report for 1 min 00 s (--trial-timeout)"
     assert [f["epoch"] for f in (*raises_once.failures, *dies.failures, *hangs.failures)] == [2] * 3
-    assert memory.parts == 4 and len(memory.failures) == 2
+    assert memory.micro_batches == 4 and len(memory.failures) == 2
     assert "can't allocate memory" in memory.failures[0]["reason"]
     assert "in 4 parts" in done.stderr and "Traceback" not in done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")

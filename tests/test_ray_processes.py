@@ -221,8 +221,10 @@ def test_a_trial_that_is_too_large_is_halved_and_its_neighbour_is_not(tmp_path: 
     )
     assert done.returncode == 0, done.stderr
     large, small = StudyRecord.read(tmp_path / "studies" / "faulty").trials()
-    assert large.parts in (2, 4) and len(large.failures) == large.parts // 2, done.stderr
+    assert large.micro_batches in (2, 4) and len(large.failures) == large.micro_batches // 2, (
+        done.stderr
+    )
     assert large.failures[0]["reason"].startswith("out of memory: "), done.stderr
     assert "lower batch_size, image_size" in large.failures[0]["reason"]
-    assert small.parts == 1 and small.failures == (), done.stderr
+    assert small.micro_batches == 1 and small.failures == (), done.stderr
     assert {large.state, small.state} == {"finished"}

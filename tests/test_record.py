@@ -59,7 +59,7 @@ def test_the_record_keeps_what_happened(tmp_path: Path) -> None:
     assert [t.state for t in trials] == ["finished", "stopped", "failed", "running"]
     assert (trials[0].best_value, trials[0].best_epoch, trials[0].seconds) == (0.5, 2, 6.0)
     assert trials[0].curve == {1: 0.1, 2: 0.5, 3: 0.4}
-    assert (trials[0].parts, trials[0].failures[0]["reason"]) == (2, "its process died")
+    assert (trials[0].micro_batches, trials[0].failures[0]["reason"]) == (2, "its process died")
     assert trials[2].reason == "the loss is not finite" and trials[2].best_value is None
     assert [trial.cause for trial in trials] == [None, None, "diverged", None]
     assert counts(trials) == {"finished": 1, "stopped": 1, "failed": 1, "running": 1}

@@ -272,7 +272,7 @@ def test_faults_of_one_worker_are_cured_for_all(tmp_path: Path) -> None:
     memory, dies, hangs = StudyRecord.read(tmp_path / "studies" / "faulty").trials()
     for trial in (memory, dies, hangs):
         assert trial.state == "finished" and sorted(trial.curve) == [1, 2], done.stderr
-    assert memory.parts == 4 and len(memory.failures) == 2
+    assert memory.micro_batches == 4 and len(memory.failures) == 2
     assert dies.failures[0]["reason"] == "its process died"
     assert hangs.failures[0]["reason"] == "no report for 2 min 00 s (--trial-timeout)"
 
