@@ -16,14 +16,11 @@ from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import InputError
 from study.setting import VAL_SHARE
 from study.split import stratified_split
-from study.task import Task
+from study.task import Figure, Meter, Task
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
     from torch import Tensor
-
-    from study.task import Meter
 
 
 class Classification(Task):

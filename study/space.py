@@ -114,11 +114,9 @@ def find_space(name: str) -> Path:
         return path
     if path.suffix.lower() in (".yaml", ".yml"):
         raise InputError(f"there is no search space {path}.")
-    for folder in (
-        resources.files("study") / "search_spaces",
-        Path(__file__).parent.parent / "search_spaces",  # a checkout that is not installed
-    ):
-        shipped = Path(str(folder))
+    package = Path(str(resources.files("study")))
+    # In a checkout that is not installed they lie beside the package.
+    for shipped in (package / "search_spaces", package.parent / "search_spaces"):
         if shipped.is_dir():
             known = [file.stem for file in shipped.glob("*.yaml")]
             if name in known:

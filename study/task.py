@@ -29,7 +29,6 @@ from study.setting import (
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from matplotlib.figure import Figure
     from torch import Tensor
 
     from study.datasets.source import DataSource, ImageSet, Splits
@@ -40,6 +39,7 @@ __all__ = [
     "PRECISIONS",
     "SCHEDULES",
     "WHOLE",
+    "Figure",
     "Meter",
     "Task",
     "TrainConfig",
@@ -69,6 +69,13 @@ def best_row(history: Sequence[Mapping[str, float]], metric: str, mode: str) -> 
 def base_values(task: Task, dataset: str) -> dict[str, Value]:
     """Return the settings that differ from the config's defaults for a data set."""
     return dict(task.sample_settings) if dataset == "sample" else {}
+
+
+class Figure(Protocol):
+    """A figure of matplotlib, of which only this is used."""
+
+    def savefig(self, *file: Any, **options: Any) -> None:
+        """Write it to a file."""
 
 
 class Meter(Protocol):
@@ -176,7 +183,7 @@ class Task(abc.ABC):
         """
         return {}
 
-    def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
+    def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> Mapping[str, Figure]:
         """Draw what a reader wants to see of one evaluation, by file stem.
 
         `note` says what was evaluated and stands below every title.

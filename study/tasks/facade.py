@@ -19,14 +19,12 @@ from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import InputError
 from study.setting import VAL_SHARE
 from study.split import grouped_split
-from study.task import Task, TrainConfig, Value, setting
+from study.task import Figure, Meter, Task, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
     from torch import Tensor
 
-    from study.task import Meter
 
 SAMPLE_TRAIN, SAMPLE_TEST = 40, 8  # buildings drawn, three crops each
 # Of the pixels by class, in the part of the starter set that is trained on (`split_seed` 0).

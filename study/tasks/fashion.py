@@ -17,13 +17,11 @@ from study.cache import Entry, array_checksum, cached
 from study.classification import Classification
 from study.datasets import drawn_garments, fashion_mnist
 from study.datasets.source import DataSource, ImageSet
-from study.task import OBJECT, TrainConfig, Value, setting
+from study.task import OBJECT, Figure, Meter, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
 
-    from study.task import Meter
 
 NUM_EXAMPLES = 6  # in figures, per class, right and wrong each
 SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn
