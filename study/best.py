@@ -44,12 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("best")
     add = parser.add_argument
     add_study_name(parser)
-    add("--top", metavar="N", type=int, default=5, help="trials to show (default: %(default)s)")
-    add_require_flag(parser, "instead of what the study requires: what a good trial must keep")
+    add(
+        "--top",
+        metavar="N",
+        type=int,
+        default=5,
+        help="number of trials to show (default: %(default)s)",
+    )
+    add_require_flag(parser, "constraint that replaces those of the study")
     add(
         "--importance",
         action="store_true",
-        help="say how much each hyperparameter matters for the objective and for each class",
+        help="show how much each hyperparameter matters for the objective and for each class",
     )
     add("--json", action="store_true", help="print JSON")
     add(
@@ -57,40 +63,43 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         nargs="?",
         const="",
-        help="evaluate the winner, or --trial, on the closed test split, once, and write it to DIR "
-        "(default: export/NAME)",
+        help="evaluate the winner (or --trial) once on the held-out test split and write it to"
+        " DIR (default: export/NAME)",
     )
     add(
         "--confirm",
         metavar="SEEDS",
         type=int,
-        help="train the 3 best again with so many seeds, "
-        "on folds that did not choose them, and test each training",
+        help="train the best 3 again, with SEEDS seeds each, on folds that the search did not "
+        "validate on, and test each training",
     )
     add(
         "--register",
         metavar="MODEL",
         nargs="?",
         const="",
-        help="export the winner, or --trial, "
-        "as a version of an MLflow model (default: NAME); the best confirmed one is its champion",
+        help="register the winner (or --trial) as a version of an MLflow model (default: "
+        "NAME); the best confirmed version becomes its champion",
     )
     add(
         "--trial",
         metavar="N",
         type=int,
-        help="with --export or --register: this trial instead of the winner",
+        help="with --export or --register: take trial N instead of the winner",
     )
     add(
         "--force",
         action="store_true",
-        help="with --trial: also a trial that has not ended; that "
-        "it was tested then is recorded with it",
+        help="with --trial: allow a trial that has not ended; the record of the test says so",
     )
-    add("--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with the data sets (default: $STUDY_DATA_DIR, or data)",
+    )
     add_studies_flag(parser)
     add_tracking_flag(parser)
-    add_machine_flags(parser.add_argument_group("what --confirm runs on"))
+    add_machine_flags(parser.add_argument_group("resources for --confirm"))
     return parser
 
 

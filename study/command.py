@@ -175,10 +175,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         choices=["real", "sample"],
         default="real",
-        help="sample: a drawn data set for trying out, no download (default: %(default)s)",
+        help="real images, or sample: images drawn by the program, to try things out without a"
+        " download (default: %(default)s)",
     )
     parser.add_argument(
-        "--data-dir", metavar="DIR", help="folder of data sets (default: $STUDY_DATA_DIR, or data)"
+        "--data-dir",
+        metavar="DIR",
+        help="folder with the data sets (default: $STUDY_DATA_DIR, or data)",
     )
 
 
@@ -205,7 +208,7 @@ def add_tracking_flag(parser: argparse.ArgumentParser) -> None:
         "--tracking-uri",
         metavar="URI",
         type=without_password,
-        help="MLflow store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)",
+        help="MLflow tracking URI (default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db)",
     )
 
 
@@ -214,10 +217,10 @@ def add_goal_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective",
         metavar="METRIC[,METRIC]",
-        help="what to improve, e.g. accuracy, ap/pillar or worst_class; with a second one, "
-        "num_params or images_per_second perhaps, a Pareto front (default: the task's)",
+        help="metric to improve, e.g. accuracy, ap/pillar or worst_class; a second one, e.g. "
+        "num_params or images_per_second, gives a Pareto front (default: the task's)",
     )
-    add_require_flag(parser, "what a good trial must keep at its best epoch")
+    add_require_flag(parser, "constraint on a trial's best epoch")
 
 
 def add_require_flag(parser: argparse.ArgumentParser, what: str) -> None:
@@ -238,8 +241,8 @@ def add_resource_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_num_samples,
         default=10,
-        help="run until the study has "
-        "N ended trials; inf: until --time-budget or Ctrl-C ends it (default: %(default)s)",
+        help="run until N trials of the study have ended; inf: until --time-budget or Ctrl-C "
+        "ends it (default: %(default)s)",
     )
     add_machine_flags(parser)
 
@@ -247,28 +250,38 @@ def add_resource_flags(parser: argparse.ArgumentParser) -> None:
 def add_machine_flags(parser: argparse._ActionsContainer) -> None:
     """Add the flags that say what trials run on."""
     add = parser.add_argument
-    add("--max-concurrent", metavar="N", type=int, help="trials at a time (default: what fits)")
+    add(
+        "--max-concurrent", metavar="N", type=int, help="trials at a time (default: as many as fit)"
+    )
     add(
         "--workers-per-trial",
         metavar="N",
         type=int,
         default=1,
-        help="processes that train one trial together (default: %(default)s)",
+        help="processes per trial, which share each batch (default: %(default)s)",
     )
-    add("--cpus-per-worker", metavar="N", type=int, help="cores of each (default: shared out)")
+    add(
+        "--cpus-per-worker",
+        metavar="N",
+        type=int,
+        help="CPU cores per worker (default: an equal share)",
+    )
     add(
         "--gpus-per-worker",
         metavar="N",
         type=float,
-        help="GPUs of each, a fraction to share one (default: 1 if there are any)",
+        help="GPUs per worker; with a fraction, trials share a GPU (default: 1 if there are any)",
     )
-    add("--address", help="of a running Ray cluster, or auto (default: Ray on this machine)")
+    add(
+        "--address",
+        help="address of a running Ray cluster, or auto (default: start Ray on this machine)",
+    )
     add(
         "--wait",
         metavar="N",
         type=int,
-        help="with --address: wait until the cluster has N nodes, "
-        "asking one that grows by itself for them",
+        help="with --address: wait until the cluster has N nodes; an autoscaling cluster is "
+        "asked for them",
     )
 
 

@@ -25,7 +25,7 @@ __all__ = ["DataSource", "ImageSet", "Splits"]  # task files of version 0.1 impo
 def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.data`."""
     parser = command_parser("data")
-    parser.add_argument("task", metavar="TASK", help="fashion, facade, ...")
+    parser.add_argument("task", metavar="TASK", help="name of the task: fashion, facade, ...")
     parser.add_argument(
         "--from",
         dest="paths",
@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
         action="append",
         type=Path,
         default=[],
-        help="import from this folder or zip; may be given twice, for data sets in two archives",
+        help="import this folder or zip file; give it twice for a data set in two archives",
     )
     parser.add_argument(
-        "--check", action="store_true", help="only verify; download and import nothing"
+        "--check", action="store_true", help="verify only; download and import nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_data_flags(parser)

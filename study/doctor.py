@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `study.doctor`."""
     parser = command_parser("doctor")
     add = parser.add_argument
-    add("task", metavar="TASK", nargs="?", help="check this task's data set too")
+    add("task", metavar="TASK", nargs="?", help="also check the data set of this task")
     add_data_flags(parser)
     add_studies_flag(parser)
     add_tracking_flag(parser)

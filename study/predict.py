@@ -23,14 +23,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run `python -m study.predict`."""
     parser = command_parser("predict")
     add = parser.add_argument
-    add("export", metavar="EXPORT", type=Path, help="folder that study.best --export wrote")
-    add("images", metavar="IMAGE", nargs="+", help="image, or a folder: the images directly in it")
+    add("export", metavar="EXPORT", type=Path, help="folder written by study best --export")
+    add(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image file, or folder: all images directly in it",
+    )
     add(
         "--out",
         metavar="DIR",
         type=Path,
         default=Path("predictions"),
-        help="folder of the results (default: %(default)s)",
+        help="folder for the results (default: %(default)s)",
     )
     add("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)

@@ -45,12 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("report")
     add = parser.add_argument
     add_study_name(parser)
-    add("--out", metavar="FILE", help=f"where to write it (default: STUDY/{REPORT_FILE})")
+    add("--out", metavar="FILE", help=f"file to write (default: STUDY/{REPORT_FILE})")
     add(
         "--price-per-hour",
         metavar="USD",
         type=float,
-        help="US dollars for an hour of all machines that it ran on, for what trials cost",
+        help="price of all machines of the study in US dollars per hour, to show what trials cost",
     )
     add_studies_flag(parser)
     args = parser.parse_args(argv)

@@ -183,47 +183,61 @@ class TrainConfig:
 
     epochs: int = setting(10, "passes over the training split", low=1, searchable=False)
     batch_size: int = setting(128, "images per optimizer step, over all workers", low=1)
-    optimizer: str = setting("adam", "how steps are taken", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = setting(1e-3, "step size of the optimizer, the highest one", low=0.0)
-    weight_decay: float = setting(1e-5, "L2 penalty, or decay of adamw", low=0.0)
-    momentum: float = setting(0.9, "sgd: part of the last step that is kept", low=0.0, high=0.999)
-    schedule: str = setting("constant", "of the rate over all epochs", choices=SCHEDULES)
+    optimizer: str = setting(
+        "adam", "algorithm that updates the weights", choices=("adam", "adamw", "sgd")
+    )
+    learning_rate: float = setting(
+        1e-3, "step size of the optimizer; with a schedule, its maximum", low=0.0
+    )
+    weight_decay: float = setting(1e-5, "L2 penalty; with adamw, decoupled weight decay", low=0.0)
+    momentum: float = setting(0.9, "sgd: Nesterov momentum", low=0.0, high=0.999)
+    schedule: str = setting("constant", "learning-rate schedule", choices=SCHEDULES)
     warm_up: float = setting(
-        0.25, "one_cycle: share of the steps over which the rate rises", low=0.0, high=0.9
+        0.25, "one_cycle: fraction of the steps in which the learning rate rises", low=0.0, high=0.9
     )
     label_smoothing: float = setting(
-        0.0, "part of a target that is spread over all classes", low=0.0, high=0.9
+        0.0, "fraction of each target that is spread over all classes", low=0.0, high=0.9
     )
     flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
     shift: float = setting(
-        0.0, "largest random shift of a training image, part of its size", low=0.0, high=0.5
+        0.0,
+        "largest random shift of a training image, as a fraction of its size",
+        low=0.0,
+        high=0.5,
     )
     crop: float = setting(
-        1.0, "smallest side of a crop that is enlarged, part of the image's", low=0.1, high=1.0
+        1.0,
+        "smallest side of a random crop that is enlarged again, as a fraction of the image's",
+        low=0.1,
+        high=1.0,
     )
     erase: float = setting(
         0.0, "probability of erasing a rectangle of a training image", low=0.0, high=1.0
     )
     brightness: float = setting(
-        0.0, "largest random change of brightness, part of it", low=0.0, high=1.0
+        0.0, "largest random change of brightness, as a fraction", low=0.0, high=1.0
     )
     compile: bool = setting(
-        False, "torch.compile the network; its time counts in the first epoch", searchable=False
+        False,
+        "torch.compile the network; compiling counts in the first epoch's time",
+        searchable=False,
     )
     precision: str = setting(
         "auto",
-        "of products in training; auto: bfloat16 where GPU or CPU computes in it",
+        "number format of products in training; auto: bfloat16 where the GPU or CPU computes in it",
         choices=PRECISIONS,
         searchable=False,
     )
     sync_batch_norm: bool = setting(
-        False, "batch normalisation over all workers of a trial; GPUs only", searchable=False
+        False,
+        "synchronise batch normalisation over all workers of a trial (GPUs only)",
+        searchable=False,
     )
     seed: int = setting(0, "seed of weights, batch order and dropout", low=0, searchable=False)
     split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
     fold: int = setting(
         0,
-        "which sixth of the training split validates",
+        "sixth of the training split that is used for validation",
         low=0,
         high=NUM_FOLDS - 1,
         searchable=False,

@@ -33,15 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("status")
     add = parser.add_argument
     add_study_name(parser)
-    add("--watch", action="store_true", help="again and again, until no driver runs the study")
+    add("--watch", action="store_true", help="keep updating until no driver runs the study")
     add(
         "--every",
         metavar="SECONDS",
         type=float,
-        help=f"with --watch (default: {WATCH_SECONDS:g}, in an object store "
-        f"{REMOTE_WATCH_SECONDS:g})",
+        help=f"with --watch: seconds between updates (default: {WATCH_SECONDS:g}, "
+        f"in an object store {REMOTE_WATCH_SECONDS:g})",
     )
-    add("--json", action="store_true", help="print JSON, with --watch an object a line")
+    add("--json", action="store_true", help="print JSON; with --watch, one object per line")
     add_studies_flag(parser)
     args = parser.parse_args(argv)
     if args.every is not None and not 0.1 <= args.every <= 86_400:

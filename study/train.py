@@ -48,16 +48,16 @@ def build_parser(task: Task | None) -> argparse.ArgumentParser:
         "train",
         epilog=None if task else "Name a task to see its hyperparameters: study train fashion -h",
     )
-    parser.add_argument("task", metavar="TASK", help="fashion, facade, ...")
+    parser.add_argument("task", metavar="TASK", help="name of the task: fashion, facade, ...")
     add_data_flags(parser)
     parser.add_argument(
         "--params", metavar="FILE", type=Path, help="JSON file with settings; flags override it"
     )
     parser.add_argument(
-        "--like", metavar="RUN_ID", help="take data set and settings of a run in MLflow"
+        "--like", metavar="RUN_ID", help="use the data set and the settings of a run in MLflow"
     )
     parser.add_argument(
-        "--limit-batches", metavar="N", type=int, help="only N batches per pass, for debugging"
+        "--limit-batches", metavar="N", type=int, help="use only N batches per pass, for debugging"
     )
     parser.add_argument(
         "--threads", metavar="N", type=int, help="CPU threads (default: torch decides)"
@@ -66,7 +66,7 @@ def build_parser(task: Task | None) -> argparse.ArgumentParser:
         "--run-dir", metavar="DIR", type=Path, help="run folder (default: runs/TASK-TIME)"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in --run-dir"
+        "--resume", action="store_true", help="resume from the last checkpoint in --run-dir"
     )
     parser.add_argument("--track", action="store_true", help="record the run in MLflow")
     add_tracking_flag(parser)

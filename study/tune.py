@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `study.tune`."""
     parser = command_parser("tune")
     add = parser.add_argument
-    add("task", metavar="TASK", help="fashion, facade, ...")
+    add("task", metavar="TASK", help="name of the task: fashion, facade, ...")
     add("--name", help="name of the study (default: TASK)")
     add_data_flags(parser)
     add_goal_flags(parser)
@@ -45,35 +45,35 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--warm-start-from",
         metavar="NAME",
-        help="a study of the same task that the new search "
-        "is to know; if its values compare, its trials count, else its best are tried first",
+        help="study of the same task to start from: its trials count if their values are "
+        "comparable, otherwise its best configurations are tried first",
     )
     add(
         "--seed",
         metavar="N",
         type=int,
         default=RunOptions.seed,
-        help="of the search; trial i gets N + i",
+        help="seed of the search; trial i is trained with seed N + i (default: %(default)s)",
     )
     add_studies_flag(parser)
     add_tracking_flag(parser)
     add(
         "--system-metrics",
         action="store_true",
-        help="log cores, memory, GPUs, disk and network "
-        "of this machine to the study's run; needs psutil",
+        help="log this machine's use of CPU, memory, GPU, disk and network to the study's run "
+        "(needs psutil)",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="check everything, measure some steps, say what "
-        "would run and how long it would take, and end",
+        help="check everything, time a few training steps, show what would run and how long it"
+        " would take, and exit",
     )
     add(
         "--price-per-hour",
         metavar="USD",
         type=float,
-        help="with --dry-run: US dollars for an hour of this machine",
+        help="with --dry-run: price of this machine in US dollars per hour",
     )
     return parser
 
@@ -84,7 +84,8 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--search-space",
         metavar="FILE",
-        help="YAML file, or the name of one that comes along, facade-cpu for one (default: TASK)",
+        help="YAML file, or the name of a search space shipped with study, e.g. facade-cpu "
+        "(default: TASK)",
     )
     add("--epochs", metavar="N", type=int, help="epochs of a full trial (default: the task's)")
     add(
@@ -92,20 +93,21 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         action="append",
         default=[],
-        help="a setting for all trials, no longer searched; may be repeated",
+        help="fix a setting for all trials instead of searching it; may be repeated",
     )
     add(
         "--scheduler",
         choices=["asha", "none"],
         default=RunOptions.scheduler,
-        help="stop poor trials early, or train all to the end (default: %(default)s)",
+        help="asha: stop poor trials early; none: train every trial to the end (default: "
+        "%(default)s)",
     )
     add(
         "--sampler",
         choices=SAMPLERS,
         default=RunOptions.sampler,
-        help="learn from the trials so far (Optuna's "
-        "TPE), or draw at random, to compare with (default: %(default)s)",
+        help="tpe: learn from the trials so far (Optuna's TPE); random: do not learn, for "
+        "comparison (default: %(default)s)",
     )
 
 
@@ -116,38 +118,41 @@ def _add_stopping_flags(parser: argparse.ArgumentParser) -> None:
         "--grace-period",
         metavar="N",
         type=int,
-        help="epochs before the first trial may be stopped (default: a fifth of them)",
+        help="epochs before a trial may be stopped: the first rung (default: a fifth of the "
+        "epochs)",
     )
     add(
         "--reduction-factor",
         metavar="F",
         type=float,
         default=RunOptions.reduction_factor,
-        help="one in F goes on at each rung (default: %(default)g)",
+        help="one trial in F passes each rung (default: %(default)g)",
     )
-    add("--time-budget", metavar="TIME", help="stop after this time: 90s, 30m, 8h (default: never)")
+    add(
+        "--time-budget",
+        metavar="TIME",
+        help="stop after this time, e.g. 90s, 30m or 8h (default: never)",
+    )
     add(
         "--trial-timeout",
         metavar="TIME",
         default="1h",
-        help="a trial that reports no epoch for "
-        "this time hangs: its process is ended and started again (default: %(default)s)",
+        help="restart a trial that has reported no epoch for this time (default: %(default)s)",
     )
     add(
         "--max-failures",
         metavar="N",
         type=int,
         default=RunOptions.max_failures,
-        help="start a trial whose process or "
-        "machine fails again, from its checkpoint, up to N times in the same epoch (default: "
-        "%(default)s)",
+        help="if a trial's process or machine fails, restart it from its checkpoint, up to N "
+        "times per epoch (default: %(default)s)",
     )
     add(
         "--keep-weights",
         metavar="N",
         type=int,
         default=RunOptions.keep_weights,
-        help="keep the weights of the N best ended trials (default: %(default)s)",
+        help="keep the weights of the best N ended trials (default: %(default)s)",
     )
 
 

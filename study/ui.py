@@ -48,8 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("ui")
     add = parser.add_argument
     add_study_name(parser)
-    add("--port", type=int, help="of the page on this machine (default: a free one)")
-    add("--no-browser", action="store_true", help="print the page's address and open nothing")
+    add("--port", type=int, help="port of the page on this machine (default: a free one)")
+    add(
+        "--no-browser",
+        action="store_true",
+        help="print the address of the page instead of opening it",
+    )
     add_studies_flag(parser)
     add_tracking_flag(parser)
     return parser

@@ -40,40 +40,53 @@ class FacadeConfig(TrainConfig):
     batch_size: int = setting(8, "images per optimizer step, over all workers", low=1)
     image_size: int = setting(
         256,
-        "height and width of images, pixels, a multiple of 4, in a unet of 2^depth",
+        "height and width of images in pixels: a multiple of 4, with a unet of 2^depth",
         low=16,
         high=256,
         searchable=False,
     )
-    model: str = setting("hourglass", "family of networks", choices=("hourglass", "unet"))
+    model: str = setting("hourglass", "network family", choices=("hourglass", "unet"))
     width1: int = setting(64, "hourglass: channels of the first convolution", low=1, high=1024)
     width2: int = setting(128, "hourglass: channels of the second convolution", low=1, high=1024)
     width3: int = setting(256, "hourglass: channels of the third convolution", low=1, high=1024)
     width4: int = setting(128, "hourglass: channels of the fourth convolution", low=1, high=1024)
     width5: int = setting(64, "hourglass: channels of the fifth convolution", low=1, high=1024)
-    last_relu: bool = setting(True, "hourglass: ReLU on the logits, as in the reference project")
-    depth: int = setting(4, "unet: times that the size is halved", low=1, high=8)
+    last_relu: bool = setting(
+        True, "hourglass: apply ReLU to the logits, as the reference project does"
+    )
+    depth: int = setting(4, "unet: number of times that the size is halved", low=1, high=8)
     width: int = setting(16, "unet: channels at full size", low=8, high=256)
     growth: float = setting(
-        1.6, "unet: by which channels grow with each halving; in steps of eight", low=1.0, high=2.0
+        1.6,
+        "unet: factor by which channels grow with each halving, in steps of eight",
+        low=1.0,
+        high=2.0,
     )
-    block: str = setting("plain", "unet: pairs of convolutions", choices=("plain", "residual"))
-    norm: str = setting("batch", "unet: normalisation", choices=("batch", "group"))
+    block: str = setting("plain", "unet: kind of convolution pairs", choices=("plain", "residual"))
+    norm: str = setting("batch", "unet: kind of normalisation", choices=("batch", "group"))
     dropout: float = setting(
-        0.0, "unet: probability, of channels at the coarsest and the last level", low=0.0, high=0.9
+        0.0,
+        "unet: dropout probability of channels at the coarsest and the last level",
+        low=0.0,
+        high=0.9,
     )
     loss: str = setting(
         "cross_entropy",
-        "what is trained on; dice and lovasz are mixed with cross-entropy",
+        "training loss; dice and lovasz are mixed with cross-entropy",
         choices=("cross_entropy", "weighted", "dice", "lovasz"),
     )
     class_power: float = setting(
-        0.5, "weighted: classes count by their share of pixels to minus this", low=0.0, high=1.0
+        0.5,
+        "weighted: a class counts by its share of pixels to the power of minus this",
+        low=0.0,
+        high=1.0,
     )
-    region_share: float = setting(0.5, "dice, lovasz: part of the loss", low=0.0, high=1.0)
+    region_share: float = setting(
+        0.5, "dice, lovasz: their fraction of the loss", low=0.0, high=1.0
+    )
     split: str = setting(
         "facade",
-        "what is kept on one side: all crops of a facade, or (image) each by itself, which leaks",
+        "what stays together in the split: all crops of a facade, or (image) nothing, which leaks",
         choices=("facade", "image"),
         searchable=False,
     )

@@ -32,7 +32,7 @@ class FashionConfig(TrainConfig):
     """Settings of the two-convolution baseline, and of a small residual net."""
 
     epochs: int = setting(6, "passes over the training split", low=1, searchable=False)
-    model: str = setting("two_conv", "family of networks", choices=("two_conv", "residual"))
+    model: str = setting("two_conv", "network family", choices=("two_conv", "residual"))
     width1: int = setting(32, "two_conv: channels of the first convolution", low=1, high=1024)
     width2: int = setting(32, "two_conv: channels of the second convolution", low=1, high=1024)
     hidden: int = setting(128, "two_conv: units of the fully connected layer", low=1, high=8192)
@@ -40,10 +40,10 @@ class FashionConfig(TrainConfig):
         5, "two_conv: height and width of both kernels, pixels", low=1, high=13
     )
     batch_norm: bool = setting(False, "two_conv: batch normalisation after both convolutions")
-    width: int = setting(16, "residual: channels of the first stage, of three", low=1, high=256)
-    blocks: int = setting(1, "residual: blocks of each stage", low=1, high=18)
+    width: int = setting(16, "residual: channels of the first of three stages", low=1, high=256)
+    blocks: int = setting(1, "residual: blocks per stage", low=1, high=18)
     stem_pool: bool = setting(False, "residual: 2x2 max pooling before the first stage")
-    dropout: float = setting(0.0, "probability, in the head", low=0.0, high=0.9)
+    dropout: float = setting(0.0, "dropout probability in the head", low=0.0, high=0.9)
 
 
 class Fashion(Classification):
