@@ -185,10 +185,10 @@ def renew_report(record: StudyRecord, args: argparse.Namespace) -> str | None:
     Returns:
         A sentence if MLflow cannot be told.
     """
-    from study import report, tracking_results, tracking_store
+    from study import report_page, tracking_results, tracking_store
 
     record = StudyRecord.read(record.path)  # with its own constraints
-    report.write(record)
+    report_page.write(record)
 
     def tell() -> None:
         uri = tracking_store.resolve_uri(args.tracking_uri)

@@ -15,7 +15,7 @@ from study.objective import Goal
 from study.record import StudyRecord
 from study.tables import table
 from study.task import load_task
-from study.tested import folder_in_study, read_tests
+from study.tested import CONFIRMATIONS, folder_in_study, read_tests
 from study.trial_record import TrialRecord
 
 SPLIT = ("split", "split_seed")  # settings that say, with the fold, what validation was
@@ -214,7 +214,8 @@ class Confirmation:
 
 def folder_of(searched: StudyRecord, chosen: Sequence[TrialRecord]) -> AnyPath:
     """Return the folder of the confirmation of these trials."""
-    return searched.path / "confirm" / "-".join(str(n) for n in sorted(t.number for t in chosen))
+    numbers = sorted(trial.number for trial in chosen)
+    return searched.path / CONFIRMATIONS / "-".join(map(str, numbers))
 
 
 def candidates_of(goal: Goal, ranking: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
@@ -318,10 +319,10 @@ def _missed(
 
 def others_confirmed(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> str:
     """Return a sentence if other trials were confirmed than are now the best; else nothing."""
-    if not (searched.path / "confirm").exists():
+    if not (searched.path / CONFIRMATIONS).exists():
         return ""
     best = folder_of(searched, candidates_of(searched.goal, ranking)).name
-    earlier = sorted(folder.name for folder in children(searched.path / "confirm"))
+    earlier = sorted(folder.name for folder in children(searched.path / CONFIRMATIONS))
     if not earlier or best in earlier:
         return ""
     said = " and ".join(name.replace("-", ", ") for name in earlier)

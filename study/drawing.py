@@ -202,12 +202,12 @@ def _draw(wanted: dict[str, Any]) -> list[str]:
 
 
 def _report(wanted: dict[str, Any]) -> list[str]:
-    from study import report
+    from study import report_page
     from study.record import StudyRecord
 
     path = as_path(wanted["report"])
     try:
-        report.write(StudyRecord.read(path))
+        report_page.write(StudyRecord.read(path))
     except StorageError:
         raise
     except Exception as error:  # for a page nothing else may suffer

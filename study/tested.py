@@ -25,6 +25,7 @@ from study.record import StudyRecord
 from study.task import Task
 from study.trial_record import TrialRecord, now
 
+CONFIRMATIONS = "confirm"  # in a study's folder
 EARLIEST = "1970-01-01T00:00:00+0000"
 
 
@@ -41,7 +42,7 @@ def folder_in_study(record: StudyRecord, trial: TrialRecord) -> str:
 
 def of_confirmation(opening: Mapping[str, Any]) -> bool:
     """Return whether an opening is of a training of a confirmation, by where its folder lies."""
-    return "confirm" in PurePosixPath(opening.get("folder", "")).parts
+    return CONFIRMATIONS in PurePosixPath(opening.get("folder", "")).parts
 
 
 def read_openings(folder: AnyPath) -> list[dict[str, Any]]:

@@ -19,12 +19,12 @@ from conftest import Finished, run_module
 from PIL import Image
 from recorded import MANIFEST
 
-from study import importance, report, report_facts
+from study import importance, report, report_facts, report_page
 from study.charts import about
 from study.command import run_command
 from study.ledger import Ledger, spans_of
 from study.record import StudyRecord
-from study.report import _pictures, page
+from study.report_page import _pictures, page
 from study.snapshot import rule_of
 from study.space import Parameter, SearchSpace
 from study.task import config_fields, load_task
@@ -133,7 +133,7 @@ def browse(file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 def test_a_browser_draws_it_without_a_network(finished: Finished) -> None:
     record = StudyRecord.read(finished.home / "studies" / "fashion")
     file = finished.home / "drawn.html"
-    report.write(record, file)
+    report_page.write(record, file)
     done = browse(file, "--dump-dom")
     # What a browser calls loaded has its charts: a picture or a print of it is not blank.
     assert 'data-drawn="yes"' in done.stdout
@@ -180,7 +180,7 @@ def test_nothing_is_cut_off(tmp_path: Path) -> None:
             one.values.update({k: (1 + one.number * n) % 10 / 10 for n, k in enumerate(names)})
         record = study(tmp_path / f"s{num}", trials, space=space.describe())
         file = tmp_path / f"{num}.html"
-        report.write(record, file)
+        report_page.write(record, file)
         for width in (390, 1440):
             name = f"{num} trials, {width} pixels"
             frames += f'<iframe id="{name}" src="{file.name}" width={width} height=900></iframe>'
