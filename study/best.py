@@ -241,7 +241,7 @@ def _trial_as_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "run_id": record.run_folder(trial.number).run_id,
         "value": trial.best_value,
         "epoch": trial.best_epoch,
-        "params": record.params(trial),
+        "params": record.config(trial),
         "metrics": trial.metrics,
     }
     if record.goal.has_two:
@@ -260,7 +260,7 @@ def show(task: Task, record: StudyRecord, ranking: list[TrialRecord], top: int) 
     if not ranking:
         return "\n".join([*lines, "no trial has a result yet"])
     winner = ranking[0]
-    size = record.params(winner).get("image_size")
+    size = record.config(winner).get("image_size")
     pixels = f" at {size}x{size} pixels" if size else ""
     return "\n".join(
         [

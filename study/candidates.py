@@ -29,7 +29,7 @@ def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str
         "study_id": record.manifest["id"],
         "seed": record.seed(FIRST_SEED),
         "fold": record.manifest["settings"].get("fold", 0),
-        "candidates": [{"trial": trial.number, "values": trial.values} for trial in candidates],
+        "candidates": [{"trial": trial.number, "values": trial.params} for trial in candidates],
     }
 
 
@@ -39,8 +39,8 @@ def candidate_of(confirms: Mapping[str, Any], number: int) -> int:
     return int(candidates[number % len(candidates)]["trial"])
 
 
-def values_of(confirms: Mapping[str, Any], number: int) -> dict[str, Value]:
-    """Return the values of a training: a configuration, with seed and fold."""
+def params_of(confirms: Mapping[str, Any], number: int) -> dict[str, Value]:
+    """Return the params of a training: a configuration, with seed and fold."""
     candidates = confirms["candidates"]
     turn, place = divmod(number, len(candidates))
     fold = (confirms["fold"] + 1 + turn % (NUM_FOLDS - 1)) % NUM_FOLDS

@@ -218,5 +218,5 @@ def about(record: StudyRecord, trial: TrialRecord) -> str:
         metrics = record.goal.metrics
         lines += [f"{name} {trial.best[name]:.4f}" for name in metrics if name in trial.best]
     lines += [trial.reason[:90]] if trial.reason else []
-    lines += [f"{name} {number(value)}" for name, value in trial.values.items()]
+    lines += [f"{name} {number(value)}" for name, value in trial.params.items()]
     return "<br>".join([title, *(escape(line, quote=False) for line in lines)])

@@ -256,7 +256,7 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
             Confirmed(
                 trial=trial,
                 trainings=tuple(one.number for one in good),
-                folds=tuple(int(one.values["fold"]) for one in good),
+                folds=tuple(int(one.params["fold"]) for one in good),
                 tests=tuple(known),
                 failed=len(own) - len(good),
                 metric=name,

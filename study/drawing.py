@@ -165,7 +165,7 @@ def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
     """Return the line that says what the figures of a trial show."""
     dataset, epochs = record.manifest["dataset"], record.manifest["epochs"]
     data = task.name if dataset == "real" else f"{task.name}, SAMPLE data (not real)"
-    size = record.params(trial).get("image_size")
+    size = record.config(trial).get("image_size")
     pixels = f", {size}x{size} pixels" if size else ""
     return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.best_epoch} of {epochs}"
 

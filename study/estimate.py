@@ -87,7 +87,7 @@ def estimate(study: StudyPlan) -> Estimate:
     splits = study.task.load_splits(study.source, config)
     shape = splits.train.images.shape[1:]
     ends = extremes(study.task, study.space, study.settings, shape)
-    going = [(_settings(study, trial.values), trial) for trial in cut_off]
+    going = [(_settings(study, trial.params), trial) for trial in cut_off]
     coming = [_settings(study, values) for values in drawn]
     points = [*ends.values(), *(_point(study.task, s, shape) for s, _ in going)]
     points += [_point(study.task, settings, shape) for settings in coming]
@@ -259,7 +259,7 @@ def to_come(
                     number=place,
                     metric=objective.metric,
                     mode=objective.mode,
-                    values=values,
+                    params=values,
                     begun=now(),
                 )
             )

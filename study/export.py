@@ -159,7 +159,7 @@ class Draft:
             classes=list(task.classes),
             colors=task.colors or default_colors(len(task.classes)),
             preprocessing=preprocessing(model.input_shape, task.shows),
-            params=record.params(trial),
+            params=record.config(trial),
             objective=str(self.goal),
             metrics=dict(test["metrics"]),
             intervals=dict(test.get("intervals", {})),

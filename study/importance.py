@@ -177,8 +177,8 @@ class _Trials:
             self._study.add_trial(
                 optuna.trial.create_trial(
                     value=0.0,
-                    params=dict(trial.values),
-                    distributions={name: ranges[name] for name in trial.values},
+                    params=dict(trial.params),
+                    distributions={name: ranges[name] for name in trial.params},
                 )
             )
 

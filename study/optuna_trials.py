@@ -39,8 +39,8 @@ def frozen(
     made = optuna.trial.create_trial(
         state=state,
         values=goal.values(trial) if state == optuna.trial.TrialState.COMPLETE else None,
-        params=dict(trial.values),
-        distributions={name: distribution(space, name) for name in trial.values},
+        params=dict(trial.params),
+        distributions={name: distribution(space, name) for name in trial.params},
         intermediate_values={} if searching and trial.diverged else trial.curve,
         user_attrs=attributes(trial, goal),
         constraints=constraints(trial, goal, searching),

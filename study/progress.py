@@ -100,7 +100,7 @@ class Progress:
         star = f"  * {'on the front' if goal.has_two else 'best'} so far" if on_top else ""
         return (
             f"trial {trial.number:>3}  {word:<13} {trial.epochs}/{epochs} epochs  {score}"
-            f"{duration(trial.seconds)}  {settings_line(trial.values)}{why}{star}"
+            f"{duration(trial.seconds)}  {settings_line(trial.params)}{why}{star}"
         )
 
     def summary(self) -> str:
@@ -178,7 +178,7 @@ def trial_table(goal: Goal, trials: list[TrialRecord], epochs: int) -> str:
 
     A metric that violates a constraint has an exclamation mark.
     """
-    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     rows = [
         [
             str(trial.number),
@@ -187,7 +187,7 @@ def trial_table(goal: Goal, trials: list[TrialRecord], epochs: int) -> str:
             f"{trial.best_epoch or '-'}",
             f"{trial.epochs}/{epochs}",
             duration(trial.seconds),
-            *(number(trial.values[name]) if name in trial.values else "" for name in names),
+            *(number(trial.params[name]) if name in trial.params else "" for name in names),
         ]
         for trial in trials
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from study.candidates import values_of
+from study.candidates import params_of
 from study.sampler import Sampler
 from study.setting import Value
 from study.trial_record import TrialRecord
@@ -21,4 +21,4 @@ def proposals_of(manifest: dict[str, Any]) -> Propose:
     confirms = manifest.get("confirms")
     if confirms is None:
         return Sampler.of(manifest).draw
-    return lambda trials: values_of(confirms, len(trials))
+    return lambda trials: params_of(confirms, len(trials))

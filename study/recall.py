@@ -81,7 +81,7 @@ def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> Tria
         metric=metric,
         mode=mode,
         state=state,
-        values=dict(there.params),
+        params=dict(there.params),
         history=tuple(rows),
         begun=begun.isoformat(timespec="seconds") if begun else "",
         ended=ended.isoformat(timespec="seconds") if ended else None,

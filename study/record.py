@@ -216,7 +216,7 @@ class StudyRecord:
             number=len(self._trials),
             metric=self.manifest["metric"],
             mode=self.manifest["mode"],
-            values=dict(params),
+            params=dict(params),
             begun=now(),
         )
         self._save(trial)
@@ -302,7 +302,7 @@ class StudyRecord:
         """Return the seed of a trial; trial 0 has the study's own."""
         return int(self.manifest["seed"]) + number
 
-    def params(self, trial: TrialRecord) -> dict[str, Value]:
-        """Return all settings of a trial, searched and shared."""
+    def config(self, trial: TrialRecord) -> dict[str, Value]:
+        """Return all settings of a trial, those of all trials and its own."""
         seed = {"seed": self.seed(trial.number)}
-        return {**self.manifest["settings"], **seed, **trial.values}
+        return {**self.manifest["settings"], **seed, **trial.params}

@@ -146,7 +146,7 @@ def hints(task: Task, record: StudyRecord, confirmation: Confirmation | None) ->
         text
         for parameter in record.space.parameters
         if best.number > 0  # the baseline was given, not found
-        if (text := _near_bound(task, parameter, best.values.get(parameter.name)))
+        if (text := _near_bound(task, parameter, best.params.get(parameter.name)))
     ]
     if best.number == 0 and len(ranking) > 1:
         found.append("The baseline is still the best: the search has found nothing better yet.")
@@ -250,7 +250,7 @@ def _row(
         "epochs": f"{trial.epochs}/{record.manifest['epochs']}",
         "time": duration(ledger.work[trial.number]),
         "money": _money(ledger, ledger.work[trial.number]),
-        "values": [number(trial.values[n]) if n in trial.values else "" for n in names],
+        "values": [number(trial.params[n]) if n in trial.params else "" for n in names],
     }
 
 

@@ -105,7 +105,7 @@ class Sampler:
             trials: All of the study so far, by number.
         """
         # Not so at first, and where what was drawn could not be written.
-        follows = [trial.values for trial in trials[len(self._known) :]] == [self._drawn]
+        follows = [trial.params for trial in trials[len(self._known) :]] == [self._drawn]
         if self._study is None or not follows:
             known = [
                 frozen(trial, self.space, self.goal, searching=True)

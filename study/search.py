@@ -61,7 +61,7 @@ class RecordSearcher(NotPickled, Searcher):
         except StorageError as error:
             self.stopping.cannot_write(error)
             return None
-        return {**self.shared, "trial": trial.number, "settings": self.record.params(trial)}
+        return {**self.shared, "trial": trial.number, "settings": self.record.config(trial)}
 
     def _begin(self) -> TrialRecord:
         return self.record.begin(self.propose(self.record.trials()))
@@ -245,7 +245,7 @@ class StudyCallback(NotPickled, tune.Callback):
         micro_batches = known.micro_batches
         if death.cause == "out_of_memory":
             twice = 2 * micro_batches
-            batch = int(self.record.params(known).get("batch_size", twice))
+            batch = int(self.record.config(known).get("batch_size", twice))
             micro_batches = max(micro_batches, min(twice, batch // trial.config["workers"]))
         with self._writing():
             self.record.retry(number, death.reason, micro_batches)

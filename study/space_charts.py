@@ -33,12 +33,12 @@ def parallel(record: StudyRecord) -> Chart:
         texts: list[str] = []
         for trial in chosen:
             assert trial.best_value is not None
-            places = [_place(p, trial.values.get(p.name)) for p in parameters]
+            places = [_place(p, trial.params.get(p.name)) for p in parameters]
             span = max(values) - min(values)
             score = (trial.best_value - min(values)) / span if span else 0.5
             x += [*range(last + 1), None]
             y += [*places, score, None]
-            shown = [f"{p.name} {number(trial.values.get(p.name, '-'))}" for p in parameters]
+            shown = [f"{p.name} {number(trial.params.get(p.name, '-'))}" for p in parameters]
             shown += [f"{record.manifest['metric']} {trial.best_value:.4f}", ""]
             texts += [f"trial {trial.number}: {escape(text, quote=False)}" for text in shown]
         data.append(
@@ -93,7 +93,7 @@ def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
     found = []
     best = next(iter(record.ranking()), None)
     for parameter in record.space.parameters:
-        chosen = [t for t in scored(record) if parameter.name in t.values]
+        chosen = [t for t in scored(record) if parameter.name in t.params]
         data = []
         for state in STATES:
             some = [trial for trial in chosen if trial.state == state and trial is not best]
@@ -128,10 +128,10 @@ def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
 def _points(trials: Sequence[TrialRecord], name: str, shape: Chart) -> Chart:
     return {
         **{"type": "scatter", "mode": "markers", "marker": shape},
-        "x": [x if isinstance(x := t.values[name], float) else number(x) for t in trials],
+        "x": [x if isinstance(x := t.params[name], float) else number(x) for t in trials],
         "y": [trial.best_value for trial in trials],
         "text": [
-            f"trial {t.number}, {name} {escape(number(t.values[name]), quote=False)}"
+            f"trial {t.number}, {name} {escape(number(t.params[name]), quote=False)}"
             for t in trials
         ],
         "hovertemplate": "%{text}: %{y:.4f}<extra></extra>",

@@ -130,7 +130,7 @@ def _trial_rows(
         place = f"#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
         link = f"[{text}]({place})" if run_id else text
         scores = [show(best[metric]) if metric in best else "" for metric in metrics]
-        values = [number(trial.values[n]) if n in trial.values else "" for n in names]
+        values = [number(trial.params[n]) if n in trial.params else "" for n in names]
         rows.append(_cells([link, *scores, str(trial.best_epoch), *values]))
     return rows
 
@@ -163,5 +163,5 @@ def trial_note(record: StudyRecord, trial: TrialRecord) -> str:
         scores = [f"{m} {show(trial.best[m])}" for m in record.goal.metrics if m in trial.best]
         lines.append(f"Best epoch {trial.best_epoch}: {', '.join(scores)}.")
     lines += [f"Tried again in epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
-    settings = ", ".join(f"{key} {number(value)}" for key, value in trial.values.items())
+    settings = ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
     return "\n\n".join([*lines, f"Settings: {settings}"])

@@ -234,7 +234,7 @@ class StudyRuns:
         name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
         if self.confirms:
             tags["study.confirms"] = str(candidate_of(self.confirms, trial.number))
-            name = f"trial {tags['study.confirms']} again, fold {trial.values['fold']}"
+            name = f"trial {tags['study.confirms']} again, fold {trial.params['fold']}"
         if manifest["dataset"] == "sample":
             name += " [sample data]"
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
@@ -243,7 +243,7 @@ class StudyRuns:
         return run_id
 
     def _log_settings(self, run_id: str, trial: TrialRecord) -> None:
-        params = {**self.settings, **self.record.params(trial)}
+        params = {**self.settings, **self.record.config(trial)}
         log_settings(self.client, run_id, params, self.known)
 
     def _find(self, condition: str, whose: str | None = None) -> entities.Run | None:

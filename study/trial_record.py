@@ -24,6 +24,7 @@ Cause = Literal["diverged", "out_of_memory", "hung", "died", "lost", "input", "e
 STATES = ("finished", "stopped", "failed", "running")
 # Keys of an epoch that are no metrics: its number, and when it ended in seconds since 1970.
 NOT_METRICS = ("epoch", "ended")
+IN_FILE = {"params": "values", "micro_batches": "parts"}  # attributes that the file calls otherwise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class TrialRecord:
         metric: By which it is judged.
         mode: `max` or `min`.
         state: `running` also stands for a trial that was cut off and can go on.
-        values: Hyperparameters of the search space.
+        params: Hyperparameters of the search space; `values` in the file.
         history: One row per epoch that the scheduler has seen: `epoch`, `ended` and the metrics.
         failures: What went wrong on the way, each with `time`, `epoch` and `reason`.
         micro_batches: In how many parts a batch is computed, more than one after running out of
@@ -50,7 +51,7 @@ class TrialRecord:
     metric: str
     mode: str
     state: Literal["finished", "stopped", "failed", "running"] = "running"
-    values: dict[str, Value]
+    params: dict[str, Value]
     history: tuple[dict[str, float], ...] = ()
     failures: tuple[dict[str, Any], ...] = ()
     micro_batches: int = 1
@@ -136,8 +137,8 @@ class TrialRecord:
 
     def describe(self) -> dict[str, Any]:
         """Return the record as a JSON object, which `of` reads."""
-        names = {"micro_batches": "parts"}
-        return {names.get(key, key): value for key, value in dataclasses.asdict(self).items()}
+        own = dataclasses.asdict(self)
+        return {IN_FILE.get(name, name): value for name, value in own.items()}
 
     @staticmethod
     def of(content: Mapping[str, Any]) -> TrialRecord:
@@ -147,7 +148,7 @@ class TrialRecord:
             TypeError, KeyError: It is the object of something else.
         """
         known = {**content, **{key: tuple(content[key]) for key in ("history", "failures")}}
-        known["micro_batches"] = known.pop("parts")
+        known |= {name: known.pop(key) for name, key in IN_FILE.items()}
         if "cause" not in known and known.get("state") == "failed":
             known["cause"] = cause_before(known.get("reason") or "")
         return TrialRecord(**known)

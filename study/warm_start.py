@@ -70,16 +70,16 @@ def warm_start(
             )
     goal = Goal.of(manifest)
     inside = {
-        trial.number: values
+        trial.number: params
         for trial in earlier.trials()
-        if trial.informs and (values := _in_space(earlier, trial, space))
+        if trial.informs and (params := _in_space(earlier, trial, space))
     }
     compares = all(earlier.manifest[key] == manifest[key] for key in SAME)
     compares = compares and not changed_metrics(earlier.manifest, goal.metrics)
     alike = [
-        _brief(trial, values, goal)
-        for trial, values in ((earlier.trial(number), values) for number, values in inside.items())
-        if compares and manifest["settings"].items() <= _params(earlier, trial).items()
+        _brief(trial, params, goal)
+        for trial, params in ((earlier.trial(number), params) for number, params in inside.items())
+        if compares and manifest["settings"].items() <= _config(earlier, trial).items()
     ]
     ranked = [trial.number for trial in earlier.ranking() if trial.number in inside]
     first = [] if alike else [inside[number] for number in ranked[:NUM_FIRST]]
@@ -91,32 +91,32 @@ def warm_start(
     return {"from": name, "trials": alike, "first": first}
 
 
-def _params(record: StudyRecord, trial: TrialRecord) -> dict[str, Value]:
+def _config(record: StudyRecord, trial: TrialRecord) -> dict[str, Value]:
     """Return all settings of a trial, those that its study did not know yet at their defaults."""
     fields = config_fields(load_task(record.manifest["task"]).config_class)
-    return {name: default_of(field) for name, field in fields.items()} | record.params(trial)
+    return {name: default_of(field) for name, field in fields.items()} | record.config(trial)
 
 
 def _in_space(
     record: StudyRecord, trial: TrialRecord, space: SearchSpace
 ) -> dict[str, Value] | None:
-    """Return a trial's values for the parameters of a space; None if it lies outside."""
-    params = {**_params(record, trial), **space.fixed}
-    values: dict[str, Value] = {}
+    """Return a trial's params for the parameters of a space; None if it lies outside."""
+    config = {**_config(record, trial), **space.fixed}
+    params: dict[str, Value] = {}
     for parameter in space.parameters:
-        if parameter.active({**space.fixed, **values}):
-            value = params.get(parameter.name)
+        if parameter.active({**space.fixed, **params}):
+            value = config.get(parameter.name)
             if value is None or not parameter.contains(value):
                 return None
-            values[parameter.name] = value
-    return values
+            params[parameter.name] = value
+    return params
 
 
-def _brief(trial: TrialRecord, values: dict[str, Value], goal: Goal) -> dict[str, Any]:
+def _brief(trial: TrialRecord, params: dict[str, Value], goal: Goal) -> dict[str, Any]:
     """Return of a trial what a search uses, as a JSON object."""
     rows = [
         {name: row[name] for name in ("epoch", *goal.metrics) if name in row}
         for row in trial.history
     ]
-    kept = dataclasses.replace(trial, values=values, history=tuple(rows), failures=())
+    kept = dataclasses.replace(trial, params=params, history=tuple(rows), failures=())
     return kept.describe()

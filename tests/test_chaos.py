@@ -118,7 +118,7 @@ def check_all_agree(home: Path) -> list[TrialRecord]:
         run = children[trial.number]
         assert run.info.status == {"finished": "FINISHED", "stopped": "KILLED"}[trial.state]
         state = {"finished": "COMPLETE", "stopped": "PRUNED"}[trial.state]
-        assert optuna_trial.state.name == state and optuna_trial.params == trial.values
+        assert optuna_trial.state.name == state and optuna_trial.params == trial.params
         assert optuna_trial.intermediate_values == trial.curve
         assert sorted(trial.curve) == list(range(1, trial.epochs + 1)), "no gap"
         for name in trial.metrics:
@@ -126,7 +126,7 @@ def check_all_agree(home: Path) -> list[TrialRecord]:
             points = {metric.step: metric.value for metric in history}
             assert len(history) == len(points), "no step twice"
             assert points == {int(row["epoch"]): row[name] for row in trial.history}
-        for name, value in trial.values.items():
+        for name, value in trial.params.items():
             assert run.data.params[name] == str(value)
     return trials
 
@@ -140,8 +140,8 @@ def test_a_killed_study_finds_what_an_uninterrupted_one_finds(tmp_path: Path) ->
         assert killed_and_continued(home, command, kills, seed=2) >= min(kills, 3)
         found.append(check_all_agree(home))
     for whole, killed in zip(*found, strict=True):
-        assert (whole.values, whole.state, whole.curve) == (
-            killed.values,
+        assert (whole.params, whole.state, whole.curve) == (
+            killed.params,
             killed.state,
             killed.curve,
         )

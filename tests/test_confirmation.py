@@ -88,8 +88,8 @@ def test_every_configuration_has_every_seed_on_another_fold(confirmed: Path) -> 
     trials = record.trials()
     assert len(trials) == 6
     for number, trial in enumerate(trials):
-        params = record.params(trial)
-        wanted = study.params(study.trial(best[number % 3]))
+        params = record.config(trial)
+        wanted = study.config(study.trial(best[number % 3]))
         assert params["seed"] == 1 + FIRST_SEED + number // 3
         assert params["fold"] == 1 + number // 3
         assert {**params, "seed": 0, "fold": 0} == {**wanted, "seed": 0, "fold": 0}
@@ -214,7 +214,7 @@ def trial(number: int, accuracy: float, num_params: float) -> TrialRecord:
         number=number,
         metric="val/accuracy",
         mode="max",
-        values={},
+        params={},
         state="finished",
         history=(row,),
         begun="",

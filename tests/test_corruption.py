@@ -138,7 +138,7 @@ def open_halfway(path: Path) -> StudyRecord:
 
 
 def train(record: StudyRecord, number: int, sample: DataSource, epochs: int) -> None:
-    config = FashionConfig(**record.params(record.trial(number)))
+    config = FashionConfig(**record.config(record.trial(number)))
     for result in fit(TASK, config, sample, limit_batches=3):
         record.run_folder(number).record(result, {})
         record.report(number, result.state["history"][-1])
@@ -156,7 +156,7 @@ def go_on(path: Path, sample: DataSource, monkeypatch: Any) -> tuple[StudyRecord
                 **{"task": "fashion", "dataset": "sample", "folder": str(path / "trials")},
                 **{"data_dir": str(sample.data_dir), "cache_dir": str(sample.cache_dir)},
                 **{"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "facts": {}},
-                **{"trial": trial.number, "settings": record.params(trial)},
+                **{"trial": trial.number, "settings": record.config(trial)},
                 "goal": record.goal.describe(),
             }
             for said in run_trial(config):
@@ -169,7 +169,7 @@ def go_on(path: Path, sample: DataSource, monkeypatch: Any) -> tuple[StudyRecord
 
 
 def timeless(record: StudyRecord) -> list[Any]:
-    return [(t.state, t.values, t.curve, t.best_value) for t in record.trials()]
+    return [(t.state, t.params, t.curve, t.best_value) for t in record.trials()]
 
 
 def test_a_study_that_was_cut_off(

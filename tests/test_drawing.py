@@ -22,7 +22,7 @@ from study.run_folder import RunFolder, write_arrays
 from study.trial_record import TrialRecord
 
 ROW = {"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}
-TRIAL = TrialRecord(number=7, metric="val/accuracy", mode="max", values={}, history=(ROW,))
+TRIAL = TrialRecord(number=7, metric="val/accuracy", mode="max", params={}, history=(ROW,))
 
 
 @pytest.fixture

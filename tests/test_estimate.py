@@ -198,7 +198,7 @@ def test_a_dry_run_draws_what_the_study_draws(
     concurrent = study.resources.concurrent
     record = StudyRecord.create_or_continue(study.folder, study.manifest(), "command")
     for number in range(ended + running):
-        values = begin(record).values
+        values = begin(record).params
         row = {"val/accuracy": float(values["learning_rate"]), "num_params": number % 5}
         record.report(number, {"epoch": 1, **row})
         if number < ended:
@@ -206,7 +206,7 @@ def test_a_dry_run_draws_what_the_study_draws(
     drawn, certain = to_come(study, record.trials(), 20)
     expected = max(0, 10 - ended - running, concurrent - running)
     assert (certain, len(drawn)) == (expected, 20)
-    assert [begin(record).values for _ in range(certain)] == drawn[:certain]
+    assert [begin(record).params for _ in range(certain)] == drawn[:certain]
     record.close()
 
 
@@ -217,7 +217,7 @@ def test_all_of_random_search_is_certain_and_a_warm_start_goes_on(tmp_path: Path
     drawn, certain = to_come(study, [], 20)
     assert certain == 20
     for values in drawn:
-        assert (trial := begin(record)).values == values
+        assert (trial := begin(record)).params == values
         record.report(trial.number, {"epoch": 1, "val/accuracy": 0.5})
         record.end(trial.number, "finished")
     record.close()
@@ -226,7 +226,7 @@ def test_all_of_random_search_is_certain_and_a_warm_start_goes_on(tmp_path: Path
     for _ in range(2):  # before and after it has begun
         drawn, certain = to_come(warm, record.trials(), 3)
         assert certain == 1 or warm.resources and certain == warm.resources.concurrent
-        assert [begin(record).values for _ in range(certain)] == drawn[:certain]
+        assert [begin(record).params for _ in range(certain)] == drawn[:certain]
         for trial in record.trials():
             if trial.state == "running":
                 record.report(trial.number, {"epoch": 1, "val/accuracy": 0.1 * trial.number})

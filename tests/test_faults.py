@@ -126,7 +126,7 @@ def failed(*reasons: str | None) -> list[TrialRecord]:
             number=number,
             metric="m",
             mode="max",
-            values={},
+            params={},
             state="failed" if reason else "finished",
             reason=reason,
         )
@@ -144,7 +144,7 @@ def test_failures_are_alike_whatever_numbers_they_name() -> None:
 
 def test_failures_do_not_end_a_study_in_which_another_trial_gets_further() -> None:
     alike = failed("a", "a", "a")
-    running = TrialRecord(number=3, metric="m", mode="max", values={})
+    running = TrialRecord(number=3, metric="m", mode="max", params={})
     assert common_failure([running, *alike]) is None, "the first is not through yet"
     assert common_failure([*alike, running]) == "a"
     further = running.with_row({"epoch": 1, "m": 0.5})

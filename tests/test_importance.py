@@ -26,7 +26,7 @@ def made_up(path: Path, num_trials: int, seed: int = 0, diverged: int = 0) -> St
     record = open_record(path, seed=seed)
     generator = np.random.default_rng(seed)
     for number in range(num_trials):
-        values = begin(record).values
+        values = begin(record).params
         if number < diverged:
             record.end(number, "failed", "the training loss is not finite (nan)", "diverged")
             continue

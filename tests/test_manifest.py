@@ -78,7 +78,7 @@ def test_a_new_study_says_how_its_metrics_are_computed(tmp_path: Path) -> None:
 def test_losses_of_an_old_study_are_no_values_of_a_new_one(tmp_path: Path) -> None:
     record = open_record(begun(tmp_path / "old", 0.5, 0.4, **LOSS), **LOSS)
     told = warm_start({**MANIFEST, **LOSS, **NOW}, SPACE, record)
-    assert not told["trials"] and told["first"][0] == record.trial(1).values
+    assert not told["trials"] and told["first"][0] == record.trial(1).params
     score = open_record(begun(tmp_path / "score", 0.5, 0.4))
     assert len(warm_start({**MANIFEST, **NOW}, SPACE, score)["trials"]) == 2
 

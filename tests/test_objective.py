@@ -205,7 +205,7 @@ def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
     for restarts in (False, True):
         record = open_record(tmp_path / f"{restarts}", **goal)
         for number in range(30):
-            values = begin(record).values
+            values = begin(record).params
             rate, width = float(values["learning_rate"]), float(values["width1"])
             if rate > 5e-3:
                 record.end(number, "failed", "the training loss is not finite (nan)", "diverged")
@@ -215,7 +215,7 @@ def test_the_search_goes_on_where_it_was_and_knows_what_diverged(
                 record.end(number, "stopped" if number % 4 == 1 else "finished")
             if restarts and number % 7 == 3:
                 record = open_record(closed(record), **goal)
-        drawn.append([trial.values for trial in record.trials()])
+        drawn.append([trial.params for trial in record.trials()])
     assert drawn[0] == drawn[1]
     lost = next(trial for trial in record.trials() if trial.diverged)
     shown, told = (frozen(lost, SPACE, record.goal, searching=s) for s in (False, True))

@@ -32,11 +32,11 @@ ENDINGS: tuple[Ending, ...] = ("finished", "stopped", "failed")
 
 def test_trial_zero_is_the_baseline_and_others_lie_in_the_space(tmp_path: Path) -> None:
     record = open_record(tmp_path / "s")
-    assert begin(record).values == SPACE.baseline
+    assert begin(record).params == SPACE.baseline
     seen = set()
     for number in range(1, 12):
         trial = begin(record)
-        values = trial.values
+        values = trial.params
         assert trial.number == number
         seen.add(values["last_relu"])
         assert ("width5" in values) == (values["last_relu"] is False)
@@ -88,14 +88,14 @@ def test_configurations_do_not_depend_on_restarts(tmp_path: Path) -> None:
     for restarts in (False, True):
         record = open_record(tmp_path / f"{restarts}")
         for number in range(14):  # more than the ten that TPE draws at random
-            values = begin(record).values
+            values = begin(record).params
             report(record, number, values["learning_rate"])
             if restarts and number % 3 == 0:
                 record = reopened(record)
             record.end(number, "stopped" if number % 4 == 1 else "finished")
             if restarts and number % 2:
                 record = reopened(record)
-        drawn.append([trial.values for trial in record.trials()])
+        drawn.append([trial.params for trial in record.trials()])
     assert drawn[0] == drawn[1]
     assert len({str(values) for values in drawn[0]}) == 14
 
@@ -120,10 +120,10 @@ def test_what_is_drawn_is_what_a_study_made_anew_would_draw(tmp_path: Path) -> N
                 goal=Goal.of(MANIFEST),
                 first=[SPACE.baseline, *earlier.first],
             )
-            assert begin(record).values == expected
+            assert begin(record).params == expected
             for ending in (number - 2, number):  # every third trial ends two trials later
                 if ending >= 0 and (ending % 3 == 0) == (ending < number):
-                    rate = float(record.trial(ending).values["learning_rate"])
+                    rate = float(record.trial(ending).params["learning_rate"])
                     report(record, ending, rate, rate / 2)
                     record.end(ending, ENDINGS[ending % 5 % 3])
         assert {trial.state for trial in record.trials()} == {*ENDINGS, "running"}
@@ -135,12 +135,12 @@ def test_random_search_learns_nothing(tmp_path: Path) -> None:
         for rising in (1, -1):  # what is best differs
             record = open_record(tmp_path / f"{sampler}{rising}", sampler=sampler)
             for number in range(20):
-                rate = float(begin(record).values["learning_rate"])
+                rate = float(begin(record).params["learning_rate"])
                 report(record, number, rising * rate)
                 record.end(number, "finished")
-            rows = [list(trial.values.items()) for trial in record.trials()]
+            rows = [list(trial.params.items()) for trial in record.trials()]
             drawn.setdefault(sampler, []).append(list(rows))
-            assert record.trial(0).values == SPACE.baseline
+            assert record.trial(0).params == SPACE.baseline
     assert drawn["random"][0] == drawn["random"][1]
     assert drawn["tpe"][0] != drawn["tpe"][1]
 
@@ -168,7 +168,7 @@ def test_optuna_s_own_tools_read_the_study(tmp_path: Path) -> None:
     closed(record := some_trials(tmp_path / "s"))
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's' / 'optuna.db'}")
     for there, trial in zip(study.trials, record.trials(), strict=True):
-        assert there.params == trial.values and there.intermediate_values == trial.curve
+        assert there.params == trial.params and there.intermediate_values == trial.curve
     assert [there.state.name for there in study.trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert study.best_value == 0.5
 
@@ -187,7 +187,7 @@ def some_trials(path: Path) -> StudyRecord:
 
 
 def curves(record: StudyRecord) -> list[object]:
-    return [(t.state, t.values, t.curve, t.best, t.reason) for t in record.trials()]
+    return [(t.state, t.params, t.curve, t.best, t.reason) for t in record.trials()]
 
 
 @pytest.mark.parametrize("damage", ["delete", "flip", "empty", "other"])
@@ -313,14 +313,14 @@ def test_an_earlier_study_that_compares_counts_as_if_it_were_the_own(tmp_path: P
         open_record(tmp_path / name, **extra)
         for name, extra in (("cold", {}), ("warm", {"warm_start": told}))
     )
-    assert begin(cold).values == begin(warm).values == SPACE.baseline
+    assert begin(cold).params == begin(warm).params == SPACE.baseline
     for _ in range(30):  # enough for TPE in both
         for record in (cold, warm):
             number = begin(record).number
             report(record, number, 0.2)
             record.end(number, "finished")
     assert len(warm.trials()) == 31, "the earlier trials are not its own"
-    assert [t.values for t in cold.trials()] != [t.values for t in warm.trials()]
+    assert [t.params for t in cold.trials()] != [t.params for t in warm.trials()]
 
 
 def test_an_earlier_study_tells_all_that_its_own_search_knows(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_settings_that_an_earlier_study_did_not_know_had_their_defaults(tmp_path
     assert {entry["values"]["optimizer"] for entry in told["trials"]} == {"adam"}
     closed(earlier)
     again = open_record(tmp_path / "s", settings={**MANIFEST["settings"], "optimizer": "adam"})
-    assert "optimizer" not in again.params(again.trial(0)), "it goes on as it was"
+    assert "optimizer" not in again.config(again.trial(0)), "it goes on as it was"
 
 
 def test_of_an_earlier_study_that_does_not_compare_the_best_are_tried_first(
@@ -381,9 +381,9 @@ def test_of_an_earlier_study_that_does_not_compare_the_best_are_tried_first(
     told = warm_start({**MANIFEST, "epochs": 30}, SPACE, earlier)
     assert not told["trials"] and len(told["first"]) == 2, "what diverged is not tried again"
     record = open_record(tmp_path / "new", epochs=30, warm_start=told)
-    asked = [begin(record).values for _ in range(4)]
+    asked = [begin(record).params for _ in range(4)]
     assert asked[0] == SPACE.baseline
-    assert asked[1:3] == [earlier.trial(0).values, earlier.trial(1).values]
+    assert asked[1:3] == [earlier.trial(0).params, earlier.trial(1).params]
     closed(record)
     again = open_record(tmp_path / "new", epochs=30, warm_start={"from": "s"})
     assert begin(again).number == 4

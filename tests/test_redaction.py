@@ -186,7 +186,7 @@ def test_errors_are_kept_with_masks(tmp_path: Path) -> None:
     keep_traceback(folder, error)
     text = (tmp_path / "0000" / "error.txt").read_text() + reason_of(error)
     assert SECRET not in text and text.count("postgresql://me:***@db/x") == 2
-    trial = TrialRecord(number=0, metric="val/accuracy", mode="max", values={}).with_failure(
+    trial = TrialRecord(number=0, metric="val/accuracy", mode="max", params={}).with_failure(
         str(error), 1
     )
     (failure,) = trial.failures  # what Ray told of it

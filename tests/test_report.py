@@ -59,7 +59,7 @@ def trial(number: int, state: Any, scores: list[float], **changes: Any) -> Trial
         metric="val/mean_ap",
         mode="max",
         state=state,
-        values={"learning_rate": 1e-3 * (1 + number % 9), "crop": 0.7, "model": "hourglass"},
+        params={"learning_rate": 1e-3 * (1 + number % 9), "crop": 0.7, "model": "hourglass"},
         history=history,
         begun=time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(begun)),
     )
@@ -85,12 +85,12 @@ def charts_of(text: str) -> dict[str, Any]:
 def trials() -> list[TrialRecord]:
     return [
         trial(0, "finished", [0.3, 0.4, 0.5] + [0.5] * 6),
-        trial(1, "stopped", [0.1, 0.2, 0.2], values={"learning_rate": 9.9e-3, "crop": 0.6}),
+        trial(1, "stopped", [0.1, 0.2, 0.2], params={"learning_rate": 9.9e-3, "crop": 0.6}),
         trial(
             2,
             "finished",
             [0.4] * 8 + [0.75],
-            values={
+            params={
                 **{"learning_rate": 9.9e-3, "crop": 0.99, "model": "unet", "width": 24},
             },
         ),
@@ -176,8 +176,8 @@ def test_nothing_is_cut_off(tmp_path: Path) -> None:
     for num in (1, 4, 50):
         trials = [trial(n, "finished", [0.1, 0.2, 0.3 + n / 100]) for n in range(num)]
         for one in trials:
-            one.values.clear()
-            one.values.update({k: (1 + one.number * n) % 10 / 10 for n, k in enumerate(names)})
+            one.params.clear()
+            one.params.update({k: (1 + one.number * n) % 10 / 10 for n, k in enumerate(names)})
         record = study(tmp_path / f"s{num}", trials, space=space.describe())
         file = tmp_path / f"{num}.html"
         report_page.write(record, file)
@@ -264,7 +264,7 @@ def test_a_bound_is_judged_on_the_scale_that_is_searched(tmp_path: Path) -> None
     trials = [trial(0, "finished", [0.1]), trial(1, "finished", [0.5])]
     task = load_task("facade")
     for rate, near in ((1.2e-4, True), (1.3e-4, False), (7.5e-3, False), (8.1e-3, True)):
-        trials[1].values["learning_rate"] = rate
+        trials[1].params["learning_rate"] = rate
         record = study(tmp_path / str(rate), trials)
         assert ("learning_rate" in str(report_facts.hints(task, record, None))) is near, rate
 

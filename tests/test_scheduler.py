@@ -66,7 +66,7 @@ class Curves:
 
     def __init__(self, manifest: dict[str, Any]) -> None:
         self.manifest, self.goal = manifest, Goal.of(manifest)
-        made = {"metric": manifest["metric"], "mode": manifest["mode"], "values": {}}
+        made = {"metric": manifest["metric"], "mode": manifest["mode"], "params": {}}
         self._trials = [TrialRecord(number=number, **made) for number in range(NUM_TRIALS)]
 
     def trials(self) -> list[TrialRecord]:

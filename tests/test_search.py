@@ -27,7 +27,7 @@ def test_a_trial_that_was_cut_off_goes_on_first_and_keeps_its_epochs(tmp_path: P
     searcher = RecordSearcher(again, stopping, {"task": "facade"})
     configs = [searcher.suggest(f"ray-{n}") or {} for n in range(3)]
     assert [config["trial"] for config in configs] == [1, 2, 3]
-    assert configs[0]["settings"] == {**SPACE.fixed, **asked[1].values, "seed": 4}
+    assert configs[0]["settings"] == {**SPACE.fixed, **asked[1].params, "seed": 4}
     report(again, 1, 0.1, 0.2, 0.3)
     assert again.trial(1).curve == {1: 0.1, 2: 0.2, 3: 0.3}
     stopping.request("enough", 0)

@@ -13,12 +13,14 @@ from study.trial_record import TrialRecord, cause_before
 
 
 def test_a_trial_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    trial = TrialRecord(number=0, metric="val/loss", mode="min", values={"width": 8})
+    trial = TrialRecord(number=0, metric="val/loss", mode="min", params={"width": 8})
     failed = trial.with_row({"epoch": 1, "val/loss": 0.5}).with_failure("its process died", 2)
     for known in (trial, failed, failed.with_end("failed", "the loss is nan", "diverged")):
         known.save(tmp_path)
         assert TrialRecord.load(tmp_path) == known
     assert TrialRecord.load(tmp_path).diverged
+    content = read_document(tmp_path / "trial.json")
+    assert content["values"] == {"width": 8} and "params" not in content, "as it was always called"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_a_trial_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_a_trial_recorded_before_causes_were_gets_its_cause_from_its_reason(
     reason: str | None, cause: str, tmp_path: Path
 ) -> None:
-    trial = TrialRecord(number=0, metric="val/loss", mode="min", values={})
+    trial = TrialRecord(number=0, metric="val/loss", mode="min", params={})
     trial.with_end("failed", reason, "error").save(tmp_path)
     content = read_document(tmp_path / "trial.json")
     del content["cause"]

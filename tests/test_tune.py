@@ -24,7 +24,7 @@ def test_the_record_has_every_ending(finished: Finished) -> None:
     assert len(trials) == 8 and count["running"] == 0
     assert count["finished"] and count["stopped"] and count["failed"], count
     for trial in trials:
-        assert (trial.state == "failed") == (trial.values["learning_rate"] == 1e30)
+        assert (trial.state == "failed") == (trial.params["learning_rate"] == 1e30)
 
 
 def test_mlflow_has_one_run_for_each_trial(finished: Finished) -> None:
@@ -45,7 +45,7 @@ def test_mlflow_has_one_run_for_each_trial(finished: Finished) -> None:
         assert run.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
         assert run.data.tags["data.dataset"] == "sample"
         assert run.data.params["seed"] == str(1 + trial.number)
-        for name, value in trial.values.items():
+        for name, value in trial.params.items():
             assert run.data.params[name] == str(value)
         history = store.get_metric_history(run.info.run_id, "val/accuracy")
         assert {metric.step: metric.value for metric in history} == trial.curve

@@ -46,7 +46,7 @@ def study_in(home: Path, source: DataSource, **changes: Any) -> StudyRecord:
 def train(record: StudyRecord, number: int, source: DataSource, epochs: int = EPOCHS) -> None:
     """Train a trial up to an epoch, on a few batches each; the last epoch ends it."""
     folder, trial = record.run_folder(number), record.trial(number)
-    config = build_config(FashionConfig, record.params(trial))
+    config = build_config(FashionConfig, record.config(trial))
     state = folder.last_state()
     for result in fit(TASK, config, source, resume=state, limit_batches=2):
         folder.record(result, {"version.torch": "some"})

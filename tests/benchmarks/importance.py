@@ -51,7 +51,7 @@ def made_up(folder: Path, num_trials: int, seed: int) -> StudyRecord:
     sampler = Sampler.of(manifest)
     generator = np.random.default_rng(seed)
     for number in range(num_trials):
-        values = record.begin(sampler.draw(record.trials())).values
+        values = record.begin(sampler.draw(record.trials())).params
         row = {f"val/ap/{name}": NOISE * generator.normal() for name in TASK.classes}
         row["val/ap/pillar"] += float(values[KNOB_OF_PILLAR]) / 64
         log_rate = float(np.log10(float(values[KNOB])))
