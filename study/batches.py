@@ -81,13 +81,13 @@ class Batches:
         Ranks get disjoint parts. An incomplete last batch is dropped, unless it is the only one:
         its gradient would count for as much as a full batch's.
         """
-        order = np.random.default_rng(list(seed)).permutation(len(self.indices))
-        num_batches = self.num_training_batches(batch_size)
-        whole = torch.from_numpy(order).to(self.indices.device)
-        chosen = (
-            whole[number * batch_size : (number + 1) * batch_size][rank() :: world_size()]
-            for number in range(skip, num_batches)
+        shuffled = np.random.default_rng(list(seed)).permutation(len(self.indices))
+        order = torch.from_numpy(shuffled).to(self.indices.device)
+        global_batches = (
+            order[number * batch_size : (number + 1) * batch_size]
+            for number in range(skip, self.num_training_batches(batch_size))
         )
+        chosen = (batch[rank() :: world_size()] for batch in global_batches)
         for images, targets in self._served(chosen):
             if augmentation is None:
                 yield images, targets

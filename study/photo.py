@@ -229,8 +229,13 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
     """Return how to turn a picture; None if it is upright, or its EXIF data are damaged."""
     turns = Image.Transpose
     known = {
-        **{2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM},
-        **{5: turns.TRANSPOSE, 6: turns.ROTATE_270, 7: turns.TRANSVERSE, 8: turns.ROTATE_90},
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
     }
     try:
         return known.get(image.getexif().get(0x0112, 1))

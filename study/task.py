@@ -193,9 +193,8 @@ class Task(abc.ABC):
 
 def task_names() -> list[str]:
     """Return the names of all tasks, sorted."""
-    import study.tasks
-
-    return sorted(module.name for module in pkgutil.iter_modules(study.tasks.__path__))
+    package = importlib.import_module("study.tasks")  # by its name: tasks rest on this module
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
 def load_task(name: str) -> Task:

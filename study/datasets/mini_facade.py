@@ -223,16 +223,19 @@ def _build(draft: Path, *, found: Mapping[str, Pairs], sources: Sequence[Path]) 
     if readings:
         print(f"facade: {readings}", file=sys.stderr)
     files = [path for split in SPLITS for path in _files(found[split])]
-    return {
+    identity: dict[str, Any] = {
         "dataset": "mini-facade starter set" if known else "facade folder",
         "checksum": _with_readings(checksum(files), done),
         **counts,
-        **({"read": readings} if readings else {}),
-        **(json.loads(sources[0].read_text()) if sources else {}),
-        "facades": int(groups.max()) + 1,
-        "grouped_by": grouped_by,
-        "verified": "the published starter set" if known else "decodes, sizes, labels",
     }
+    if readings:
+        identity["read"] = readings
+    if sources:
+        identity |= json.loads(sources[0].read_text())
+    identity["facades"] = int(groups.max()) + 1
+    identity["grouped_by"] = grouped_by
+    identity["verified"] = "the published starter set" if known else "decodes, sizes, labels"
+    return identity
 
 
 def _decode(found: Pairs, draft: Path, name: str) -> tuple[int, list[str]]:
