@@ -49,7 +49,8 @@ class Claim:
 
     Args:
         folder: Of the study.
-        lost: Called from another thread, with a sentence, if another driver takes the study over.
+        on_taken_over: Called from another thread, with a sentence, if another driver takes the
+            study over.
 
     Attributes:
         took_over: Whether it was another driver's that has not let go of it.
@@ -59,9 +60,9 @@ class Claim:
         StorageError: The store does not answer.
     """
 
-    def __init__(self, folder: AnyPath, lost: Callable[[str], None]) -> None:
+    def __init__(self, folder: AnyPath, on_taken_over: Callable[[str], None]) -> None:
         self._folder = folder
-        self._lost = lost
+        self._on_taken_over = on_taken_over
         self._content: dict[str, Any] = {
             "id": uuid.uuid4().hex,
             "host": socket.gethostname(),
@@ -147,7 +148,7 @@ class Claim:
                             f"another driver has taken the study over ({_name(content)}), this one "
                             "having been silent for too long"
                         )
-                        self._lost(self._taken)
+                        self._on_taken_over(self._taken)
                         return
                 self._sure = began
 

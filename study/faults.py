@@ -16,6 +16,7 @@ import re
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from study.errors import Diverged, InputError, StorageError, TrialError
 from study.files import write_text
@@ -150,7 +151,8 @@ def common_failure(trials: Sequence[TrialRecord]) -> str | None:
     Trials that were stopped early do not count, and there is no such reason if a trial got
     further than those that failed. Numbers in reasons may differ.
     """
-    first = [trial for trial in trials if trial.state != "stopped"][:NUM_ALIKE]
+    counted = (trial for trial in trials if trial.state != "stopped")
+    first = list(islice(counted, NUM_ALIKE))
     if len(first) < NUM_ALIKE or any(trial.state != "failed" for trial in first):
         return None
     reasons = {re.sub(r"[-+.\d]*\d(e[-+]?\d+)?", "#", trial.reason or "") for trial in first}

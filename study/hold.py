@@ -58,12 +58,13 @@ class _Locked:
         """Do nothing: the system keeps the lock."""
 
 
-def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
+def hold(folder: AnyPath, on_taken_over: Callable[[str], None]) -> Hold:
     """Hold a study's folder, which exists, or fail.
 
     Args:
         folder: Of the study.
-        lost: Called from another thread, with a sentence, if another driver takes the study over.
+        on_taken_over: Called from another thread, with a sentence, if another driver takes the
+            study over.
 
     Raises:
         InputError: Another driver runs the study; says which.
@@ -71,9 +72,9 @@ def hold(folder: AnyPath, lost: Callable[[str], None]) -> Hold:
     """
     try:
         if isinstance(folder, ObjectPath) or not can_lock(folder):
-            return Claim(folder, lost)
+            return Claim(folder, on_taken_over)
         if children(folder / CLAIMS):  # of a machine for which this disk has no locks
-            Claim(folder, lost).release()
+            Claim(folder, on_taken_over).release()
     except StorageError as error:
         raise InputError(f"{error} Or name another with --studies-dir.") from None
     lock = FileLock(folder / ".lock")

@@ -22,7 +22,6 @@ from study.progress import SHARE, Progress
 from study.record import StudyRecord
 from study.redaction import cleaned
 from study.snapshot import lines, snapshot
-from study.stopping import Stopping
 from study.stopping_rule import StoppingRule
 from study.trial_record import TrialRecord
 
@@ -39,10 +38,10 @@ def moves_cursor(stream: TextIO) -> bool:
     return stream.isatty() and kind not in ("", "dumb") and not notebook
 
 
-def progress_for(record: StudyRecord, asked: StoppingRule, stopping: Stopping) -> Progress:
+def progress_for(record: StudyRecord, asked: StoppingRule) -> Progress:
     """Return the live table where it can be shown, plain lines elsewhere."""
     if moves_cursor(sys.stderr):
-        return LiveProgress(record, asked, stopping)
+        return LiveProgress(record, asked)
     return Progress(record, asked)
 
 
@@ -106,21 +105,19 @@ class LiveProgress(Progress):
     While it is open, everything that this process prints on the terminal goes above the table.
     """
 
-    def __init__(self, record: StudyRecord, asked: StoppingRule, stopping: Stopping) -> None:
+    def __init__(self, record: StudyRecord, asked: StoppingRule) -> None:
         super().__init__(record, asked)
-        self._stopping = stopping
         self._block = Block(sys.stderr)
         self._last: list[str] = []  # the table as last drawn
         self._before: tuple[Any, ...] = ()
 
     def __enter__(self) -> Self:
-        self._before = (sys.stdout, sys.stderr, self._stopping.tell)
+        self._before = (sys.stdout, sys.stderr)
         output = _Above(sys.stderr, self._block)
         sys.stderr = output
         if sys.stdout.isatty():
             sys.stdout = output
         self._redirect_logs(self._before[1], output)
-        self._stopping.tell = self._block.above
         return super().__enter__()
 
     def __exit__(self, *raised: object) -> None:
@@ -128,7 +125,7 @@ class LiveProgress(Progress):
         super().__exit__()
         output = sys.stderr
         output.write("\n" * bool(getattr(output, "begun", "")))  # a line that was not ended
-        sys.stdout, sys.stderr, self._stopping.tell = self._before
+        sys.stdout, sys.stderr = self._before
         self._redirect_logs(output, sys.stderr)
         self._block.draw([])
 
@@ -140,6 +137,10 @@ class LiveProgress(Progress):
     def say(self, text: str) -> None:
         """Print a line above the table."""
         self._block.draw(self._last, text)
+
+    def tell(self, text: str) -> None:
+        """Print a line above the table, now or with the next drawing; wait for nothing."""
+        self._block.above(text)
 
     def epoch(self, number: int, epoch: int) -> None:
         """Do nothing: the table shows it."""

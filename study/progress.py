@@ -15,6 +15,7 @@ from study.setting import Value
 from study.simulation import Outlook
 from study.snapshot import time_left
 from study.stopping_rule import StoppingRule
+from study.streams import write_line
 from study.tables import duration, table
 from study.trial_record import TrialRecord, counts
 
@@ -61,6 +62,10 @@ class Progress:
         """Print a line."""
         print(text, file=sys.stderr, flush=True)
         self.said = time.monotonic()
+
+    def tell(self, text: str) -> None:
+        """Print a line while a signal is handled, where nothing may wait for a lock."""
+        write_line(text)
 
     def epoch(self, number: int, epoch: int) -> None:
         """Note an epoch of a running trial; print a summary if nothing was said for a while."""

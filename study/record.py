@@ -75,7 +75,7 @@ class StudyRecord:
         path: AnyPath,
         manifest: dict[str, Any],
         command: str,
-        lost: Callable[[str], None] = lambda why: None,
+        on_taken_over: Callable[[str], None] = lambda why: None,
         uri: str = "",
         options: RunOptions | None = None,
     ) -> StudyRecord:
@@ -85,7 +85,7 @@ class StudyRecord:
             path: The study's folder.
             manifest: What the study is; must agree with that of an earlier start.
             command: The command line, kept in the manifest.
-            lost: Told, from another thread, if another driver takes the study over.
+            on_taken_over: Told, from another thread, if another driver takes the study over.
             uri: Absolute tracking URI, by which a copied study knows whether it has a store of
                 its own.
             options: What the command asks for, kept beside it; None to take it from the text.
@@ -98,7 +98,7 @@ class StudyRecord:
         manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
         try:
             path.mkdir(parents=True, exist_ok=True)
-            held = hold(path, lost)
+            held = hold(path, on_taken_over)
         except OSError as error:
             raise InputError(
                 f"cannot write the study's folder {path} ({error.strerror}); name another with "
@@ -271,6 +271,8 @@ class StudyRecord:
         With two objectives the whole Pareto front stays.
         """
         ended = [trial for trial in self._trials if trial.state != "running"]
+        if not self.goal.has_two:  # what fell behind once stays there
+            ended = [trial for trial in ended if trial.number not in self._dropped]
         kept = {trial.number for trial in self.goal.ranking(ended)[:keep]}
         if self.goal.has_two:
             kept |= {trial.number for trial in self.goal.front(ended)}

@@ -25,7 +25,6 @@ from study.ledger import Ledger
 from study.object_path import AnyPath
 from study.objective import Objective
 from study.record import REPORT_FILE, StudyRecord
-from study.snapshot import rule_of
 from study.stopping_rule import StoppingRule, milestones
 from study.task import Task, load_task
 from study.tested import describe_test, of_confirmation, read_openings
@@ -70,7 +69,7 @@ def page(record: StudyRecord, price: float | None = None) -> str:
 
 def content(task: Task, record: StudyRecord, price: float | None) -> dict[str, Any]:
     """Return all that the page shows, without its pictures."""
-    rule = rule_of(record.manifest)
+    rule = StoppingRule.of_last_start(record.manifest)
     ranking = record.ranking()
     confirmation = find(record, ranking)
     ledger = Ledger.of(record, rule, price)

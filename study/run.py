@@ -32,8 +32,8 @@ from study.record import StudyRecord
 from study.resources import DRIVER, Resources
 from study.restart import Restart, go_on_after
 from study.run_options import say_trials
-from study.snapshot import rule_from
 from study.stopping import Stopping, StudyStopped
+from study.stopping_rule import StoppingRule
 from study.summary import page_command, summary
 from study.tracking import StudyTracker
 
@@ -185,8 +185,9 @@ class Run:
         self.stopping.catch_signals()  # Ray has set its own for SIGTERM
         assert resources is not None
         self.watch = RayWatch(self._on_death, self.local, dashboard=resources.workers > 1)
-        rule = rule_from(self.study.options, self.study.epochs)
-        progress = self.screen.enter_context(progress_for(self.record, rule, self.stopping))
+        rule = StoppingRule.of(self.study.options, self.study.epochs)
+        progress = self.screen.enter_context(progress_for(self.record, rule))
+        self.stopping.tell = progress.tell
         progress.say(self._opening(resources))
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
         # Ray prints there what becomes of nodes; of the only one the watch tells it.
@@ -224,8 +225,7 @@ class Run:
         from ray import tune
 
         from study.deaths import take_memory_kills_as_deaths
-        from study.scheduler import RecordASHA
-        from study.search import RecordSearcher
+        from study.scheduler import RecordASHA, RecordSearcher
         from study.trainable import StudyTrial
 
         take_memory_kills_as_deaths()

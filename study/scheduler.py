@@ -1,7 +1,7 @@
-"""Which trial Ray Tune stops early.
+"""What Ray Tune asks: which trial comes next, and which one stops early.
 
-Rebuilt from the study's record when a study goes on. Ray insists on pickling it, as the searcher
-and the callback in `study.search`, from time to time; what it gets is empty.
+Both are answered from the study's record, and rebuilt from it when a study goes on. Ray insists on
+pickling them, as the callback in `study.search`, from time to time; what it gets is empty.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from study.asha import FrontRungs, Rungs
+from study.errors import StorageError
+from study.proposals import proposals_of
 from study.record import StudyRecord
+from study.stopping import Stopping
+from study.trial_record import TrialRecord
 
 
 class NotPickled:
@@ -20,6 +25,49 @@ class NotPickled:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class RecordSearcher(NotPickled, Searcher):
+    """Hands Ray the trials that were cut off, then new ones from the record.
+
+    Args:
+        record: The study.
+        stopping: Asked before each trial, told if the disk is full.
+        shared: The part of a trial's Ray config that all trials have.
+    """
+
+    def __init__(self, record: StudyRecord, stopping: Stopping, shared: dict[str, Any]) -> None:
+        super().__init__(metric=record.manifest["metric"], mode=record.manifest["mode"])
+        self.record = record
+        self.propose = proposals_of(record.manifest)
+        self.stopping = stopping
+        self.shared = shared
+        self.cut_off = [trial for trial in record.trials() if trial.state == "running"]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the Ray config of the next trial; None if there is none now."""
+        if self.stopping.why is not None:
+            return None
+        try:
+            trial = self.cut_off.pop(0) if self.cut_off else self._begin()
+        except StorageError as error:
+            self.stopping.cannot_write(error)
+            return None
+        return {**self.shared, "trial": trial.number, "settings": self.record.config(trial)}
+
+    def _begin(self) -> TrialRecord:
+        return self.record.begin(self.propose(self.record.trials()))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: the study's callback has told the record."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the record is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing: the record is the state."""
 
 
 class RecordASHA(NotPickled, FIFOScheduler):

@@ -1,6 +1,6 @@
-"""What Ray Tune asks, which trial next, and what it tells of trials.
+"""Ray Tune's events, taken to the study's record; tracking and terminal look there.
 
-All of it is rebuilt from the study's record when a study goes on, as `study.scheduler` is.
+The callback is rebuilt from the record when a study goes on, as `study.scheduler` is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import ray
 from ray import tune
 from ray._raylet import PlacementGroupID
-from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from study.deaths import Death
@@ -20,7 +19,6 @@ from study.driver_clock import DriverClock
 from study.errors import StorageError
 from study.faults import NUM_ALIKE, MemoryKill, common_failure
 from study.progress import Progress
-from study.proposals import proposals_of
 from study.ray_session import logs_folder
 from study.ray_watch import RayWatch
 from study.record import StudyRecord
@@ -33,49 +31,6 @@ from study.trial_record import Cause, Ending, TrialRecord
 START_SECONDS = 180.0  # for the process of a trial, on a machine that is busy
 CROWDED_SECONDS = 20.0  # before a trial is started again that had no memory beside another
 NUM_CROWDED = 10  # so often in one epoch, then the study stops
-
-
-class RecordSearcher(NotPickled, Searcher):
-    """Hands Ray the trials that were cut off, then new ones from the record.
-
-    Args:
-        record: The study.
-        stopping: Asked before each trial, told if the disk is full.
-        shared: The part of a trial's Ray config that all trials have.
-    """
-
-    def __init__(self, record: StudyRecord, stopping: Stopping, shared: dict[str, Any]) -> None:
-        super().__init__(metric=record.manifest["metric"], mode=record.manifest["mode"])
-        self.record = record
-        self.propose = proposals_of(record.manifest)
-        self.stopping = stopping
-        self.shared = shared
-        self.cut_off = [trial for trial in record.trials() if trial.state == "running"]
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the Ray config of the next trial; None if there is none now."""
-        if self.stopping.why is not None:
-            return None
-        try:
-            trial = self.cut_off.pop(0) if self.cut_off else self._begin()
-        except StorageError as error:
-            self.stopping.cannot_write(error)
-            return None
-        return {**self.shared, "trial": trial.number, "settings": self.record.config(trial)}
-
-    def _begin(self) -> TrialRecord:
-        return self.record.begin(self.propose(self.record.trials()))
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Do nothing: the study's callback has told the record."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the record is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the record is the state."""
 
 
 class StudyCallback(NotPickled, tune.Callback):

@@ -11,7 +11,6 @@ from typing import Any
 
 from study.objective import Goal
 from study.record import StudyRecord
-from study.run_options import RunOptions
 from study.simulation import Outlook, Runner, ranks, simulate
 from study.stopping_rule import StoppingRule, milestones
 from study.tables import duration, printable, sparkline
@@ -20,22 +19,6 @@ from study.trial_record import TrialRecord, counts, seconds_of
 NUM_RUNNING = 8  # trials with a line of their own
 NUM_REASONS = 3
 STEPS = 30_000  # simulated for the time that is left, a tenth of a second
-
-
-def rule_of(manifest: dict[str, Any]) -> StoppingRule | None:
-    """Return when a study stops, from its last start; None if that is not known."""
-    options = RunOptions.of_last_start(manifest)
-    return None if options is None else rule_from(options, manifest["epochs"])
-
-
-def rule_from(options: RunOptions, epochs: int) -> StoppingRule:
-    """Return when a study stops that has these options, and trials of so many epochs."""
-    return StoppingRule(
-        num_samples=options.num_samples,
-        asha=options.asha(epochs),
-        workers=options.workers_per_trial,
-        budget=options.time_budget,
-    )
 
 
 def snapshot(

@@ -92,10 +92,11 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
     """
     from study.hold import driver_of
     from study.record import StudyRecord
-    from study.snapshot import rule_of, snapshot, time_left
+    from study.snapshot import snapshot, time_left
+    from study.stopping_rule import StoppingRule
 
     record = StudyRecord.read(folder)
-    asked = rule_of(record.manifest)
+    asked = StoppingRule.of_last_start(record.manifest)
     driver = driver_of(folder)
     outlook = None
     if driver["alive"] is not False:

@@ -12,14 +12,13 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from study.errors import HoldLost, StorageError
 from study.files import write_text
 from study.object_path import AnyPath
-from study.redaction import cleaned
+from study.streams import write_line
 from study.tables import duration
 
 GRACE_SECONDS = 8.0  # for trials to save; of the 20 that stopping may take
@@ -28,11 +27,6 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, 
 
 class StudyStopped(BaseException):
     """Leaves Ray Tune's loop; as KeyboardInterrupt, no handler of errors may catch it."""
-
-
-def _write_line(text: str) -> None:
-    with suppress(OSError):  # nobody reads it
-        os.write(2, f"\n{cleaned(text)}\n".encode())
 
 
 class Stopping:
@@ -57,7 +51,7 @@ class Stopping:
         self.exit_code = 0
         self.spent = False
         self.waits = True
-        self.tell: Callable[[str], None] = _write_line
+        self.tell: Callable[[str], None] = write_line
         self.abandoned = False
         self._file: AnyPath | None = None  # none before the study is open
         self._before: dict[signal.Signals, Any] = {}

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from study.asha import Rungs
+from study.run_options import RunOptions
 from study.trial_record import seconds_of
 
 
@@ -26,6 +27,22 @@ class StoppingRule:
     asha: tuple[int, float] | None
     workers: int = 1
     budget: float | None = None
+
+    @staticmethod
+    def of(options: RunOptions, epochs: int) -> StoppingRule:
+        """Return what was asked for, of trials of so many epochs."""
+        return StoppingRule(
+            num_samples=options.num_samples,
+            asha=options.asha(epochs),
+            workers=options.workers_per_trial,
+            budget=options.time_budget,
+        )
+
+    @staticmethod
+    def of_last_start(manifest: dict[str, Any]) -> StoppingRule | None:
+        """Return what a study's last start asked for; None if that is not known."""
+        options = RunOptions.of_last_start(manifest)
+        return None if options is None else StoppingRule.of(options, manifest["epochs"])
 
     @property
     def unlimited(self) -> bool:

@@ -14,6 +14,8 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+from study.redaction import cleaned
+
 
 class _Lasting(io.FileIO):
     """A file whose writes go nowhere once its reader is gone."""
@@ -80,3 +82,9 @@ def reader_gone(stream: TextIO) -> bool:
     """Return whether nobody reads a stream of `outlive_readers` any more."""
     buffer = getattr(stream, "buffer", None)
     return getattr(getattr(buffer, "raw", buffer), "gone", False) is True
+
+
+def write_line(text: str) -> None:
+    """Write a line to standard error at once; a signal's handler may do it too."""
+    with suppress(OSError):  # nobody reads it
+        os.write(2, f"\n{cleaned(text)}\n".encode())

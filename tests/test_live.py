@@ -112,7 +112,8 @@ manifest = json.loads(json.dumps(MANIFEST))
 record = StudyRecord.create_or_continue(Path("s"), manifest, "command")
 stopping = Stopping(None)
 stopping.watch(record.path)
-with progress_for(record, StoppingRule(num_samples=3, asha=(2, 2.0)), stopping) as progress:
+with progress_for(record, StoppingRule(num_samples=3, asha=(2, 2.0))) as progress:
+    stopping.tell = progress.tell
     progress.say("begins")
     for number in range(3):
         begin(record)

@@ -25,8 +25,8 @@ from study.command import run_command
 from study.ledger import Ledger, spans_of
 from study.record import StudyRecord
 from study.report_page import _pictures, page
-from study.snapshot import rule_of
 from study.space import Parameter, SearchSpace
+from study.stopping_rule import StoppingRule
 from study.task import config_fields, load_task
 from study.trial_record import TrialRecord
 
@@ -225,7 +225,7 @@ def test_a_reason_is_no_markup(tmp_path: Path) -> None:
 
 def test_what_a_study_spent(tmp_path: Path, trials: list[TrialRecord]) -> None:
     record = study(tmp_path / "s", trials)
-    asked = rule_of(record.manifest)
+    asked = StoppingRule.of_last_start(record.manifest)
     assert asked is not None and asked.asha is not None
     ledger = Ledger.of(record, asked, price=36.0)
     assert ledger.work == {0: 90, 1: 30, 2: 90, 3: 10, 4: 0} and ledger.epochs == 22

@@ -14,8 +14,8 @@ from study.command_text import options_of as options_of_text
 from study.manifest import read_manifest, write_manifest
 from study.record import StudyRecord
 from study.run_options import ResourceOptions, RunOptions
-from study.snapshot import rule_of
 from study.status import read_status
+from study.stopping_rule import StoppingRule
 from study.tune import build_parser, options_of
 
 WORDS = """facade --name a --num-samples 6 --set epochs=3 --require ap/window>=0.5 --require
@@ -94,7 +94,7 @@ def test_a_study_of_before_gets_its_options_from_its_text_on_opening(
     manifest = read_manifest(record.path)
     assert manifest["starts"][-1].pop("options")["task"] == "facade"
     write_manifest(record.path, manifest)  # as the version before left it
-    asked = rule_of(StudyRecord.read(record.path).manifest)
+    asked = StoppingRule.of_last_start(StudyRecord.read(record.path).manifest)
     assert asked is not None and asked.num_samples == num_samples
     assert asked.asha == (2, 3.0)
 

@@ -29,7 +29,7 @@ from study.progress import Progress
 from study.record import StudyRecord
 from study.run_options import RunOptions
 from study.simulation import Outlook
-from study.snapshot import lines, rule_of, snapshot, time_left
+from study.snapshot import lines, snapshot, time_left
 from study.status import main, read_status
 from study.stopping_rule import StoppingRule
 
@@ -107,7 +107,7 @@ def test_a_study_without_a_number_of_trials_says_when_its_time_budget_ends(
 ) -> None:
     options = RunOptions(task="facade", num_samples=math.inf, time_budget=7200)
     record.manifest["starts"][-1]["options"] = options.describe()
-    asked = rule_of(record.manifest)
+    asked = StoppingRule.of_last_start(record.manifest)
     assert asked is not None and asked.unlimited and asked.budget == 7200
     state = json.loads(json.dumps(snapshot(record, asked, None), allow_nan=False))
     assert state["num_samples"] is None and 7000 < state["budget_left"] <= 7200
@@ -170,7 +170,10 @@ def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
 def test_a_command_of_another_version_hides_only_what_it_asked_for(tmp_path: Path) -> None:
     command = "python -m study.tune s --unknown-flag"
     record = four_trials(tmp_path / "s", command)
-    assert rule_of(record.manifest) is None and rule_of({}) is None
+    assert (
+        StoppingRule.of_last_start(record.manifest) is None
+        and StoppingRule.of_last_start({}) is None
+    )
     assert lines(snapshot(record, None, None), 100)[0].startswith("s (SAMPLE DATA): 3 trials")
     record.close()
 
