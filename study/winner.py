@@ -6,15 +6,15 @@ on its fold, with the mean and interval of all of them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shlex
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study import export_folder, tracking_registry, tracking_results, tracking_store
+from study import export_folder, report_page, tracking_registry, tracking_results, tracking_store
 from study.closed_split import load_trained, prepare, test_once
 from study.confirmed import Confirmation
 from study.datasets.source import DataSource
@@ -27,6 +27,27 @@ from study.tables import per_class_table
 from study.task import Task
 from study.tested import describe_test, result_of, tags_of
 from study.trial_record import TrialRecord
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """What `study.best` was asked to do with the winner.
+
+    Attributes:
+        folder: Where the export is to be; None if it is only registered.
+        model: Name in MLflow's registry; None if it is not registered.
+        force: Whether a trial that has not ended is taken.
+        quiet: Whether nothing is printed to stdout.
+        data_dir: Folder of data sets; None for the usual one.
+        tracking_uri: MLflow store; None for the usual one.
+    """
+
+    folder: Path | None
+    model: str | None
+    force: bool = False
+    quiet: bool = False
+    data_dir: str | None = None
+    tracking_uri: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +92,66 @@ class Winner:
         return Winner(searched, trial.number, searched, trial, None)
 
 
-def hand_over(task: Task, winner: Winner, args: argparse.Namespace) -> dict[str, Any]:
-    """Test, export and register as `study.best` was asked to; return what was done, by flag.
+def choose(record: StudyRecord, ranking: Sequence[TrialRecord], number: int | None) -> TrialRecord:
+    """Return the best trial, or the one of this number.
 
-    What MLflow could not be told is `trouble`. All that can fail for outside reasons is done or
-    tried while the test split is closed.
+    Raises:
+        InputError: There is no such trial.
+    """
+    if not ranking:
+        raise InputError(f"study {record.path.name} has no trial with a result to export yet.")
+    if number is None:
+        return ranking[0]
+    for trial in ranking:
+        if trial.number == number:
+            return trial
+    raise InputError(f"study {record.path.name} has no trial {number} with a result.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A winner that was tested and exported.
+
+    Attributes:
+        folder: Of the export.
+        test: As `test_once` returns it.
+        difference: The largest one between a logit of the exported and of the trained model.
+    """
+
+    folder: Path
+    test: Mapping[str, Any]
+    difference: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The metrics of the test split alone, by full name."""
+        metrics = self.test["metrics"]
+        return {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+    def describe(self, task: Task, metric: str, place: str) -> str:
+        """Return test and export for people; `place` says where the export is."""
+        return (
+            f"\n{describe_test(metric, self.test)}\n{per_class_table(task, self.scores, 'test')}"
+            f"\n\n{place}; the reloaded model.pt2 differs from the trained model by "
+            f"at most {self.difference:.1e} in a logit"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return test and export as a JSON object."""
+        return {
+            "dir": str(self.folder),
+            "test": self.scores,
+            "intervals": self.test.get("intervals", {}),
+            "size": self.test["size"],
+            "openings": self.test["openings"],
+            "difference": self.difference,
+        }
+
+
+def hand_over(task: Task, winner: Winner, order: Order) -> tuple[dict[str, Any], str | None]:
+    """Test, export and register; return what was done, by flag, and what MLflow was not told.
+
+    All that can fail for outside reasons is done or tried while the test split is closed.
 
     Raises:
         InputError: The trial has not ended, the data or the store are not the study's, or the
@@ -85,59 +161,71 @@ def hand_over(task: Task, winner: Winner, args: argparse.Namespace) -> dict[str,
         StorageError: The disk is full.
     """
     done: dict[str, Any] = {}
-    name = winner.searched.path.name
+    uri = tracking_store.resolve_uri(order.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
-        folder = Path(args.export or Path("export") / name)
-        if args.export is None:  # only what is registered stays
-            folder = Path(scratch) / "export"
-        exported, trouble = _export(task, winner, folder, args)
-        if trouble is not None:
-            done["trouble"] = trouble
-        if args.export is not None:
-            done["export"] = exported
-        if args.register is not None:
-            done["registered"] = _register(winner.searched, folder, args)
-    return done
+        folder = order.folder or Path(scratch) / "export"  # only what is registered stays
+        exported, trouble = _export(task, winner, folder, order, uri)
+        if not order.quiet:
+            place = "exported" if order.folder is None else f"exported to {exported.folder}"
+            print(exported.describe(task, winner.record.manifest["metric"], place))
+        if order.folder is not None:
+            done["export"] = exported.as_json()
+        if order.model is not None:
+            mode = winner.searched.manifest["mode"]
+            registered = tracking_registry.register(uri, order.model, folder, mode)
+            done["registered"] = registered
+            if not order.quiet:
+                print(_registration(uri, registered))
+    return done, trouble
 
 
 def _export(
-    task: Task, winner: Winner, folder: Path, args: argparse.Namespace
-) -> tuple[dict[str, Any], str | None]:
-    """Test the winner once, export it, and record both; return what was done, and what was not.
+    task: Task, winner: Winner, folder: Path, order: Order, uri: str
+) -> tuple[Exported, str | None]:
+    """Test the winner once, export it, and record both; return that, and what was not recorded.
 
     The order matters: up to `test_once` nothing has seen the test split.
     """
     record, training, goal = winner.record, winner.training, winner.searched.goal
-    if not args.force:
+    if not order.force:
         _refuse_unfinished(winner)
-    source = DataSource.find(record.manifest["dataset"], args.data_dir)
+    source = DataSource.find(record.manifest["dataset"], order.data_dir)
     refuse_other_data(record.manifest, task.identity(source), source.data_dir)
     load_trained(task, record, training)  # before what takes longer
     target = export_folder.checked(folder)
-    uri = tracking_store.resolve_uri(args.tracking_uri)
     run_id = tracking_results.run_of(uri, record, task, training)
-    if args.register is not None:
-        tracking_registry.check(uri, args.register or winner.searched.path.name)
+    if order.model is not None:
+        tracking_registry.check(uri, order.model)
     again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
     print(f"testing trial {winner.number} and exporting it{again}", file=sys.stderr)
-    with export_folder.draft_of(target) as folder_of_draft:
+    with export_folder.draft_of(target) as beside:
         try:
             ready = prepare(task, source, record, training)
-            draft = Draft(
-                ready=ready, goal=goal, confirmed=winner.confirmed, folder=folder_of_draft
-            )
+            draft = Draft(ready=ready, goal=goal, confirmed=winner.confirmed, folder=beside)
             model = draft.write_model(source)
             if ready.validation is not None:  # it was not tested before
                 draft.rehearse(model)
-            test = test_once(ready, "export", forced=args.force)
+            test = test_once(ready, "export", forced=order.force)
             draft.write_results(model, test)
         except OSError as error:
-            raise StorageError(f"cannot write the export {folder_of_draft} ({error}).") from error
-        export_folder.publish(folder_of_draft, target)
+            raise StorageError(f"cannot write the export {beside} ({error}).") from error
+        export_folder.publish(beside, target)
     scores = result_of(task, record.manifest["metric"], test)
     trouble = tracking_results.record_handover(uri, run_id, scores, tags_of(test), target)
     place = folder.expanduser().absolute()
-    return _told(task, winner, place, test, model.difference, args), trouble
+    return Exported(folder=place, test=test, difference=model.difference), trouble
+
+
+def _registration(uri: str, registered: Mapping[str, Any]) -> str:
+    """Return for people which version it is, and how the champion is served if it is that."""
+    name = registered["model"]
+    text = f"\nmodel {name}: {registered['why']}"
+    if registered["champion"] == registered["version"]:
+        text += (
+            f"\n  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve "
+            f"-m models:/{name}@champion --env-manager local"
+        )
+    return text
 
 
 def _refuse_unfinished(winner: Winner) -> None:
@@ -160,44 +248,16 @@ def _refuse_unfinished(winner: Winner) -> None:
     )
 
 
-def _told(
-    task: Task,
-    winner: Winner,
-    folder: Path,
-    test: dict[str, Any],
-    difference: float,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """Print what was tested and exported; return it as a JSON object."""
-    tests = {name: value for name, value in test["metrics"].items() if name.startswith("test/")}
-    if not args.json:
-        place = "exported" if args.export is None else f"exported to {folder}"
-        print(
-            f"\n{describe_test(winner.record.manifest['metric'], test)}"
-            f"\n{per_class_table(task, tests, 'test')}"
-            f"\n\n{place}; the reloaded model.pt2 differs from the trained model by "
-            f"at most {difference:.1e} in a logit"
-        )
-    return {
-        "dir": str(folder),
-        "test": tests,
-        "intervals": test.get("intervals", {}),
-        "size": test["size"],
-        "openings": test["openings"],
-        "difference": difference,
-    }
+def renew_report(record: StudyRecord, tracking_uri: str | None) -> str | None:
+    """Write the study's page anew with what was confirmed and tested, also in MLflow.
 
+    Returns:
+        A sentence if MLflow cannot be told.
+    """
+    record = StudyRecord.read(record.path)  # with its own constraints
+    report_page.write(record)
 
-def _register(searched: StudyRecord, target: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Register an export as a version of an MLflow model; return which, and the champion."""
-    name = args.register or searched.path.name
-    uri = tracking_store.resolve_uri(args.tracking_uri)
-    done = tracking_registry.register(uri, name, target, searched.manifest["mode"])
-    if not args.json:
-        print(f"\nmodel {name}: {done['why']}")
-        if done["champion"] == done["version"]:
-            print(
-                f"  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve "
-                f"-m models:/{name}@champion --env-manager local"
-            )
-    return done
+    def tell() -> None:
+        tracking_results.record_report(tracking_store.resolve_uri(tracking_uri), record)
+
+    return tracking_results.told(tell)
