@@ -86,7 +86,7 @@ def test_stopping_saves_what_runs_and_the_same_command_goes_on(
         assert [metric.step for metric in history] == [1, 2]
     # The trial gives what it would have given without the stop, bit for bit.
     torch.set_num_threads(1)
-    whole = StudyRecord.read(tmp_path / "studies" / "faulty").params(trials[0])
+    whole = StudyRecord.read(tmp_path / "studies" / "faulty").config(trials[0])
     config = FashionConfig(**{k: v for k, v in whole.items() if k not in ("fault", "cycle")})
     expected = list(fit(TASK, config, sample))[-1]
     state = checkpoint.load(folders[0] / "last.pt")

@@ -227,7 +227,7 @@ def test_a_trial_of_two_workers_is_stopped_in_an_epoch_and_goes_on(
     (trial,) = StudyRecord.read(folder).trials()
     assert trial.state == "finished" and sorted(trial.curve) == [1, 2]
     torch.set_num_threads(1)
-    params = StudyRecord.read(folder).params(trial)
+    params = StudyRecord.read(folder).config(trial)
     known = {field.name for field in dataclasses.fields(FashionConfig)}
     config = FashionConfig(**{k: v for k, v in params.items() if k in known})
     for row, expected in zip(trial.history, fit(TASK, config, sample), strict=True):
