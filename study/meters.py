@@ -1,4 +1,4 @@
-"""What a meter is; those of the two kinds of task: which counts are kept, and what they become."""
+"""Meters of the two kinds of task: the counts that they keep, and the metrics these become."""
 
 from __future__ import annotations
 
