@@ -1,6 +1,6 @@
-"""What control groups leave of a machine: containers, slices and batch jobs have limits.
+"""Limits set by control groups, as in containers, slices and batch jobs.
 
-Both versions are read, from the group of this process up to the root: each of the groups limits.
+Both versions are read, from the group of this process up to the root: each group may set limits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ends of trials' processes, as Ray Tune tells them to the study's callback."""
+"""Deaths of trials' processes, and their causes as Ray Tune reports them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time as the driver of a study has it."""
+"""Clock of a study's driver, which stands still while the driver does."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The user's environment, made such that a command can work in it, before anything else is done.
+"""The user's environment, repaired where a command could not work in it.
 
-Every command passes through `prepare`. What a setting of the user's would break though nobody means
-it (a folder for temporary files that is gone, a user without a name, a proxy for this machine
-itself) is put right for this process and those that it starts; what changes where files go is said
-in a line. What a study cannot work in raises `InputError`.
+Every command calls `prepare` before anything else. A setting that would break a study by accident
+(a folder for temporary files that is gone, a user without a name, a proxy for this machine itself)
+is corrected for this process and those that it starts; if that moves files elsewhere, a line says
+so. An environment that cannot be repaired raises `InputError`.
 
-`make_temporary` is the one place where folders of our own outside the studies are chosen.
+Only `make_temporary` chooses folders outside of the studies.
 """
 
 from __future__ import annotations

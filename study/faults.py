@@ -1,4 +1,4 @@
-"""What can go wrong in a trial, told apart by what helps.
+"""Faults of a trial, told apart by what helps.
 
 | fault | what happens |
 |---|---|

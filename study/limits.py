@@ -1,8 +1,8 @@
-"""Limits of this process (`ulimit`) under which Ray hangs, or ends over something else.
+"""Limits of this process (`ulimit`), too low ones of which make Ray hang or fail misleadingly.
 
     raise_limits()     # raises InputError for one that is too low
 
-What may be raised is raised; the rest is refused before anything is begun.
+Limits that may be raised are raised; others that are too low are refused before anything begins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one machine has to bring to a study, checked on that machine."""
+"""Check of one machine, run on that machine: data, storage, disk space, GPUs, versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from study.ray_session import missing_program
 from study.resources import local_cpus, local_gpus, unused_gpu
 from study.task import load_task
 
-# What changes numbers or files if it differs between machines.
+# Packages that change numbers or files if their versions differ between machines.
 PACKAGES = (
     "ray",
     "torch",
@@ -41,7 +41,7 @@ FREE_BYTES = 2 * 2**30  # for caches and Ray's files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a machine is asked.
+    """The questions to a machine.
 
     Attributes:
         task: Whose data set is looked for; None for no data set.
@@ -63,7 +63,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """What a machine is and has.
+    """A machine's answers.
 
     Attributes:
         host: Its name.

@@ -1,4 +1,4 @@
-"""Ray from its start on this machine, or the joining of a cluster, to its end."""
+"""Ray's session: started on this machine or joined on a cluster, and shut down."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Notices that Ray itself has died or hangs; Ray's own calls may never return to say so.
+"""Watch over Ray itself, which may die or hang; Ray's own calls may never return to say so.
 
     watch = RayWatch(on_death, local=True)    # once Ray runs
     watch.check()                             # in Ray's callbacks, before a trial is blamed
     watch.close()                             # before Ray is ended
 
-A thread looks whether the processes of a Ray on this machine live, and asks GCS and raylet for
-their health as Ray's own parts ask each other. Silence is counted in questions, not in seconds: a
-driver that was itself stopped, or a machine that slept, has asked none meanwhile.
+One thread checks that the processes of a Ray on this machine are alive; others ask GCS and raylet
+for their health, as Ray's own parts do. Silence is counted in questions, not in seconds: a driver
+that was stopped, or a machine that slept, asked none in the meantime.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What every trial of a study takes.
+    """The resources of each trial of a study.
 
     Attributes:
         workers: Processes of one trial; one runs in the Tune actor itself.

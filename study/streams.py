@@ -1,8 +1,9 @@
-"""Standard streams: there are three, and output and error outlive who reads them.
+"""Standard streams: all three are open, and output and error outlive their readers.
 
-`study.tune 2>&1 | head` ends `head`, not the study: what nobody reads any more is dropped, at the
-lowest level, so that prints of libraries, of threads and at the end of Python do no harm either.
-So is what cannot be written for another reason, a full disk for one, which is told on the other.
+When `head` ends in `study.tune 2>&1 | head`, the study goes on: output that nobody reads is dropped
+at the lowest level, so prints by libraries, by threads and at Python's exit do no harm either.
+Output that cannot be written for another reason, such as a full disk, is dropped too, and standard
+error says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Surveys of a study's machines: what each has, and what it lacks against the driver's."""
+"""Survey of a study's machines: what each has, and where it differs from the driver's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_SECONDS = 5.0  # before saying which nodes are waited for
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What the check of all machines gave.
+    """The result of checking all machines.
 
     Attributes:
         reports: By host; None for one that did not answer.
