@@ -13,9 +13,9 @@ from html import escape
 from itertools import accumulate
 from typing import Any
 
+from study.formatting import number, score
 from study.ledger import spans_of
 from study.objective import Goal, Objective
-from study.progress import number
 from study.record import StudyRecord
 from study.trial_record import STATES, TrialRecord
 
@@ -35,7 +35,10 @@ def history(record: StudyRecord) -> Chart:
     lowest = min((value for _, value in known), default=0.0)
     data: list[Chart] = [
         {
-            **{"type": "scatter", "mode": "lines", "name": "best so far", "hoverinfo": "skip"},
+            "type": "scatter",
+            "mode": "lines",
+            "name": "best so far",
+            "hoverinfo": "skip",
             "x": [place for place, _ in known],
             "y": list(accumulate((value for _, value in known), choose)),
             "line": {"shape": "hv", "width": 2, "color": "--best"},
@@ -48,7 +51,9 @@ def history(record: StudyRecord) -> Chart:
         failed = state == "failed"  # they lie at the lower edge
         data.append(
             {
-                **{"type": "scatter", "mode": "markers", "name": WORDS[state]},
+                "type": "scatter",
+                "mode": "markers",
+                "name": WORDS[state],
                 "x": [trial.number for trial in chosen],
                 "y": [lowest if failed else trial.best_value for trial in chosen],
                 "marker": marker(state),
@@ -84,15 +89,26 @@ def curves(record: StudyRecord, rungs: Sequence[int]) -> Chart:
         "yaxis": axis_of(record.manifest["metric"]),
         "shapes": [
             {
-                **{"type": "line", "x0": rung, "x1": rung, "y0": 0, "y1": 1, "yref": "paper"},
-                **{"layer": "below", "line": {"color": "--rung", "width": 1, "dash": "dot"}},
+                "type": "line",
+                "x0": rung,
+                "x1": rung,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "layer": "below",
+                "line": {"color": "--rung", "width": 1, "dash": "dot"},
             }
             for rung in rungs
         ],
         "annotations": [
             {
-                **{"x": rung, "y": 0, "yref": "paper", "yanchor": "bottom", "xanchor": "left"},
-                **{"text": f"rung {rung}", "showarrow": False},
+                "x": rung,
+                "y": 0,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "xanchor": "left",
+                "text": f"rung {rung}",
+                "showarrow": False,
                 "font": {"size": 11, "color": "--muted"},
             }
             for rung in rungs
@@ -112,8 +128,14 @@ def _lines(name: str, trials: Sequence[TrialRecord], line: Chart, opacity: float
         numbers += [trial.number] * (trial.epochs + 1)
     single = max((trial.epochs for trial in trials), default=0) == 1
     return {
-        **{"type": "scatter", "mode": "markers" if single else "lines", "name": name},
-        **{"x": x, "y": y, "customdata": numbers, "line": line, "opacity": opacity},
+        "type": "scatter",
+        "mode": "markers" if single else "lines",
+        "name": name,
+        "x": x,
+        "y": y,
+        "customdata": numbers,
+        "line": line,
+        "opacity": opacity,
         "marker": {"color": line["color"]},
         "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
     }
@@ -133,7 +155,9 @@ def trade_off(record: StudyRecord, objectives: Sequence[Objective]) -> Chart:
         if chosen:
             data.append(
                 {
-                    **{"type": "scatter", "name": name, "marker": shape},
+                    "type": "scatter",
+                    "name": name,
+                    "marker": shape,
                     "mode": "lines+markers" if name == "front" else "markers",
                     "line": {"shape": "hv", "color": "--best", "width": 1.5, "dash": "dot"},
                     "x": [(trial.best or {})[second.metric] for trial in chosen],
@@ -168,13 +192,17 @@ def timeline(record: StudyRecord) -> Chart:
         if chosen:
             data.append(
                 {
-                    **{"type": "bar", "orientation": "h", "name": WORDS[state]},
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": WORDS[state],
                     "base": [_time(begin) for (begin, _, _), _ in chosen],
                     "x": [1000 * (end - begin) for (begin, end, _), _ in chosen],
                     "y": [lane + 1 for _, lane in chosen],
                     "marker": {"color": f"--{state}", "line": {"color": "--paper", "width": 1}},
                     "text": [str(trial.number) for (_, _, trial), _ in chosen],
-                    **{"textposition": "inside", "insidetextanchor": "middle", "textangle": 0},
+                    "textposition": "inside",
+                    "insidetextanchor": "middle",
+                    "textangle": 0,
                     "customdata": [about(record, trial) for (_, _, trial), _ in chosen],
                     "hovertemplate": "%{customdata}<br>from %{base|%H:%M:%S}<extra></extra>",
                 }
@@ -216,7 +244,7 @@ def about(record: StudyRecord, trial: TrialRecord) -> str:
     lines = []
     if trial.best:
         metrics = record.goal.metrics
-        lines += [f"{name} {trial.best[name]:.4f}" for name in metrics if name in trial.best]
+        lines += [f"{name} {score(trial.best[name])}" for name in metrics if name in trial.best]
     lines += [trial.reason[:90]] if trial.reason else []
     lines += [f"{name} {number(value)}" for name, value in trial.params.items()]
     return "<br>".join([title, *(escape(line, quote=False) for line in lines)])

@@ -24,6 +24,7 @@ from study.batches import Batches
 from study.datasets.source import DataSource, ImageSet, say_absent
 from study.errors import StorageError, TrialError
 from study.evaluation import evaluate
+from study.formatting import metric_name, pixels
 from study.interval import Interval, bootstrap
 from study.record import StudyRecord
 from study.run_folder import RunFolder, write_arrays
@@ -214,11 +215,11 @@ def _result(ready: Examination, scored: Score) -> dict[str, Any]:
     for split, one in (("val", ready.validation), ("test", scored)):
         metrics |= {f"{split}/{key}": value for key, value in one.metrics.items()}
         if one.interval is not None:
-            intervals[f"{split}/{ready.task.metric.split('/', 1)[1]}"] = one.interval
+            intervals[f"{split}/{metric_name(ready.task.metric)}"] = one.interval
     images = ready.closed
     sized = images.targets if images.targets.ndim == 3 else images.images
-    size = "{}x{} pixels".format(*sized.shape[-2:])
-    return {"size": size, "metrics": metrics, "intervals": intervals}
+    height, width = sized.shape[-2:]
+    return {"size": pixels(height, width), "metrics": metrics, "intervals": intervals}
 
 
 def _openings(record: StudyRecord, digest: str) -> list[dict[str, Any]]:

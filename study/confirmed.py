@@ -9,11 +9,18 @@ from typing import Any
 
 from study.candidates import NUM_CONFIRMED
 from study.errors import DamagedFile
-from study.interval import SHARE, Bounds, Interval, bounds_of, of_mean, shown, widened
+from study.formatting import metric_name, score, table, with_interval
+from study.interval import (
+    SHARE,
+    Bounds,
+    Interval,
+    bounds_of,
+    of_mean,
+    widened,
+)
 from study.object_path import AnyPath, children
 from study.objective import Goal
 from study.record import StudyRecord
-from study.tables import table
 from study.task import load_task
 from study.tested import CONFIRMATIONS, folder_in_study, read_tests
 from study.trial_record import TrialRecord
@@ -175,9 +182,9 @@ class Confirmation:
         rows = [
             [
                 str(one.trial.number),
-                f"{one.trial.best_value:.4f}",
-                shown(one.mean("val"), one.interval("val")),
-                shown(one.mean("test"), one.interval("test")),
+                score(one.trial.best_value),
+                with_interval(one.mean("val"), one.interval("val")),
+                with_interval(one.mean("test"), one.interval("test")),
                 f"{one.mean('test') - one.mean('val'):+.4f}",
                 f"{one.failed} failed"
                 if one.failed
@@ -206,7 +213,7 @@ class Confirmation:
             chance = lead[1] is not None and lead[1][0] <= 0
             other = self.ranking[1].trial.number
             lines[-1] += (
-                f". Ahead of trial {other} by {shown(*lead)}, fold by fold"
+                f". Ahead of trial {other} by {with_interval(*lead)}, fold by fold"
                 f"{': that may be chance' if chance else ''}"
             )
         return "\n".join(lines)
@@ -244,7 +251,7 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
     if not seeds:
         return None
     found = []
-    name = record.manifest["metric"].split("/", 1)[1]
+    name = metric_name(record.manifest["metric"])
     bounds = bounds_of(load_task(record.manifest["task"]), name)
     for place, trial in enumerate(chosen):
         own = trials[place : seeds * len(chosen) : len(chosen)]

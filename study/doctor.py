@@ -30,6 +30,7 @@ from study.command import (
 )
 from study.datasets.source import DataSource
 from study.errors import InputError
+from study.formatting import table
 from study.node_check import NodeReport
 from study.nodes import wait_for_nodes
 from study.object_path import as_path
@@ -37,7 +38,6 @@ from study.ray_session import join_ray, try_ray
 from study.resources import allocate, this_machine
 from study.run_options import ResourceOptions
 from study.survey import Survey, survey
-from study.tables import table
 from study.task import load_task
 
 

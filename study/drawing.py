@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from study.errors import StorageError
+from study.formatting import pixels, sample_mark
 from study.object_path import AnyPath, as_path
 from study.outbox import Job, ReportJob, TrialJob
 from study.plotting import ignore_user_settings
@@ -164,10 +165,16 @@ def _start() -> subprocess.Popen[str]:
 def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
     """Return the line that says what the figures of a trial show."""
     dataset, epochs = record.manifest["dataset"], record.manifest["epochs"]
-    data = task.name if dataset == "real" else f"{task.name}, SAMPLE data (not real)"
     size = record.config(trial).get("image_size")
-    pixels = f", {size}x{size} pixels" if size else ""
-    return f"{data}, trial {trial.number}, validation{pixels}, epoch {trial.best_epoch} of {epochs}"
+    parts = [
+        task.name,
+        sample_mark(dataset),
+        f"trial {trial.number}",
+        "validation",
+        pixels(size) if size else "",
+        f"epoch {trial.best_epoch} of {epochs}",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def main() -> None:

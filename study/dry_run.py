@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 from study.estimate import Estimate
+from study.formatting import duration, number, settings_line, table
 from study.plan import StudyPlan
-from study.progress import number, settings_line
 from study.resources import unused_gpu
 from study.run_options import say_trials
 from study.simulation import Outlook
-from study.tables import duration, table
 
 NUM_SHOWN = 4  # of the configurations to come
 

@@ -25,6 +25,7 @@ from study.batches import Batches
 from study.closed_split import Examination
 from study.datasets.source import DataSource, ImageSet
 from study.errors import DamagedFile, TrialError
+from study.formatting import sample_mark
 from study.meta import Meta, preprocessing
 from study.model_card import model_card
 from study.model_folder import default_colors
@@ -182,9 +183,9 @@ class Draft:
     def _draw(self, test: Mapping[str, Any], figure_data: Mapping[str, np.ndarray]) -> None:
         """Draw the figures of the test."""
         task = self.ready.task
-        real = self.ready.record.manifest["dataset"] == "real"
-        data = task.name if real else f"{task.name}, SAMPLE data"
-        note = f"{data}, trial {self.ready.trial.number}, test split, {test['size']}"
+        mark = sample_mark(self.ready.record.manifest["dataset"])
+        parts = [task.name, mark, f"trial {self.ready.trial.number}", "test split", test["size"]]
+        note = ", ".join(filter(None, parts))
         save_figures(lambda: task.figures(figure_data, note), self.folder / "figures" / "test")
 
 

@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from study.formatting import metric_name
 from study.sheet import DPI, Sheet, enlarged, text_width
 from study.task import best_row
 
@@ -50,8 +51,8 @@ def learning_curves(
         mode: Whether the metric is best when largest (`max`) or smallest (`min`).
     """
     panels = ["loss", "accuracy"]
-    if metric.split("/", 1)[1] not in panels:
-        panels.append(metric.split("/", 1)[1])
+    if metric_name(metric) not in panels:
+        panels.append(metric_name(metric))
     figure = _titled("Learning curves", note, (4.2 * len(panels), 3.6))
     epochs = [row["epoch"] for row in history]
     best = best_row(history, metric, mode)["epoch"] if history and metric in history[0] else None

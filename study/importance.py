@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from study.errors import InputError
+from study.formatting import table
 from study.objective import Goal, Objective
 from study.optuna_trials import distribution
 from study.record import StudyRecord
-from study.tables import table
 from study.task import Task, best_row, class_key
 from study.trial_record import TrialRecord
 

@@ -155,8 +155,3 @@ def _slope(value: float, bounds: Bounds) -> float:
     if math.isinf(low):
         return 1.0
     return 1 / (value - low) + (0.0 if math.isinf(high) else 1 / (high - value))
-
-
-def shown(value: float, interval: Sequence[float] | None) -> str:
-    """Return a value with its interval, for people."""
-    return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from study.formatting import pixels, sample_mark
 from study.progress import standings
 from study.record import StudyRecord
 from study.tables import per_class_table
@@ -55,18 +56,18 @@ def describe(task: Task, record: StudyRecord, ranking: list[TrialRecord], top: i
     """Return the table of the best trials, or of the Pareto front, and the winner per class."""
     manifest = record.manifest
     states = ", ".join(f"{n} {state}" for state, n in counts(record.trials()).items() if n)
-    sample = "" if manifest["dataset"] == "real" else "   SAMPLE DATA (drawn, not real)"
-    lines = [f"study {manifest['study']} ({manifest['task']}): {states}{sample}"]
+    mark = sample_mark(manifest["dataset"])
+    lines = [f"study {manifest['study']} ({manifest['task']}): {states}   {mark}".rstrip()]
     if not ranking:
         return "\n".join([*lines, "no trial has a result yet"])
     winner = ranking[0]
     size = record.config(winner).get("image_size")
-    pixels = f" at {size}x{size} pixels" if size else ""
+    at_size = f" at {pixels(size)}" if size else ""
     return "\n".join(
         [
             *lines,
             standings(record, ranking, top),
-            f"\ntrial {winner.number}, validation{pixels}, epoch {winner.best_epoch}, MLflow run "
+            f"\ntrial {winner.number}, validation{at_size}, epoch {winner.best_epoch}, MLflow run "
             f"{record.run_folder(winner.number).run_id}:",
             per_class_table(task, winner.metrics),
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from study.interval import shown
+from study.formatting import metric_name, with_interval
 from study.meta import Meta
 from study.tables import per_class_table
 from study.task import Task
@@ -22,13 +22,15 @@ def model_card(task: Task, meta: Meta, chosen_by: str) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    metric, confirmed = chosen_by.split("/", 1)[1], meta.confirmed
+    metric, confirmed = metric_name(chosen_by), meta.confirmed
     scores = {
-        split: shown(meta.metrics[f"{split}/{metric}"], meta.intervals.get(f"{split}/{metric}"))
+        split: with_interval(
+            meta.metrics[f"{split}/{metric}"], meta.intervals.get(f"{split}/{metric}")
+        )
         for split in ("test", "val")
     }
     means = {
-        name: shown(confirmed[split]["mean"], confirmed[split]["interval"])
+        name: with_interval(confirmed[split]["mean"], confirmed[split]["interval"])
         for name, split in (("validation", "val"), ("test", "test"))
         if confirmed
     }

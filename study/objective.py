@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from study.formatting import metric_value
 from study.task import Task
 
 # Metrics that are no result of validation but can be an objective or a constraint.
@@ -182,7 +183,7 @@ class Goal:
             return None
         nearest, best = ranking[0], ranking[0].best or {}
         short = [
-            f"{c.metric} is {show(value)}, {show(abs(c.bound - value))} "
+            f"{c.metric} is {metric_value(value)}, {metric_value(abs(c.bound - value))} "
             f"{'below' if c.sign == '>=' else 'above'} {c.bound:g}"
             for c in self.constraints
             if (value := best.get(c.metric)) is not None and c.miss(value) > 0
@@ -213,15 +214,10 @@ def front(points: Sequence[Point]) -> list[int]:
     return sorted(kept)
 
 
-def show(value: float) -> str:
-    """Return a value of a metric as people read it."""
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
 def show_values(goal: Goal, trial: Judged) -> str:
     """Return a trial's values with their names; empty before its first epoch."""
     pairs = zip(goal.objectives, goal.values(trial) or [], strict=False)
-    return "  ".join(f"{objective.metric} {show(value)}" for objective, value in pairs)
+    return "  ".join(f"{objective.metric} {metric_value(value)}" for objective, value in pairs)
 
 
 def read_constraint(text: str) -> Constraint:

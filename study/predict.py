@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from study.command import command_parser, run_command
+from study.formatting import SAMPLE_DATA
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     files, failed, unused = expand(args.images)
     network = model.load() if files else None
     if model.meta.get("dataset", "real") != "real":
-        print("this model was trained on SAMPLE DATA (drawn, not real)", file=sys.stderr)
+        print(f"this model was trained on {SAMPLE_DATA}", file=sys.stderr)
     for skipped in failed:
         _say_skipped(skipped)
     for entry in predict_each(model, network, files, results) if network is not None else ():

@@ -6,17 +6,18 @@ import dataclasses
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from typing import Self
 
-from study.objective import Goal, show, show_values
+from study.formatting import duration, metric_value, number, settings_line, table
+from study.objective import (
+    Goal,
+    show_values,
+)
 from study.record import StudyRecord
-from study.setting import Value
 from study.simulation import Outlook
 from study.snapshot import time_left
 from study.stopping_rule import StoppingRule
 from study.streams import write_line
-from study.tables import duration, table
 from study.trial_record import TrialRecord, counts
 
 SUMMARY_SECONDS = 60.0  # between two summaries while nothing ends
@@ -156,16 +157,6 @@ class Progress:
         return dataclasses.replace(self._outlook, **times)
 
 
-def settings_line(values: Mapping[str, Value]) -> str:
-    """Return hyperparameters in one line."""
-    return " ".join(f"{name}={number(value)}" for name, value in values.items())
-
-
-def number(value: Value) -> str:
-    """Return a value as people read it."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def standings(record: StudyRecord, ranking: list[TrialRecord], top: int) -> str:
     """Return the table of the best trials or of the Pareto front, and what violates constraints."""
     goal, shown = record.goal, ranking[:top]
@@ -204,6 +195,6 @@ def _scores(goal: Goal, trial: TrialRecord) -> list[str]:
     best = trial.best or {}
     low = {c.metric for c in goal.constraints if c.miss(best.get(c.metric)) > 0}
     return [
-        "-" if name not in best else f"{'! ' if name in low else ''}{show(best[name])}"
+        "-" if name not in best else f"{'! ' if name in low else ''}{metric_value(best[name])}"
         for name in goal.metrics
     ]

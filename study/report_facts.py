@@ -13,17 +13,14 @@ from collections import defaultdict
 from typing import Any
 
 from study.confirmed import Confirmation
+from study.formatting import dollars, duration, metric_value, number, pixels, score, with_interval
 from study.importance import FEW
-from study.interval import shown
 from study.ledger import Ledger
-from study.objective import show
-from study.progress import number
 from study.record import StudyRecord
 from study.run_options import RunOptions
 from study.setting import Value, config_fields
 from study.space import Parameter
 from study.stopping_rule import StoppingRule
-from study.tables import duration
 from study.task import Task, class_key
 from study.trial_record import TrialRecord, counts
 
@@ -51,19 +48,21 @@ def headline(
         note += f"{len(ranking)} on the same images, so optimistic"
         if missed := record.goal.shortfall(ranking):
             note += f". {missed}"
-        rows.append((f"best {record.manifest['metric']}", show(best.best_value or 0.0), note))
+        rows.append(
+            (f"best {record.manifest['metric']}", metric_value(best.best_value or 0.0), note)
+        )
         base = record.trials()[0]
         if base.number == 0 and base.best_value is not None and base is not best:
             note = f"trial 0, {base.epochs} of {record.manifest['epochs']} epochs"
             note += f"; the best is {(best.best_value or 0.0) - base.best_value:+.4f}"
-            rows.append(("baseline", show(base.best_value), note))
+            rows.append(("baseline", metric_value(base.best_value), note))
     if confirmation is not None:
         one = confirmation.winner
         note = f"test, mean of {len(one.tests)} trainings of trial {one.trial.number} on other "
         note += f"folds; 95 % {_interval(one.interval('test'))}; validation "
-        note += shown(one.mean("val"), one.interval("val"))
+        note += with_interval(one.mean("val"), one.interval("val"))
         size = one.tests[0]["size"] if one.tests else ""
-        rows.append(("confirmed", show(one.mean("test")), f"{note}; at {size}"))
+        rows.append(("confirmed", metric_value(one.mean("test")), f"{note}; at {size}"))
     rows.append(("trials", f"{ended}{asked}", states))
     share = f"{100 * ledger.epochs / ledger.full:.0f} % of {ledger.full:,}" if ledger.full else ""
     rows.append(("epochs trained", f"{ledger.epochs:,}", f"{share} without early stopping"))
@@ -79,16 +78,11 @@ def measured(record: StudyRecord) -> str:
     """Return where the scores of a search come from."""
     size = record.manifest["settings"].get("image_size")
     data = record.manifest.get("data", {}).get("dataset", record.manifest["dataset"])
-    return f"validation part of {data}" + (f" at {size}x{size} pixels" if size else "")
+    return f"validation part of {data}" + (f" at {pixels(size)}" if size else "")
 
 
 def _interval(ends: tuple[float, float] | None) -> str:
-    return f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "unknown"
-
-
-def dollars(value: float) -> str:
-    """Return an amount of money."""
-    return f"${value:,.2f}" if value >= 0.1 else f"${value:.4f}"
+    return f"{score(ends[0])} to {score(ends[1])}" if ends else "unknown"
 
 
 def classes(task: Task, record: StudyRecord) -> list[dict[str, Any]]:
@@ -122,7 +116,9 @@ def failures(record: StudyRecord) -> list[dict[str, Any]]:
             found[what, re.sub(NUMBER, "", reason)].append((trial.number, reason))
     return [
         {
-            **{"what": what, "reason": cases[0][1], "count": len(cases)},
+            "what": what,
+            "reason": cases[0][1],
+            "count": len(cases),
             "trials": _named([number for number, _ in cases]),
         }
         for (what, _), cases in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1])))
@@ -245,7 +241,7 @@ def _row(
     return {
         "number": trial.number,
         "state": trial.state,
-        "scores": [show(best[m]) if m in best else "" for m in record.goal.metrics],
+        "scores": [metric_value(best[m]) if m in best else "" for m in record.goal.metrics],
         "epoch": trial.best_epoch or "",
         "epochs": f"{trial.epochs}/{record.manifest['epochs']}",
         "time": duration(ledger.work[trial.number]),

@@ -18,13 +18,13 @@ from study.deaths import Death
 from study.driver_clock import DriverClock
 from study.errors import StorageError
 from study.faults import NUM_ALIKE, MemoryKill, common_failure
+from study.formatting import duration
 from study.progress import Progress
 from study.ray_session import logs_folder
 from study.ray_watch import RayWatch
 from study.record import StudyRecord
 from study.scheduler import NotPickled, RecordASHA
 from study.stopping import Stopping
-from study.tables import duration
 from study.tracking import StudyTracker
 from study.trial_record import Cause, Ending, TrialRecord
 

@@ -9,11 +9,11 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
+from study.formatting import duration, printable, sample_mark, score, sparkline
 from study.objective import Goal
 from study.record import StudyRecord
 from study.simulation import Outlook, Runner, ranks, simulate
 from study.stopping_rule import StoppingRule, milestones
-from study.tables import duration, printable, sparkline
 from study.trial_record import TrialRecord, counts, seconds_of
 
 NUM_RUNNING = 8  # trials with a line of their own
@@ -153,14 +153,14 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
     ended = sum(number for word, number in count.items() if word != "running")
     total = f"/{state['num_samples']}" if state["num_samples"] else ""
     words = ", ".join(f"{number} {word}" for word, number in count.items() if number)
-    sample = "" if state["dataset"] == "real" else " (SAMPLE DATA)"
+    sample = " (SAMPLE DATA)" if sample_mark(state["dataset"]) else ""
     rows = [f"{state['study']}{sample}: {ended}{total} trials" + (f" ({words})" if words else "")]
     if best:
         room = max(8, min(40, width - 60))
         notes = ", misses what is required" if best["missed"] else ""
         notes += f", {state['front']} on the front" if state["front"] is not None else ""
         rows.append(
-            f"best     {best['value']:.4f} {state['metric']}, trial {best['trial']}, epoch "
+            f"best     {score(best['value'])} {state['metric']}, trial {best['trial']}, epoch "
             f"{best['epoch']}{notes}  {sparkline(best['so_far'], room)}"
         )
     time_row = f"epochs   {state['epochs_done']} done"
@@ -179,7 +179,7 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
     for trial in state["running"][:NUM_RUNNING]:
         share = trial["epoch"] / trial["epochs"]
         done = round(12 * share)
-        value = "      " if trial["value"] is None else f"{trial['value']:.4f}"
+        value = "      " if trial["value"] is None else score(trial["value"])
         rung = f"rung {trial['next_rung']}" if trial["next_rung"] else "to the end"
         rows.append(
             f"trial {trial['trial']:>3}  {'█' * done}{'░' * (12 - done)} "

@@ -8,8 +8,8 @@ from html import escape
 from itertools import pairwise
 
 from study.charts import Chart, axis_of, counting_axis, marker, scored
+from study.formatting import metric_name, number, score
 from study.importance import Importance
-from study.progress import number
 from study.record import StudyRecord
 from study.setting import Value
 from study.space import Parameter
@@ -25,51 +25,69 @@ def parallel(record: StudyRecord) -> Chart:
     sign = 1 if record.manifest["mode"] == "max" else -1
     order = sorted(trials, key=lambda trial: sign * (trial.best_value or 0.0))
     values = [trial.best_value for trial in trials if trial.best_value is not None]
-    last = len(parameters)
-    data = []
-    for name, shade, chosen in _shaded(order):
-        x: list[int | None] = []
-        y: list[float | None] = []
-        texts: list[str] = []
-        for trial in chosen:
-            assert trial.best_value is not None
-            places = [_place(p, trial.params.get(p.name)) for p in parameters]
-            span = max(values) - min(values)
-            score = (trial.best_value - min(values)) / span if span else 0.5
-            x += [*range(last + 1), None]
-            y += [*places, score, None]
-            shown = [f"{p.name} {number(trial.params.get(p.name, '-'))}" for p in parameters]
-            shown += [f"{record.manifest['metric']} {trial.best_value:.4f}", ""]
-            texts += [f"trial {trial.number}: {escape(text, quote=False)}" for text in shown]
-        data.append(
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    width = 0.6 if len(trials) > 200 else 2
+    names = [parameter.name for parameter in parameters]
+    names.append(metric_name(record.manifest["metric"]))
+    ends = [*map(_ends, parameters), (score(low), score(high))]
+    return {
+        "data": [
             {
-                **{"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y},
-                **{"text": texts, "hovertemplate": "%{text}<extra></extra>"},
-                "line": {"color": f"--shade{shade}", "width": 0.6 if len(trials) > 200 else 2},
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                **_lines(record, chosen, low, high),
+                "hovertemplate": "%{text}<extra></extra>",
+                "line": {"color": f"--shade{shade}", "width": width},
                 "marker": {"size": 4, "color": f"--shade{shade}"},
                 "opacity": 1.0 if shade == NUM_SHADES - 1 else 0.6,
             }
-        )
-    names = [p.name for p in parameters] + [record.manifest["metric"].split("/", 1)[1]]
-    ends = [_ends(p) for p in parameters]
-    ends.append((f"{min(values, default=0):.4f}", f"{max(values, default=1):.4f}"))
-    notes = [
-        {
-            **{"x": place, "y": y, "yref": "y", "text": end[side], "showarrow": False},
-            **{"yanchor": anchor, "font": {"size": 10, "color": "--muted"}},
-        }
-        for place, end in enumerate(ends)
-        for side, (y, anchor) in enumerate(((-0.02, "top"), (1.02, "bottom")))
-    ]
-    return {
-        "data": data,
+            for name, shade, chosen in _shaded(order)
+        ],
         "layout": {
-            "xaxis": {"tickvals": list(range(last + 1)), "ticktext": names, "tickangle": -35},
+            "xaxis": {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": -35},
             "yaxis": {"visible": False, "range": [-0.09, 1.09]},
-            "annotations": notes,
+            "annotations": [
+                {
+                    "x": place,
+                    "y": y,
+                    "yref": "y",
+                    "text": end[side],
+                    "showarrow": False,
+                    "yanchor": anchor,
+                    "font": {"size": 10, "color": "--muted"},
+                }
+                for place, end in enumerate(ends)
+                for side, (y, anchor) in enumerate(((-0.02, "top"), (1.02, "bottom")))
+            ],
             "hovermode": "closest",
         },
     }
+
+
+def _lines(record: StudyRecord, trials: Sequence[TrialRecord], low: float, high: float) -> Chart:
+    """Return where the lines of trials go, with gaps between them, and what they say of a point.
+
+    Args:
+        record: The study.
+        trials: Those that are drawn alike.
+        low: Smallest value of all trials, which lies below.
+        high: Largest.
+    """
+    parameters = record.space.parameters
+    x: list[int | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for trial in trials:
+        assert trial.best_value is not None
+        places = [_place(p, trial.params.get(p.name)) for p in parameters]
+        places.append((trial.best_value - low) / (high - low) if high > low else 0.5)
+        x += [*range(len(places)), None]
+        y += [*places, None]
+        shown = [f"{p.name} {number(trial.params.get(p.name, '-'))}" for p in parameters]
+        shown += [f"{record.manifest['metric']} {score(trial.best_value)}", ""]
+        texts += [f"trial {trial.number}: {escape(text, quote=False)}" for text in shown]
+    return {"x": x, "y": y, "text": texts}
 
 
 def _shaded(order: Sequence[TrialRecord]) -> list[tuple[str, int, Sequence[TrialRecord]]]:
@@ -127,7 +145,9 @@ def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
 
 def _points(trials: Sequence[TrialRecord], name: str, shape: Chart) -> Chart:
     return {
-        **{"type": "scatter", "mode": "markers", "marker": shape},
+        "type": "scatter",
+        "mode": "markers",
+        "marker": shape,
         "x": [x if isinstance(x := t.params[name], float) else number(x) for t in trials],
         "y": [trial.best_value for trial in trials],
         "text": [
@@ -151,9 +171,16 @@ def importances(task: Task, found: Importance) -> Chart:
     return {
         "data": [
             {
-                **{"type": "heatmap", "y": names, "z": shares, "text": texts, "zmin": 0},
+                "type": "heatmap",
+                "y": names,
+                "z": shares,
+                "text": texts,
+                "zmin": 0,
                 "x": [metric.removeprefix(prefix) for metric in metrics],
-                **{"texttemplate": "%{text}", "showscale": False, "xgap": 2, "ygap": 2},
+                "texttemplate": "%{text}",
+                "showscale": False,
+                "xgap": 2,
+                "ygap": 2,
                 "colorscale": [[0, "--paper"], [1, "--best"]],
                 "hovertemplate": "%{y} for %{x}: %{z:.1f} %<extra></extra>",
             }

@@ -108,8 +108,8 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
 
 def describe(state: dict[str, Any], width: int) -> list[str]:
     """Return how a study stands in lines for people."""
+    from study.formatting import duration
     from study.snapshot import lines
-    from study.tables import duration
 
     driver = state["driver"]
     where = f"host {driver['host']}, pid {driver['pid']}"

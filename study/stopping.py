@@ -17,9 +17,9 @@ from typing import Any
 
 from study.errors import HoldLost, StorageError
 from study.files import write_text
+from study.formatting import duration
 from study.object_path import AnyPath
 from study.streams import write_line
-from study.tables import duration
 
 GRACE_SECONDS = 8.0  # for trials to save; of the 20 that stopping may take
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])

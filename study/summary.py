@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from study.formatting import pixels, sample_mark
 from study.objective import show_values
 from study.plan import StudyPlan
 from study.progress import standings
@@ -30,9 +31,9 @@ def page_command(study: StudyPlan) -> str:
 def summary(study: StudyPlan, record: StudyRecord) -> str:
     """Return the end of a study: counts, the best trials, and what to type next."""
     count = counts(record.trials())
-    sample = "" if study.source.dataset == "real" else "   SAMPLE DATA (drawn, not real)"
     states = ", ".join(f"{number} {state}" for state, number in count.items() if number)
-    lines = [f"\nstudy {study.name}: {states}{sample}"]
+    title = f"\nstudy {study.name}: {states}   {sample_mark(study.source.dataset)}"
+    lines = [title.rstrip()]
     ranking = record.ranking()
     if not ranking:
         reasons = {trial.reason for trial in record.trials() if trial.reason}
@@ -40,7 +41,7 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
     goal, best = record.goal, ranking[0]
     word = "nearest" if goal.missed(best) else "best"
     size = study.settings.get("image_size")
-    measured = f"validation at {size}x{size} pixels" if size else "validation"
+    measured = f"validation at {pixels(size)}" if size else "validation"
     args = study.options
     given = [*places(study), *(["--data-dir", args.data_dir] if args.data_dir else [])]
     show = shlex.join(["python", "-m", "study.best", study.name, *given])

@@ -19,7 +19,7 @@ from typing import Any
 
 from study.errors import DamagedFile, InputError, StorageError
 from study.files import read_document, write_document
-from study.interval import shown
+from study.formatting import metric_name, score, with_interval
 from study.object_path import AnyPath, children
 from study.record import StudyRecord
 from study.task import Task
@@ -143,7 +143,7 @@ def result_of(task: Task, metric: str, test: Mapping[str, Any]) -> dict[str, flo
         test: Of `tests.json`.
     """
     result = {}
-    own, smallest = (f"test/{metric.split('/', 1)[1]}", f"test/min_{task.class_metric}")
+    own, smallest = (f"test/{metric_name(metric)}", f"test/min_{task.class_metric}")
     for name, value in test["metrics"].items():
         split, kind, *label = name.split("/")
         known = (not label and name != smallest) or kind == task.class_metric or name == own
@@ -159,7 +159,7 @@ def tags_of(test: Mapping[str, Any]) -> dict[str, str]:
         tags["study.test_forced"] = "the trial had not ended"
     for name, (low, high) in test.get("intervals", {}).items():
         if name.startswith("test/"):
-            tags["study.test_interval"] = f"{name} {low:.4f} to {high:.4f}"
+            tags["study.test_interval"] = f"{name} {score(low)} to {score(high)}"
     return tags
 
 
@@ -170,10 +170,12 @@ def describe_test(metric: str, test: Mapping[str, Any]) -> str:
             f"the test split was opened for trial {test['trial']} at {test['time']}, by a command "
             "that was cut off before it had scores"
         )
-    metric = metric.split("/", 1)[1]
+    metric = metric_name(metric)
     names = [f"{split}/{metric}" for split in ("test", "val")]
     value, val = (test["metrics"][name] for name in names)
-    texts = [shown(test["metrics"][name], test.get("intervals", {}).get(name)) for name in names]
+    texts = [
+        with_interval(test["metrics"][name], test.get("intervals", {}).get(name)) for name in names
+    ]
     brackets = " (in brackets: 95 %, bootstrap)" if names[0] in test.get("intervals", {}) else ""
     opened = "evaluated once" if test.get("openings", 1) < 2 else f"opened {test['openings']} times"
     if test.get("forced"):

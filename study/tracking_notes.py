@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from study.objective import show
-from study.progress import number
+from study.formatting import metric_name, metric_value, number
 from study.record import REPORT_FILE, StudyRecord
 from study.task import Task, class_key
 from study.trial_record import TrialRecord, counts
@@ -54,7 +53,7 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
 
 def best_metric(record: StudyRecord) -> str:
     """Return the name under which MLflow has a trial's value: of a metric it shows the last one."""
-    return f"best/{record.manifest['metric'].split('/', 1)[1]}"
+    return f"best/{metric_name(record.manifest['metric'])}"
 
 
 def _width(column: str) -> int:
@@ -69,7 +68,7 @@ def class_tags(task: Task, trial: TrialRecord) -> dict[str, str]:
     """
     scores = {name: f"val/{task.class_metric}/{class_key(name)}" for name in task.classes}
     return {
-        _class_tag(task, name): show(trial.metrics[key])
+        _class_tag(task, name): metric_value(trial.metrics[key])
         for name, key in scores.items()
         if key in trial.metrics
     }
@@ -129,7 +128,7 @@ def _trial_rows(
         text = f"trial {trial.number}"
         place = f"#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
         link = f"[{text}]({place})" if run_id else text
-        scores = [show(best[metric]) if metric in best else "" for metric in metrics]
+        scores = [metric_value(best[metric]) if metric in best else "" for metric in metrics]
         values = [number(trial.params[n]) if n in trial.params else "" for n in names]
         rows.append(_cells([link, *scores, str(trial.best_epoch), *values]))
     return rows
@@ -145,7 +144,7 @@ def _class_rows(task: Task, record: StudyRecord, best: TrialRecord) -> list[str]
     rows = [_cells([task.class_metric, "baseline", f"trial {best.number}"]), _cells(["---"] * 3)]
     keys = [(name, f"val/{task.class_metric}/{class_key(name)}") for name in task.classes]
     for name, key in [*keys, ("**all**", task.metric)]:
-        cells = [show(t.metrics[key]) if key in t.metrics else "" for t in (base, best)]
+        cells = [metric_value(t.metrics[key]) if key in t.metrics else "" for t in (base, best)]
         rows.append(_cells([name, *cells]))
     return rows
 
@@ -160,7 +159,9 @@ def trial_note(record: StudyRecord, trial: TrialRecord) -> str:
     }.get(trial.state, f"Runs; {epochs}.")
     lines = [how]
     if trial.best:
-        scores = [f"{m} {show(trial.best[m])}" for m in record.goal.metrics if m in trial.best]
+        scores = [
+            f"{m} {metric_value(trial.best[m])}" for m in record.goal.metrics if m in trial.best
+        ]
         lines.append(f"Best epoch {trial.best_epoch}: {', '.join(scores)}.")
     lines += [f"Tried again in epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
     settings = ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())

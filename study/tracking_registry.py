@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 
 from study import archive_check, tracking_model
 from study.errors import InputError
-from study.interval import shown
+from study.formatting import with_interval
 from study.model_folder import load_module
 from study.tracking_store import command_lock, connect
 
@@ -235,7 +235,5 @@ def _crown(client: MlflowClient, name: str, version: ModelVersion, mode: str) ->
 def _score(version: ModelVersion) -> str:
     tags = version.tags
     ends = [float(tags[key]) for key in ("confirmed.low", "confirmed.high") if key in tags]
-    return (
-        f"confirmed {tags['confirmed.metric']} {shown(float(tags['confirmed.mean']), ends)} "
-        f"of {tags['confirmed.seeds']} trainings"
-    )
+    mean = with_interval(float(tags["confirmed.mean"]), ends)
+    return f"confirmed {tags['confirmed.metric']} {mean} of {tags['confirmed.seeds']} trainings"

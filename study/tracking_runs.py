@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from study.candidates import candidate_of
+from study.formatting import sample_mark
 from study.provenance import code_and_machine
 from study.record import StudyRecord
 from study.task import Task
@@ -192,8 +193,7 @@ class StudyRuns:
     def _find_or_create_parent(self) -> str:
         name, role = self.record.manifest["study"], "study" if self.searches else "confirm"
         called = f"study {name}" if self.searches else f"{name}, confirmation"
-        if self.record.manifest["dataset"] == "sample":
-            called += " [sample data]"
+        called += self._mark()
         found = self._find(f"tags.`study.role` = '{role}'")
         if found is not None:
             run_id, tags = str(found.info.run_id), found.data.tags
@@ -218,12 +218,15 @@ class StudyRuns:
         )
         return str(run.info.run_id)
 
+    def _mark(self) -> str:
+        """Return what the names of runs end with if the data is drawn."""
+        return " [sample data]" if sample_mark(self.record.manifest["dataset"]) else ""
+
     def _place(self) -> dict[str, str]:
         """Return the tags that say to which study a trial's run belongs."""
         return {"study.name": self.record.manifest["study"], "mlflow.parentRunId": self.parent}
 
     def _create(self, trial: TrialRecord, role: str) -> str:
-        manifest = self.record.manifest
         tags = {
             "study.role": role,
             "study.trial": str(trial.number),
@@ -235,8 +238,7 @@ class StudyRuns:
         if self.confirms:
             tags["study.confirms"] = str(candidate_of(self.confirms, trial.number))
             name = f"trial {tags['study.confirms']} again, fold {trial.params['fold']}"
-        if manifest["dataset"] == "sample":
-            name += " [sample data]"
+        name += self._mark()
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)
         run_id = str(run.info.run_id)
         self._log_settings(run_id, trial)

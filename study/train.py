@@ -31,6 +31,7 @@ from study.command import (
 )
 from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, TrialError
+from study.formatting import pixels, sample_mark
 from study.provenance import facts
 from study.run_figures import draw_run
 from study.run_folder import RunFolder
@@ -273,13 +274,14 @@ def run_note(task: Task, config: TrainConfig, source: DataSource, epoch: int) ->
     """Return the line that says what a score or figure was measured on."""
     size = getattr(config, "image_size", None)
     parts = [
-        task.name if source.dataset == "real" else f"{task.name}, SAMPLE data (drawn, not real)",
+        task.name,
+        sample_mark(source.dataset),
         "validation",
-        *([f"{size}x{size} pixels"] if size else []),
+        pixels(size) if size else "",
         f"epoch {epoch} of {config.epochs}",
         f"seed {config.seed}",
     ]
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
 
 
 if __name__ == "__main__":

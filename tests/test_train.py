@@ -37,7 +37,7 @@ def test_a_run_leaves_checkpoint_metrics_and_figures(tmp_path: Path) -> None:
         "figures",
     }
     assert [row["epoch"] for row in epochs_in(tmp_path / "run")] == [1, 2]
-    assert "T-shirt/top" in done.stdout and "SAMPLE data" in done.stdout
+    assert "T-shirt/top" in done.stdout and "SAMPLE DATA" in done.stdout
     assert not (tmp_path / "mlflow.db").exists()
     again = run_module("train", *QUICK, "--run-dir", "run", cwd=tmp_path)
     assert again.returncode == 2 and "holds a run; add --resume" in again.stderr
