@@ -4,8 +4,9 @@ What happens is printed above the table, as without it, and stays; the table goe
 ends, however it ends. Where there is no terminal, or one that moves no cursor (TERM=dumb), lines
 are printed as they come (`study.progress`).
 
-Escape sequences are our own, two of them: no library that is installed with the project keeps a
-table of several lines (tqdm's bars are lines of their own, and wide ones wrap).
+Escape sequences are our own, two of them. rich 15 was tried: in a terminal made narrower its table
+leaves lines behind, printing from a signal's handler can block for ever (its refreshing thread and
+the handler each hold a lock that the other waits for), and no dependency of ours brings it along.
 """
 
 from __future__ import annotations

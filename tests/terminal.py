@@ -62,6 +62,16 @@ class Screen:
                 self.column += 1
                 self.widest = max(self.widest, self.column)
 
+    def narrow(self, columns: int) -> None:
+        """Make it narrower; what is too long then goes on in the next line, as in VTE and kitty."""
+        above, self.lines = self.lines, []
+        for number, line in enumerate(above):
+            if number == self.row:
+                self.row = len(self.lines) + self.column // columns
+            line = line.rstrip()
+            self.lines += [line[k : k + columns] for k in range(0, max(1, len(line)), columns)]
+        self.columns, self.column = columns, self.column % columns
+
     def _down(self) -> None:
         self.row += 1
         if self.row == len(self.lines):

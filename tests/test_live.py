@@ -73,6 +73,17 @@ def test_lines_are_replaced_and_what_is_said_stays(columns: int) -> None:
         assert text.endswith("x\n") and "three" not in text and "^C" not in text
 
 
+def test_a_terminal_made_narrower_is_not_littered() -> None:
+    with block_in(120) as (block, screen, master):
+        block.draw(["wide " + "x" * 200, "short", "wide " + "y" * 200], "said\n")
+        assert shown(screen, master).count("x") == 114
+        screen.narrow(50)
+        termios.tcsetwinsize(master, (24, 50))
+        assert len(screen.text.splitlines()) == 8, "the wide lines are three each"
+        block.draw(["again"])
+        assert shown(screen, master) == "said\nagain\n"
+
+
 def test_a_low_terminal_is_not_littered() -> None:
     with block_in(60, rows=6) as (block, screen, master):
         for number in range(5):
