@@ -33,18 +33,33 @@ def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str
     }
 
 
-def candidate_of(confirms: Mapping[str, Any], number: int) -> int:
-    """Return the trial of the search whose configuration a training repeats."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a training stands among those of its confirmation.
+
+    Attributes:
+        trial: Of the search, whose configuration it repeats.
+        params: That configuration's.
+        round: From 0; all configurations have the same seed and fold in a round.
+    """
+
+    trial: int
+    params: Mapping[str, Value]
+    round: int
+
+
+def place_of(confirms: Mapping[str, Any], number: int) -> Place:
+    """Return where a training stands, by its number; `confirms` is what `describe` returned."""
     candidates = confirms["candidates"]
-    return int(candidates[number % len(candidates)]["trial"])
+    turn, index = divmod(number, len(candidates))
+    return Place(int(candidates[index]["trial"]), candidates[index]["values"], turn)
 
 
 def params_of(confirms: Mapping[str, Any], number: int) -> dict[str, Value]:
     """Return the params of a training: a configuration, with seed and fold."""
-    candidates = confirms["candidates"]
-    turn, place = divmod(number, len(candidates))
-    fold = (confirms["fold"] + 1 + turn % (NUM_FOLDS - 1)) % NUM_FOLDS
-    return {**candidates[place]["values"], "seed": confirms["seed"] + turn, "fold": fold}
+    place = place_of(confirms, number)
+    fold = (confirms["fold"] + 1 + place.round % (NUM_FOLDS - 1)) % NUM_FOLDS
+    return {**place.params, "seed": confirms["seed"] + place.round, "fold": fold}
 
 
 def space_of(searched: SearchSpace) -> SearchSpace:

@@ -114,7 +114,7 @@ def confirm(
         return code
     for trial in trainings:
         if trial.state != "finished":
-            of = candidates.candidate_of(record.manifest["confirms"], trial.number)
+            of = candidates.place_of(record.manifest["confirms"], trial.number).trial
             why = trial.reason or "it was stopped"
             print(f"training {trial.number}, of trial {of}, does not count: {why}", file=sys.stderr)
     finished = [trial for trial in trainings if trial.state == "finished"]

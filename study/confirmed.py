@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from study.candidates import NUM_CONFIRMED
+from study.candidates import NUM_CONFIRMED, place_of
 from study.errors import DamagedFile
 from study.formatting import metric_name, score, table, with_interval
 from study.interval import (
@@ -28,15 +28,30 @@ from study.trial_record import TrialRecord
 SPLIT = ("split", "split_seed")  # settings that say, with the fold, what validation was
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training of a confirmation that was trained to the end and tested.
+
+    Attributes:
+        number: Of the confirmation's trial.
+        round: All configurations have the same seed and fold in a round.
+        fold: On which it validated.
+        test: As in `tests.json`, with the `run_id`.
+    """
+
+    number: int
+    round: int
+    fold: int
+    test: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Confirmed:
     """One configuration: a trial of the search, and its trainings over seeds and folds.
 
     Attributes:
         trial: Of the search.
-        trainings: Numbers of the confirmation's trials, all trained to the end and tested.
-        folds: On which these validated.
-        tests: Of these trainings, as in `tests.json`.
+        trainings: Of it, all that were trained to the end and tested.
         failed: How many trainings were not trained to the end: they failed.
         metric: The study's first objective, without the split.
         missed: By how much the means over trainings miss the study's bounds.
@@ -44,28 +59,35 @@ class Confirmed:
     """
 
     trial: TrialRecord
-    trainings: tuple[int, ...]
-    folds: tuple[int, ...]
-    tests: tuple[Mapping[str, Any], ...]
+    trainings: tuple[Training, ...]
     failed: int
     metric: str
     missed: float = 0.0
     bounds: Bounds = SHARE
 
+    @property
+    def size(self) -> str:
+        """The size at which it was scored; nothing if all trainings failed."""
+        return self.trainings[0].test["size"] if self.trainings else ""
+
+    def value(self, training: Training, split: str) -> float:
+        """Return the metric of a training on `val` or `test`, both at the data's own size."""
+        return float(training.test["metrics"][f"{split}/{self.metric}"])
+
     def values(self, split: str) -> list[float]:
-        """Return the metric of each training on `val` or `test`, both at the data's own size."""
-        return [test["metrics"][f"{split}/{self.metric}"] for test in self.tests]
+        """Return the metric of each training, as `value`."""
+        return [self.value(training, split) for training in self.trainings]
 
     def by_fold(self, split: str) -> list[float]:
         """Return the mean of each fold: trainings on one fold are not independent."""
         of_fold: dict[int, list[float]] = {}
-        for fold, value in zip(self.folds, self.values(split), strict=True):
-            of_fold.setdefault(fold, []).append(value)
+        for training in self.trainings:
+            of_fold.setdefault(training.fold, []).append(self.value(training, split))
         return [mean(values) for values in of_fold.values()]
 
     def mean(self, split: str) -> float:
         """Return the mean over folds; nan if all trainings failed."""
-        return mean(self.by_fold(split)) if self.tests else float("nan")
+        return mean(self.by_fold(split)) if self.trainings else float("nan")
 
     def interval(self, split: str) -> Interval | None:
         """Return the 95 % interval of the mean.
@@ -76,7 +98,8 @@ class Confirmed:
         name = f"{split}/{self.metric}"
         if split == "val" or interval is None:
             return interval
-        known = [test for test in self.tests if name in test.get("intervals", {})]
+        tests = [training.test for training in self.trainings]
+        known = [test for test in tests if name in test.get("intervals", {})]
         images = [(test["metrics"][name], test["intervals"][name]) for test in known]
         return widened(self.mean(split), interval, images, self.bounds)
 
@@ -97,7 +120,7 @@ class Confirmed:
             "gap": self.mean("test") - self.mean("val"),
             "failed": self.failed,
             "missed": self.missed,
-            "run_ids": [test.get("run_id") for test in self.tests],
+            "run_ids": [training.test.get("run_id") for training in self.trainings],
         }
 
 
@@ -130,14 +153,14 @@ class Confirmation:
 
         All configurations have the same fold in a round, and folds differ more than trainings do.
         """
-        score, num = self.record.goal.objectives[0].score, len(self.ranking)
+        score = self.record.goal.objectives[0].score
         rounds: dict[int, list[float]] = {}
         for other in self.ranking:
-            for number, value in zip(other.trainings, other.values("val"), strict=True):
-                rounds.setdefault(number // num, []).append(value)
+            for training in other.trainings:
+                rounds.setdefault(training.round, []).append(other.value(training, "val"))
         ahead = {
-            number: score(value - mean(rounds[number // num]))
-            for number, value in zip(one.trainings, one.values("val"), strict=True)
+            training.number: score(one.value(training, "val") - mean(rounds[training.round]))
+            for training in one.trainings
         }
         return self.record.trial(max(ahead, key=ahead.__getitem__))
 
@@ -165,10 +188,10 @@ class Confirmation:
         return {
             "trial": one.trial.number,
             "won": one is self.winner,
-            "seeds": len(one.tests),
+            "seeds": len(one.trainings),
             "validated_on": {
                 **{k: v for k, v in self.record.manifest["settings"].items() if k in SPLIT},
-                "folds": sorted(set(one.folds)),
+                "folds": sorted({training.fold for training in one.trainings}),
             },
             "training": self.best_training(one).number,
             **{split: one.as_json()[split] for split in ("val", "test")},
@@ -204,7 +227,7 @@ class Confirmation:
         ]
         lines = [
             f"\nconfirmed: {self.seeds} trainings each, to the end, with other seeds, on folds on "
-            f"which the search did not choose; scored at {self.winner.tests[0]['size']}",
+            f"which the search did not choose; scored at {self.winner.size}",
             table(header, rows),
             f"winner: trial {self.winner.trial.number}, by mean validation; the test chose nothing",
         ]
@@ -242,44 +265,66 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
         return None
     record = StudyRecord.read(folder)
     tests = _tests(searched, record)
-    trials = record.trials()
-    seeds = 0  # rounds in which every configuration was tested or will not be
-    for trial in trials:
-        if trial.state == "running" or (trial.state == "finished" and trial.number not in tests):
-            break
-        seeds = (trial.number + 1) // len(chosen)
-    if not seeds:
-        return None
-    found = []
-    name = metric_name(record.manifest["metric"])
-    bounds = bounds_of(load_task(record.manifest["task"]), name)
-    for place, trial in enumerate(chosen):
-        own = trials[place : seeds * len(chosen) : len(chosen)]
-        good = [one for one in own if one.state == "finished"]
-        known = [
-            {**tests[one.number], "run_id": record.run_folder(one.number).run_id} for one in good
-        ]
-        found.append(
-            Confirmed(
-                trial=trial,
-                trainings=tuple(one.number for one in good),
-                folds=tuple(int(one.params["fold"]) for one in good),
-                tests=tuple(known),
-                failed=len(own) - len(good),
-                metric=name,
-                missed=_missed(searched.goal, good, known),
-                bounds=bounds,
-            )
-        )
-    if not any(one.tests for one in found):
+    seeds = _rounds_done(record.trials(), tests, len(chosen))
+    found = [_confirmed(searched, record, trial, tests, seeds) for trial in chosen]
+    if not any(one.trainings for one in found):
         return None
     score = record.goal.objectives[0].score
 
     def order(one: Confirmed) -> tuple[bool, float, int, float]:
-        value = score(one.mean("val")) if one.tests else 0.0
-        return not one.tests, one.missed, one.failed, -value
+        value = score(one.mean("val")) if one.trainings else 0.0
+        return not one.trainings, one.missed, one.failed, -value
 
     return Confirmation(record, seeds, tuple(sorted(found, key=order)))
+
+
+def _rounds_done(
+    trainings: Sequence[TrialRecord], tests: Mapping[int, Mapping[str, Any]], num: int
+) -> int:
+    """Return in how many rounds all `num` configurations were tested, or will not be."""
+    rounds = 0
+    for one in trainings:
+        if one.state == "running" or (one.state == "finished" and one.number not in tests):
+            break
+        rounds = (one.number + 1) // num
+    return rounds
+
+
+def _confirmed(
+    searched: StudyRecord,
+    record: StudyRecord,
+    trial: TrialRecord,
+    tests: Mapping[int, Mapping[str, Any]],
+    seeds: int,
+) -> Confirmed:
+    """Return what the first so many rounds say of a trial of the search."""
+    name = metric_name(record.manifest["metric"])
+    places = {
+        one.number: place_of(record.manifest["confirms"], one.number) for one in record.trials()
+    }
+    own = [
+        one
+        for one in record.trials()
+        if places[one.number].trial == trial.number and places[one.number].round < seeds
+    ]
+    good = [one for one in own if one.state == "finished"]
+    trainings = tuple(
+        Training(
+            number=one.number,
+            round=places[one.number].round,
+            fold=int(one.params["fold"]),
+            test={**tests[one.number], "run_id": record.run_folder(one.number).run_id},
+        )
+        for one in good
+    )
+    return Confirmed(
+        trial=trial,
+        trainings=trainings,
+        failed=len(own) - len(good),
+        metric=name,
+        missed=_missed(searched.goal, good, [training.test for training in trainings]),
+        bounds=bounds_of(load_task(record.manifest["task"]), name),
+    )
 
 
 def _tests(searched: StudyRecord, record: StudyRecord) -> dict[int, Mapping[str, Any]]:

@@ -58,11 +58,10 @@ def headline(
             rows.append(("baseline", metric_value(base.best_value), note))
     if confirmation is not None:
         one = confirmation.winner
-        note = f"test, mean of {len(one.tests)} trainings of trial {one.trial.number} on other "
+        note = f"test, mean of {len(one.trainings)} trainings of trial {one.trial.number} on other "
         note += f"folds; 95 % {_interval(one.interval('test'))}; validation "
         note += with_interval(one.mean("val"), one.interval("val"))
-        size = one.tests[0]["size"] if one.tests else ""
-        rows.append(("confirmed", metric_value(one.mean("test")), f"{note}; at {size}"))
+        rows.append(("confirmed", metric_value(one.mean("test")), f"{note}; at {one.size}"))
     rows.append(("trials", f"{ended}{asked}", states))
     share = f"{100 * ledger.epochs / ledger.full:.0f} % of {ledger.full:,}" if ledger.full else ""
     rows.append(("epochs trained", f"{ledger.epochs:,}", f"{share} without early stopping"))

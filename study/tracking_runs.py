@@ -14,7 +14,7 @@ from mlflow import entities
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from study.candidates import candidate_of
+from study.candidates import place_of
 from study.formatting import sample_mark
 from study.provenance import code_and_machine
 from study.record import StudyRecord
@@ -236,7 +236,7 @@ class StudyRuns:
         }
         name = f"trial {trial.number}" + (" (baseline)" if trial.number == 0 else "")
         if self.confirms:
-            tags["study.confirms"] = str(candidate_of(self.confirms, trial.number))
+            tags["study.confirms"] = str(place_of(self.confirms, trial.number).trial)
             name = f"trial {tags['study.confirms']} again, fold {trial.params['fold']}"
         name += self._mark()
         run = self.client.create_run(self.experiment, run_name=name, tags=tags)

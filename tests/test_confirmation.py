@@ -22,7 +22,7 @@ from study.candidates import FIRST_SEED
 from study.checkpoint import digest
 from study.command import run_command
 from study.confirmation import ConfirmPlan
-from study.confirmed import Confirmation, Confirmed, candidates_of, find
+from study.confirmed import Confirmation, Confirmed, Training, candidates_of, find
 from study.datasets.source import DataSource
 from study.errors import DamagedFile
 from study.files import read_document, write_document
@@ -301,9 +301,14 @@ def test_the_study_s_objective_is_confirmed_and_another_trial_handed_over(
 def scored(record: StudyRecord, number: int, values: list[float], missed: float = 0.0) -> Confirmed:
     """A configuration, one of two, whose fourth training is on the first fold again."""
     tests = [{"metrics": {"val/accuracy": value, "test/accuracy": value}} for value in values]
-    trainings = tuple(range(number, 2 * len(values), 2))
     folds = (1, 2, 3, 1)[: len(values)]
-    return Confirmed(trial(number, 0.9, 1), trainings, folds, tuple(tests), 0, "accuracy", missed)
+    trainings = tuple(
+        Training(number=number + 2 * place, round=place, fold=fold, test=test)
+        for place, (fold, test) in enumerate(zip(folds, tests, strict=True))
+    )
+    return Confirmed(
+        trial=trial(number, 0.9, 1), trainings=trainings, failed=0, metric="accuracy", missed=missed
+    )
 
 
 def test_trainings_on_one_fold_count_once(confirmed: Path) -> None:
@@ -384,7 +389,8 @@ def test_a_test_of_half_trained_weights_counts_for_nothing(
     found = find(cut_off, cut_off.ranking())
     assert found is not None and found.seeds == 3
     for one in found.ranking:
-        for number, test in zip(one.trainings, one.tests, strict=True):
+        for training in one.trainings:
+            number, test = training.number, training.test
             best = record.run_folder(number).best_checkpoint
             assert test["checkpoint"] == digest(best), number
             if number > 3 and record.trial(number).best_epoch == 2:
