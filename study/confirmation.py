@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from study import candidates
+from study import candidates, run
 from study.confirmed import Confirmation, candidates_of, find, folder_of
 from study.datasets.source import DataSource
 from study.errors import InputError
@@ -105,19 +105,12 @@ def confirm(
     if left:  # those that were cut off go on first, in their order
         options = dataclasses.replace(plan.options, num_samples=ended + left)
         plan = dataclasses.replace(plan, options=options)
-    from study import run
-
     code = run.run(plan, plan.manifest(), command, conclude=None)
     record = StudyRecord.read(plan.folder)
     trainings = record.trials()[: len(chosen) * seeds]
     if _progress(plan, seeds)[1]:
         return code
-    for trial in trainings:
-        if trial.state != "finished":
-            of = candidates.place_of(record.manifest["confirms"], trial.number).trial
-            why = trial.reason or "it was stopped"
-            print(f"training {trial.number}, of trial {of}, does not count: {why}", file=sys.stderr)
-    finished = [trial for trial in trainings if trial.state == "finished"]
+    finished = _finished(record, trainings)
     if not finished:
         print("failed: no training was trained to the end, so nothing is tested", file=sys.stderr)
         return 1
@@ -127,6 +120,16 @@ def confirm(
     if trouble := _track(confirmation, asked.tracking_uri) or trouble:
         print(trouble, file=sys.stderr)
     return code
+
+
+def _finished(record: StudyRecord, trainings: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the trainings that were trained to the end, after saying which were not, and why."""
+    for trial in trainings:
+        if trial.state != "finished":
+            of = candidates.place_of(record.manifest["confirms"], trial.number).trial
+            why = trial.reason or "it was stopped"
+            print(f"training {trial.number}, of trial {of}, does not count: {why}", file=sys.stderr)
+    return [trial for trial in trainings if trial.state == "finished"]
 
 
 def _progress(plan: ConfirmPlan, seeds: int) -> tuple[int, int]:

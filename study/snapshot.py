@@ -46,39 +46,47 @@ def snapshot(
         "objective": str(record.goal),
         "best": _best(best[0], trials, record.goal) if best else None,
         "front": len(record.front()) if record.goal.has_two else None,
-        "running": [
-            {
-                "trial": trial.number,
-                "epoch": trial.epochs,
-                "epochs": manifest["epochs"],
-                "value": trial.best_value,
-                "curve": list(trial.curve.values()),
-                "next_rung": next((rung for rung in rungs if rung > trial.epochs), None),
-                "last_report": max(0.0, now - _last_report(trial)),
-            }
-            for trial in running
-        ],
-        "rungs": [
-            {
-                "epoch": rung,
-                "reached": sum(t.epochs >= rung for t in trials),
-                "stopped": sum(t.state == "stopped" and t.epochs == rung for t in trials),
-            }
-            for rung in rungs
-        ],
+        "running": [_running(trial, manifest["epochs"], rungs, now) for trial in running],
+        "rungs": [_rung(rung, trials) for rung in rungs],
         "epochs_done": sum(trial.epochs for trial in trials),
         "last_report": max(0.0, now - max(signs)) if signs else None,
-        "left": outlook
-        and {
-            "epochs": sum(outlook.reached),
-            "seconds": outlook.seconds,
-            "low": outlook.low,
-            "high": outlook.high,
-            "how": "simulated with this study's epochs so far, as many trials at a time as run now",
-        },
+        "left": None if outlook is None else _left(outlook),
         "budget_left": rule.budget_left(manifest) if rule else None,
         "failures": dict(reasons.most_common()),
         "tried_again": dict(tries.most_common()),
+    }
+
+
+def _running(trial: TrialRecord, epochs: int, rungs: Sequence[int], now: float) -> dict[str, Any]:
+    """Return how far a running trial of so many epochs is."""
+    return {
+        "trial": trial.number,
+        "epoch": trial.epochs,
+        "epochs": epochs,
+        "value": trial.best_value,
+        "curve": list(trial.curve.values()),
+        "next_rung": next((rung for rung in rungs if rung > trial.epochs), None),
+        "last_report": max(0.0, now - _last_report(trial)),
+    }
+
+
+def _rung(epoch: int, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Return how many trials came to a rung, and how many ended there."""
+    return {
+        "epoch": epoch,
+        "reached": sum(trial.epochs >= epoch for trial in trials),
+        "stopped": sum(trial.state == "stopped" and trial.epochs == epoch for trial in trials),
+    }
+
+
+def _left(outlook: Outlook) -> dict[str, Any]:
+    """Return what is left of the study, and how that is known."""
+    return {
+        "epochs": sum(outlook.reached),
+        "seconds": outlook.seconds,
+        "low": outlook.low,
+        "high": outlook.high,
+        "how": "simulated with this study's epochs so far, as many trials at a time as run now",
     }
 
 
