@@ -14,7 +14,7 @@ import dataclasses
 import heapq
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, cycle, islice
 
 from study.asha import Rungs
@@ -84,41 +84,30 @@ def simulate(
         most_steps: Times that a trial comes to a rung or to its end, in all, about.
     """
     rungs = Rungs(rule[0], epochs, rule[1]) if rule else None
-    decisions = rungs.decisions() if rungs else []
-    steps = len(decisions) + 1  # of a trial
+    steps = len(rungs.decisions()) + 1 if rungs else 1  # of a trial
     new = [runner for runner in runners if not runner.done]
     room = max(LEAST_TRIALS, most_steps // (LEAST_STUDIES * steps)) - len(runners)
     simulated = [*runners, *islice(cycle(new), max(0, min(more, room)))]
-    rest = len(runners) + more - len(simulated)
+    rest = _Rest.of(len(runners) + more - len(simulated), new, epochs, rungs)
     cut_off = [(runner.done, runner.rank or 0.0) for runner in runners if runner.done]
     study = _Study(
         runners=simulated,
         epochs=epochs,
-        concurrent=min(concurrent, len(simulated)) if rest else concurrent,
+        concurrent=min(concurrent, len(simulated)) if rest.number else concurrent,
         rungs=rungs,
         known=_known(rungs, [*past, *cut_off]),
         alone=alone,
     )
-    repeats = 1  # without a rule nothing is left to chance
-    if rule is not None:
-        fitting = most_steps // max(1, len(simulated) * steps)
-        repeats = max(LEAST_STUDIES, min(NUM_STUDIES, fitting))
-    passing = 1 / rule[1] if rule else 1.0
-    mean, deviation = _later(new, epochs, decisions, passing)
+    fitting = max(LEAST_STUDIES, min(NUM_STUDIES, most_steps // max(1, len(simulated) * steps)))
+    repeats = fitting if rungs else 1  # without a rule nothing is left to chance
     generator = random.Random(0)
-    changes = [0] * epochs  # of the number of trials that train an epoch, in all repeats
-    ends = []
-    for _ in range(repeats):
-        seconds, changed = study.run(generator)
-        changes = [known + change for known, change in zip(changes, changed, strict=True)]
-        late = rest * mean + math.sqrt(rest) * deviation * generator.gauss() if rest else 0.0
-        ends.append(seconds + max(0.0, late) / concurrent)
-    ends.sort()
-    shares = _shares(epochs, decisions, passing)
+    runs = [(*study.run(generator), rest.seconds(generator)) for _ in range(repeats)]
+    ends = sorted(seconds + late / concurrent for seconds, _, late in runs)
+    changes = map(sum, zip(*(changed for _, changed, _ in runs), strict=True))
     return Outlook(
         reached=tuple(
-            count / repeats + rest * share
-            for count, share in zip(accumulate(changes), shares, strict=True)
+            count / repeats + others
+            for count, others in zip(accumulate(changes), rest.reached, strict=True)
         ),
         seconds=sum(ends) / repeats,
         low=ends[repeats // 10],
@@ -141,29 +130,51 @@ def _known(rungs: Rungs | None, trials: Sequence[tuple[int, float]]) -> list[lis
     return known
 
 
-def _shares(epochs: int, decisions: Sequence[tuple[int, int]], passing: float) -> Iterator[float]:
-    """Yield for each epoch which part of the trials trains it once rungs have seen many."""
-    judged = {epoch for epoch, _ in decisions}
-    share = 1.0
-    for epoch in range(epochs):
-        share *= passing if epoch in judged else 1.0
-        yield share
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rest:
+    """Trials that are too many to be simulated: of so many, one in F goes on at each rung.
 
+    Attributes:
+        number: Of the trials.
+        mean: Seconds of one.
+        deviation: Standard deviation of the same.
+        reached: For every epoch the expected number of trials that train it.
+    """
 
-def _later(
-    new: Sequence[Runner], epochs: int, decisions: Sequence[tuple[int, int]], passing: float
-) -> tuple[float, float]:
-    """Return mean and standard deviation of a trial's seconds once rungs have seen many."""
-    if not new:
-        return 0.0, 0.0
-    lengths = [epoch for epoch, _ in decisions] + [epochs]
-    chances = [passing**place * (1 - passing) for place in range(len(decisions))]
-    chances.append(passing ** len(decisions))
-    length = sum(n * chance for n, chance in zip(lengths, chances, strict=True))
-    square = sum(n * n * chance for n, chance in zip(lengths, chances, strict=True))
-    spread = max(0.0, square - length**2)
-    mean = sum(runner.begin + runner.epoch * length for runner in new) / len(new)
-    return mean, math.sqrt(sum(runner.epoch**2 * spread for runner in new) / len(new))
+    number: int
+    mean: float = 0.0
+    deviation: float = 0.0
+    reached: tuple[float, ...]
+
+    @staticmethod
+    def of(number: int, new: Sequence[Runner], epochs: int, rungs: Rungs | None) -> _Rest:
+        """Return so many trials, each like one of these."""
+        if not number or not new:
+            return _Rest(number=number, reached=(float(number),) * epochs)
+        passing = 1 / rungs.reduction_factor if rungs else 1.0
+        judged = [epoch for epoch, _ in rungs.decisions()] if rungs else []
+        chances = [passing**place * (1 - passing) for place in range(len(judged))]
+        chances.append(passing ** len(judged))
+        lengths = list(zip([*judged, epochs], chances, strict=True))
+        length = sum(n * chance for n, chance in lengths)
+        spread = max(0.0, sum(n * n * chance for n, chance in lengths) - length**2)
+        share, reached = 1.0, []
+        for epoch in range(epochs):
+            share *= passing if epoch in judged else 1.0
+            reached.append(number * share)
+        return _Rest(
+            number=number,
+            mean=sum(runner.begin + runner.epoch * length for runner in new) / len(new),
+            deviation=math.sqrt(sum(runner.epoch**2 * spread for runner in new) / len(new)),
+            reached=tuple(reached),
+        )
+
+    def seconds(self, generator: random.Random) -> float:
+        """Draw how long they take in all, one after the other."""
+        if not self.number:
+            return 0.0
+        chance = math.sqrt(self.number) * self.deviation * generator.gauss()
+        return max(0.0, self.number * self.mean + chance)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
