@@ -1,4 +1,4 @@
-"""What a confirmation trains: configurations that a search found, over folds and seeds.
+"""The trainings of a confirmation: configurations that a search found, over folds and seeds.
 
 Training k is of configuration k mod n. Round k div n gives all of them the same seed and the same
 fold, so that a fold that is hard for one is hard for all; the fold is never the one on which the
@@ -35,7 +35,7 @@ def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a training stands among those of its confirmation.
+    """The place of a training among those of its confirmation.
 
     Attributes:
         trial: Of the search, whose configuration it repeats.

@@ -1,4 +1,4 @@
-"""Which hyperparameter moves which metric (`python -m study.best NAME --importance`).
+"""The importance of each hyperparameter for each metric (`python -m study.best NAME --importance`).
 
 PED-ANOVA: Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
 Arbitrary Subspaces", for parameters that are not in all trials extended by "Conditional PED-ANOVA"
@@ -40,7 +40,7 @@ NUM_SHUFFLES, CHANCE = 60, 0.95  # what chance gives in so many of the shuffles 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Importance:
-    """How much each hyperparameter matters for each metric.
+    """The shares that hyperparameters have in each metric.
 
     Attributes:
         shares: Parameter -> metric by full name -> percent; of a metric they add up to 100.
@@ -63,8 +63,12 @@ class Importance:
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object; shares in percent."""
         return {
-            **{"method": "PED-ANOVA", "trials": self.trials, "diverged": self.diverged},
-            **{"epoch": self.epoch, "top": self.top, "percent": self.shares},
+            "method": "PED-ANOVA",
+            "trials": self.trials,
+            "diverged": self.diverged,
+            "epoch": self.epoch,
+            "top": self.top,
+            "percent": self.shares,
             "above_chance": sorted(map(list, self.clear)),
         }
 

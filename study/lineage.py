@@ -1,4 +1,4 @@
-"""Whether a study's folder is still where it was: moved, renamed, or a copy of another.
+"""The origin of a study's folder: where it was made, moved, renamed, or a copy of another.
 
     studies/a -> studies/b     moved: the study is called b from now on and keeps its runs in MLflow
     cp -r studies/a studies/b  a copy: a study of its own, which has new runs for all its trials

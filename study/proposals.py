@@ -1,4 +1,4 @@
-"""What the next trial of a study is given: what its search draws, or what it is to confirm."""
+"""The params of the next trial of a study: drawn by its search, or given by its confirmation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result came from: data set, code version, package versions, machine."""
+"""The origin of a result: data set, code version, package versions, machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `optuna.db` gives back of a study where its own files are damaged."""
+"""Trials and manifest of a study, recovered from `optuna.db` where its own files are damaged."""
 
 from __future__ import annotations
 

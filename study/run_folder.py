@@ -65,7 +65,7 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> AnyPath:
-        """What the trial goes on from."""
+        """The checkpoint that the trial resumes from."""
         return self.path / "last.pt"
 
     @property
@@ -75,7 +75,7 @@ class RunFolder:
 
     @property
     def figure_data_file(self) -> AnyPath:
-        """What the figures of the best epoch are drawn from."""
+        """The arrays that the figures of the best epoch are drawn from."""
         return self.path / "evidence.npz"
 
     @property

@@ -1,4 +1,4 @@
-"""What a study knows of one trial, and the file `trial.json` that keeps it."""
+"""The record of one trial, and the file `trial.json` that keeps it."""
 
 from __future__ import annotations
 

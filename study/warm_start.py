@@ -1,4 +1,4 @@
-"""What an earlier study tells a new one (`--warm-start-from NAME`).
+"""The results of an earlier study, made known to a new one (`--warm-start-from NAME`).
 
 If both measure the same thing (data set, epochs, shared settings, how metrics are computed), the
 new search knows the earlier trials as if they were its own, those that diverged too. Otherwise
@@ -29,7 +29,7 @@ SAME = ("dataset", "checksum", "epochs")  # beside the settings: what makes valu
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """What a search knows before its first trial.
+    """The trials and configurations that a search knows before its first trial.
 
     Attributes:
         trials: Of the earlier study, with the parameters that the new space has.
