@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import math
+import operator
 import random
 from collections.abc import Sequence
 from itertools import accumulate, cycle, islice
@@ -89,13 +90,12 @@ def simulate(
     room = max(LEAST_TRIALS, most_steps // (LEAST_STUDIES * steps)) - len(runners)
     simulated = [*runners, *islice(cycle(new), max(0, min(more, room)))]
     rest = _Rest.of(len(runners) + more - len(simulated), new, epochs, rungs)
-    cut_off = [(runner.done, runner.rank or 0.0) for runner in runners if runner.done]
     study = _Study(
         runners=simulated,
         epochs=epochs,
         concurrent=min(concurrent, len(simulated)) if rest.number else concurrent,
         rungs=rungs,
-        known=_known(rungs, [*past, *cut_off]),
+        known=_known(rungs, runners, past),
         alone=alone,
     )
     fitting = max(LEAST_STUDIES, min(NUM_STUDIES, most_steps // max(1, len(simulated) * steps)))
@@ -104,11 +104,9 @@ def simulate(
     runs = [(*study.run(generator), rest.seconds(generator)) for _ in range(repeats)]
     ends = sorted(seconds + late / concurrent for seconds, _, late in runs)
     changes = map(sum, zip(*(changed for _, changed, _ in runs), strict=True))
+    counts = (count / repeats for count in accumulate(changes))
     return Outlook(
-        reached=tuple(
-            count / repeats + others
-            for count, others in zip(accumulate(changes), rest.reached, strict=True)
-        ),
+        reached=tuple(map(operator.add, counts, rest.reached)),
         seconds=sum(ends) / repeats,
         low=ends[repeats // 10],
         high=ends[-1 - repeats // 10],
@@ -122,8 +120,11 @@ def ranks(trials: Sequence[TrialRecord], mode: str) -> dict[int, float]:
     return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}
 
 
-def _known(rungs: Rungs | None, trials: Sequence[tuple[int, float]]) -> list[list[float]]:
-    """Return the ranks that rungs have seen, sorted, of trials with these epochs and ranks."""
+def _known(
+    rungs: Rungs | None, runners: Sequence[Runner], past: Sequence[tuple[int, float]]
+) -> list[list[float]]:
+    """Return the ranks that rungs have seen, sorted, of trials that were cut off or ended."""
+    trials = [*past, *((runner.done, runner.rank or 0.0) for runner in runners if runner.done)]
     known: list[list[float]] = [[] for _ in rungs.milestones] if rungs else []
     for epoch, rung in rungs.decisions() if rungs else ():
         known[rung] = sorted(rank for done, rank in trials if epoch <= done)
