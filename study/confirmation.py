@@ -200,12 +200,12 @@ def _test_all(
 
     uri = tracking_store.resolve_uri(tracking_uri)
     client, trouble = tracking_store.connect(uri), None
-    runs = [tracking_results.run_of(uri, record, task, trial) for trial in finished]
+    runs = [tracking_results.ensure_run(uri, record, task, trial) for trial in finished]
     for place, (trial, run_id) in enumerate(zip(finished, runs, strict=True), 1):
         print(f"testing training {place} of {len(finished)}", file=sys.stderr)
         test = test_once(prepare(task, source, record, trial), "confirm")
         about = (client, run_id, result_of(task, trial.metric, test), tags_of(test))
-        trouble = tracking_results.told(tracking_results.record_test, *about) or trouble
+        trouble = tracking_results.try_to_tell(tracking_results.record_test, *about) or trouble
     return trouble
 
 
@@ -223,4 +223,4 @@ def _track(confirmation: Confirmation, tracking_uri: str | None) -> str | None:
     tags = {"study.winner": str(winner.trial.number), "study.seeds": str(confirmation.seeds)}
     uri = tracking_store.resolve_uri(tracking_uri)
     about = (uri, manifest["study"], manifest["id"], scores, tags)
-    return tracking_results.told(tracking_results.record_confirmation, *about)
+    return tracking_results.try_to_tell(tracking_results.record_confirmation, *about)

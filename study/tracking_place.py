@@ -49,7 +49,7 @@ def find_anywhere(
     return find_run(client, _all_experiments(client), both)
 
 
-def restored(client: MlflowClient, run: Run) -> bool:
+def restore_if_deleted(client: MlflowClient, run: Run) -> bool:
     """Restore a run if it is deleted; return whether it was."""
     if run.info.lifecycle_stage != "deleted":
         return False

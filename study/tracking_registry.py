@@ -16,10 +16,14 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import torch
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
 
 from study import archive_check, tracking_model
 from study.errors import InputError
@@ -57,7 +61,7 @@ def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
     digest = hashlib.sha256((export / "weights.safetensors").read_bytes()).hexdigest()
     try:
         with command_lock(f"{uri} {name}"):
-            version = _known(client, name, digest) or _log(uri, client, name, export, meta)
+            version = _known(client, name, digest) or _register(uri, client, name, export, meta)
             for key, value in {**_tags(meta), "study.weights": digest}.items():
                 client.set_model_version_tag(name, version.version, key, value)
             version = client.get_model_version(name, version.version)
@@ -119,7 +123,7 @@ def _known(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
     return next((v for v in found if v.tags.get("study.weights") == digest), None)
 
 
-def _log(
+def _register(
     uri: str,
     client: MlflowClient,
     name: str,
@@ -127,45 +131,14 @@ def _log(
     meta: Mapping[str, Any],
 ) -> ModelVersion:
     """Log the export as an MLflow model of the run it comes from, and register it."""
-    import torch
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
     if meta["run_id"] is None:
         raise InputError(
             f"trial {meta['trial']} has no run in MLflow yet, to which the model would belong; "
             "continue the study while its tracking store answers."
         )
     run = client.get_run(meta["run_id"])
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    example = np.zeros((1, *meta["preprocessing"]["input"][1:]), np.float32)  # nobody's image
-    logits = load_module(export / "model.pt2")(torch.from_numpy(example))
-    image = np.dtype(np.float32)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(image, (-1, *example.shape[1:]))]),
-        outputs=Schema([TensorSpec(image, (-1, *logits.shape[1:]))]),
-    )
     with _current(uri, run.info.experiment_id):  # whose place the files go to
-        logged = Model.log(
-            artifact_path=None,
-            name=name,
-            flavor=mlflow.pyfunc,
-            run_id=meta["run_id"],
-            python_model=tracking_model.__file__,
-            code_paths=[archive_check.__file__],
-            artifacts={
-                "model": str(export / "model.pt2"),
-                "card": str(export / "README.md"),
-                "meta": str(export / "meta.json"),
-            },
-            signature=signature,
-            input_example=example,
-            pip_requirements=[
-                f"torch=={torch.__version__.split('+')[0]}",
-                f"numpy=={np.__version__}",
-            ],
-        )
+        logged = _log(name, export, meta)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, {"study.task": meta["task"]})
         return client.create_model_version(
@@ -175,6 +148,39 @@ def _log(
             description=(export / "README.md").read_text(),
             model_id=logged.model_id,
         )
+
+
+def _log(name: str, export: Path, meta: Mapping[str, Any]) -> ModelInfo:
+    """Log the export as a model of its run, in MLflow's current store."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    example = np.zeros((1, *meta["preprocessing"]["input"][1:]), np.float32)  # nobody's image
+    logits = load_module(export / "model.pt2")(torch.from_numpy(example))
+    logged: ModelInfo = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=mlflow.pyfunc,
+        run_id=meta["run_id"],
+        python_model=tracking_model.__file__,
+        code_paths=[archive_check.__file__],
+        artifacts={
+            "model": str(export / "model.pt2"),
+            "card": str(export / "README.md"),
+            "meta": str(export / "meta.json"),
+        },
+        signature=ModelSignature(inputs=_images(example), outputs=_images(logits)),
+        input_example=example,
+        pip_requirements=[
+            f"torch=={torch.__version__.split('+')[0]}",
+            f"numpy=={np.__version__}",
+        ],
+    )
+    return logged
+
+
+def _images(one: np.ndarray | torch.Tensor) -> Schema:
+    """Return what is said of any number of float32 arrays of the size of this one `(1, ...)`."""
+    return Schema([TensorSpec(np.dtype(np.float32), (-1, *one.shape[1:]))])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from study.errors import InputError
 from study.record import StudyRecord
 from study.task import Task
 from study.tracking_locations import local_path
-from study.tracking_place import find_anywhere, restored
+from study.tracking_place import find_anywhere, restore_if_deleted
 from study.tracking_runs import StudyRuns
 from study.tracking_store import connect, log_history, upload_report
 from study.trial_record import TrialRecord
@@ -24,7 +24,7 @@ from study.trial_record import TrialRecord
 logger = logging.getLogger(__name__)
 
 
-def run_of(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str:
+def ensure_run(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str:
     """Return the id of a trial's run in MLflow, which is made sure to be there.
 
     A run that was deleted is restored; one that is gone for good is made anew from the record, with
@@ -121,10 +121,10 @@ def record_handover(
         if (folder / "figures" / "test").is_dir():
             client.log_artifacts(run_id, str(folder / "figures" / "test"), "figures/test")
 
-    return told(tell)
+    return try_to_tell(tell)
 
 
-def told(tell: Callable[..., None], *about: Any) -> str | None:
+def try_to_tell(tell: Callable[..., None], *about: Any) -> str | None:
     """Tell MLflow something that is recorded already; return a sentence if it cannot be told."""
     try:
         tell(*about)
@@ -174,5 +174,5 @@ def _run(client: MlflowClient, role: str, whose: Mapping[str, Any]) -> Run | Non
     """Return the run of a study or confirmation, wherever it is; restored if it was deleted."""
     run = find_anywhere(client, whose, f"tags.`study.role` = '{role}'")
     if run is not None:
-        restored(client, run)
+        restore_if_deleted(client, run)
     return run

@@ -27,7 +27,7 @@ from study.tracking_notes import (
     study_note,
     trial_note,
 )
-from study.tracking_place import belongs, find_experiment, find_run, restored
+from study.tracking_place import belongs, find_experiment, find_run, restore_if_deleted
 from study.tracking_store import log_history, log_settings, upload_folder
 from study.trial_record import TrialRecord
 
@@ -120,7 +120,7 @@ class StudyRuns:
             run = Run(self._create(trial, role))
         else:
             run_id, tags = str(found.info.run_id), found.data.tags
-            if restored(client, found):
+            if restore_if_deleted(client, found):
                 self.restored.add(trial.number)
             due = self._place()
             if (
@@ -197,7 +197,7 @@ class StudyRuns:
         found = self._find(f"tags.`study.role` = '{role}'")
         if found is not None:
             run_id, tags = str(found.info.run_id), found.data.tags
-            if restored(self.client, found):
+            if restore_if_deleted(self.client, found):
                 logger.warning("the run of study %s in MLflow was deleted; it is restored", name)
             if tags.get("study.name") != name:
                 self.client.set_tag(run_id, "study.name", name)

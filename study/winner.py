@@ -193,7 +193,7 @@ def _export(
     refuse_other_data(record.manifest, task.identity(source), source.data_dir)
     load_trained(task, record, training)  # before what takes longer
     target = export_folder.checked(folder)
-    run_id = tracking_results.run_of(uri, record, task, training)
+    run_id = tracking_results.ensure_run(uri, record, task, training)
     if order.model is not None:
         tracking_registry.check(uri, order.model)
     again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
@@ -260,4 +260,4 @@ def renew_report(record: StudyRecord, tracking_uri: str | None) -> str | None:
     def tell() -> None:
         tracking_results.record_report(tracking_store.resolve_uri(tracking_uri), record)
 
-    return tracking_results.told(tell)
+    return tracking_results.try_to_tell(tell)

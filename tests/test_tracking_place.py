@@ -20,7 +20,7 @@ from study.provenance import facts
 from study.record import StudyRecord
 from study.task import load_task
 from study.tracking import StudyTracker
-from study.tracking_results import record_report, run_of
+from study.tracking_results import ensure_run, record_report
 from study.tune import build_parser, options_of
 
 
@@ -89,14 +89,14 @@ def test_the_best_trial_s_run_deleted_is_there_again_before_it_is_needed(
     uri, task = f"sqlite:///{tmp_path / 'mlflow.db'}", load_task("fashion")
     client, before = client_of(tmp_path), record.run_folder(1).run_id
     client.delete_run(before)
-    assert run_of(uri, record, task, record.trial(1)) == before
+    assert ensure_run(uri, record, task, record.trial(1)) == before
     check(tmp_path, "s", record)
     assert "the run of trial 1 in MLflow was deleted; it is restored" in caplog.text
     for run_id in (before, runs_of(tmp_path, "s", "study")[0].info.run_id):
         client.delete_run(run_id)
         client._tracking_client.store._hard_delete_run(run_id)
-    assert run_of(uri, record, task, record.trial(1)) not in (None, before)
-    run_of(uri, record, task, record.trial(0))
+    assert ensure_run(uri, record, task, record.trial(1)) not in (None, before)
+    ensure_run(uri, record, task, record.trial(0))
     check(tmp_path, "s", record)
 
 
@@ -105,7 +105,7 @@ def test_the_wrong_store_is_refused_and_nothing_is_written_there(tmp_path: Path)
     known = record.run_folder(0).run_id
     other = tmp_path / "other.db"
     with pytest.raises(InputError, match="has no run of study s; name the study's with"):
-        run_of(f"sqlite:///{other}", record, load_task("fashion"), record.trial(0))
+        ensure_run(f"sqlite:///{other}", record, load_task("fashion"), record.trial(0))
     assert record.run_folder(0).run_id == known
     assert MlflowClient(f"sqlite:///{other}").get_experiment_by_name("s") is None
 
@@ -115,7 +115,9 @@ def test_artifacts_that_cannot_be_written_are_told_before_anything_else(tmp_path
     shutil.rmtree(tmp_path / "mlruns")
     (tmp_path / "mlruns").write_text("a file")
     with pytest.raises(InputError, match="artifacts in .* cannot be written"):
-        run_of(f"sqlite:///{tmp_path / 'mlflow.db'}", record, load_task("fashion"), record.trial(0))
+        ensure_run(
+            f"sqlite:///{tmp_path / 'mlflow.db'}", record, load_task("fashion"), record.trial(0)
+        )
 
 
 def test_a_page_and_a_result_find_their_runs_in_whatever_experiment(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_copy_is_told_from_the_study_before_its_best_trial_is_exported(tmp_pat
     two, task = StudyRecord.read(one.path.with_name("b")), load_task("fashion")
     assert two.run_folder(1).run_id is None
     for trial in two.trials():
-        run_of(uri, two, task, trial)
+        ensure_run(uri, two, task, trial)
     check(tmp_path, "b", two)
     check(tmp_path, "a", one)
 
