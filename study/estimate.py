@@ -71,78 +71,183 @@ def estimate(study: StudyPlan) -> Estimate:
     Raises:
         InputError: The study under this name is another one.
     """
-    resources = study.resources
-    assert resources is not None
+    assert study.resources is not None
     study.refuse_changed_metrics()
-    record = study.begun()
-    trials = record.trials() if record is not None else []
-    ended = sum(trial.state != "running" for trial in trials)
-    asked = study.options.num_samples
-    left = NUM_DRAWN if math.isinf(asked) else int(asked) - ended
-    if left <= 0:
+    rest = _Rest.of(study)
+    if rest.left <= 0:
         return Estimate(left=0)
-    cut_off = [trial for trial in trials if trial.state == "running"][:left]
-    drawn, certain = to_come(study, trials, min(NUM_DRAWN, left - len(cut_off)))
-    config = build_config(study.task.config_class, {**study.settings, **study.space.baseline})
-    splits = study.task.load_splits(study.source, config)
+    task = study.task
+    config = build_config(task.config_class, {**study.settings, **study.space.baseline})
+    splits = task.load_splits(study.source, config)
     shape = splits.train.images.shape[1:]
-    ends = extremes(study.task, study.space, study.settings, shape)
-    going = [(_settings(study, trial.params), trial) for trial in cut_off]
-    coming = [_settings(study, values) for values in drawn]
-    points = [*ends.values(), *(_point(study.task, s, shape) for s, _ in going)]
-    points += [_point(study.task, settings, shape) for settings in coming]
-    wanted = [(settings, size.multiply_adds) for settings, size in points]
-    unique = [n for n, entry in enumerate(wanted) if not _known(entry, wanted[:n])]
-    promised = sum(n < len(ends) for n in unique)
-    measured, alone = measure_all(
-        study.task, study.source, resources, [wanted[n] for n in unique], promised
+    ends = extremes(task, study.space, study.settings, shape)
+    trials = [*(trial.params for trial in rest.cut_off), *rest.drawn]
+    points = [_point(task, {**study.settings, **params}, shape) for params in trials]
+    found = _measure(study, [*ends.values(), *points], promised=len(ends))
+    if not found.costs:
+        return Estimate(left=rest.left, failures=found.failures)
+    sizes = len(splits.train), len(splits.val)
+    timed = iter(found.timed(sizes, study.resources.workers))
+    by_name = {name: next(timed) for name in ends}
+    going = [next(timed).seconds for _ in rest.cut_off]
+    new = [one.seconds for one in timed]
+    return Estimate(
+        left=rest.left,
+        first=len(rest.trials),
+        drawn=rest.drawn,
+        certain=rest.certain,
+        seconds=tuple(new),
+        extremes={name: (one.size, one.measured, one.seconds) for name, one in by_name.items()},
+        outlook=_outlook(study, rest, found, going, new),
+        measured=found.number,
+        failures=found.failures,
     )
-    answers = [
-        measured[next(k for k, n in enumerate(unique) if _known(wanted[n], [entry]))]
-        for entry in wanted
-    ]
-    costs = completed(points, answers)
-    failures = tuple(sorted({answer for answer in measured if isinstance(answer, str)}))
-    if not costs:
-        return Estimate(left=left, failures=failures)
-    numbers = (len(splits.train), len(splits.val))
-    epochs = [
-        _epoch(p[0], c, numbers, resources.workers) for p, c in zip(points, costs, strict=True)
-    ]
-    begin = NEXT_SECONDS + sorted(cost.begin for cost in costs)[len(costs) // 2]
-    begin += WORKERS_SECONDS if resources.workers > 1 else 0.0
-    places = ranks(trials, study.goal.objectives[0].mode)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Rest:
+    """What a study still lacks.
+
+    Attributes:
+        trials: All that it has.
+        left: How many it lacks; of a study without limit, some.
+        cut_off: Those of its trials that go on.
+        drawn: Hyperparameters of new ones.
+        certain: How many of these the study will draw in any case.
+    """
+
+    trials: Sequence[TrialRecord]
+    left: int
+    cut_off: Sequence[TrialRecord]
+    drawn: tuple[dict[str, Value], ...]
+    certain: int
+
+    @staticmethod
+    def of(study: StudyPlan) -> _Rest:
+        record = study.begun()
+        trials = record.trials() if record is not None else []
+        running = [trial for trial in trials if trial.state == "running"]
+        asked = study.options.num_samples
+        ended = len(trials) - len(running)
+        left = NUM_DRAWN if math.isinf(asked) else max(0, int(asked) - ended)
+        cut_off = running[:left]
+        drawn, certain = to_come(study, trials, min(NUM_DRAWN, left - len(cut_off)))
+        return _Rest(trials=trials, left=left, cut_off=cut_off, drawn=tuple(drawn), certain=certain)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """A configuration, and what an epoch of it takes.
+
+    Attributes:
+        size: Of its network.
+        measured: What it costs; None if that was not measured.
+        seconds: Of an epoch.
+    """
+
+    size: Size
+    measured: Cost | None
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What configurations were measured to cost.
+
+    Attributes:
+        points: The configurations.
+        answers: What each of them costs, why it fails, or None if there was no time.
+        costs: Of each of them, completed; empty if nothing was measured.
+        alone: How many times faster a trial is when it runs alone.
+        number: How many different ones were measured.
+        failures: Why others were not.
+    """
+
+    points: Sequence[Point]
+    answers: Sequence[Cost | str | None]
+    costs: Sequence[Cost]
+    alone: float
+    number: int
+    failures: tuple[str, ...]
+
+    def timed(self, sizes: tuple[int, int], workers: int) -> list[_Timed]:
+        """Return the seconds of an epoch of so many training and validation images, of each."""
+        return [
+            _Timed(
+                size=size,
+                measured=answer if isinstance(answer, Cost) else None,
+                seconds=_epoch(settings, cost, sizes, workers),
+            )
+            for (settings, size), answer, cost in zip(
+                self.points, self.answers, self.costs, strict=True
+            )
+        ]
+
+
+def _measure(study: StudyPlan, points: Sequence[Point], promised: int) -> _Measured:
+    """Measure configurations, those that cost the same once; the first ones are promised."""
+    assert study.resources is not None
+    different: dict[tuple[tuple[str, Value], ...], Point] = {}
+    for point in points:
+        different.setdefault(_timing(point[0]), point)
+    num_promised = len({_timing(settings) for settings, _ in points[:promised]})
+    wanted = [(settings, size.multiply_adds) for settings, size in different.values()]
+    measured, alone = measure_all(study.task, study.source, study.resources, wanted, num_promised)
+    answer_of = dict(zip(different, measured, strict=True))
+    answers = [answer_of[_timing(settings)] for settings, _ in points]
+    return _Measured(
+        points=points,
+        answers=answers,
+        costs=completed(points, answers),
+        alone=alone,
+        number=sum(isinstance(answer, Cost) for answer in measured),
+        failures=tuple(sorted({answer for answer in measured if isinstance(answer, str)})),
+    )
+
+
+def _timing(settings: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """Return what decides how long a configuration takes: all but rates and penalties."""
+    return tuple(sorted((name, v) for name, v in settings.items() if name not in NOT_TIMED))
+
+
+def _outlook(
+    study: StudyPlan, rest: _Rest, found: _Measured, going: Sequence[float], new: Sequence[float]
+) -> Outlook:
+    """Simulate the rest of a study, from the command to its end.
+
+    Args:
+        study: The study.
+        rest: What it lacks.
+        found: What configurations cost.
+        going: Seconds of an epoch of each trial that was cut off.
+        new: Seconds of an epoch of each new trial.
+    """
+    assert study.resources is not None
+    begins = sorted(cost.begin for cost in found.costs)
+    begin = NEXT_SECONDS + begins[len(begins) // 2]
+    begin += WORKERS_SECONDS if study.resources.workers > 1 else 0.0
+    places = ranks(rest.trials, study.goal.objectives[0].mode)
     runners = [
         Runner(begin=begin, epoch=seconds, done=trial.epochs, rank=places.get(trial.number))
-        for (_, trial), seconds in zip(going, epochs[len(ends) :], strict=False)
+        for trial, seconds in zip(rest.cut_off, going, strict=True)
     ]
-    new = epochs[len(ends) + len(going) :]
     runners += [Runner(begin=begin, epoch=seconds) for seconds in new]
+    ended = [trial for trial in rest.trials if trial.state != "running" and trial.epochs]
     outlook = simulate(
         runners,
-        more=left - len(runners),
+        more=rest.left - len(runners),
         epochs=study.epochs,
-        concurrent=resources.concurrent,
+        concurrent=study.resources.concurrent,
         rule=study.asha,
-        past=[(t.epochs, places[t.number]) for t in trials if t.state != "running" and t.epochs],
-        alone=alone,
+        past=[(trial.epochs, places[trial.number]) for trial in ended],
+        alone=found.alone,
     )
     around = START_SECONDS + END_SECONDS
-    times = {key: getattr(outlook, key) + around for key in ("seconds", "low", "high")}
-    sides = zip(ends.items(), answers, epochs, strict=False)
-    return Estimate(
-        left=left,
-        first=len(trials),
-        drawn=tuple(drawn),
-        certain=certain,
-        seconds=tuple(new),
-        extremes={
-            name: (size, cost if isinstance(cost, Cost) else None, seconds)
-            for (name, (_, size)), cost, seconds in sides
-        },
-        outlook=dataclasses.replace(outlook, **times),
-        measured=sum(isinstance(answer, Cost) for answer in measured),
-        failures=failures,
+    return dataclasses.replace(
+        outlook,
+        seconds=outlook.seconds + around,
+        low=outlook.low + around,
+        high=outlook.high + around,
     )
 
 
@@ -267,23 +372,8 @@ def to_come(
     return drawn, certain
 
 
-def _settings(study: StudyPlan, values: Mapping[str, Value]) -> dict[str, Value]:
-    return {**study.settings, **values}
-
-
 def _point(task: Task, settings: dict[str, Value], shape: Sequence[int]) -> Point:
     return settings, size_of(task, build_config(task.config_class, settings), shape)
-
-
-def _known(
-    entry: tuple[dict[str, Value], int], others: Sequence[tuple[dict[str, Value], int]]
-) -> bool:
-    """Return whether one of the others costs the same, rates and penalties aside."""
-    return any(_shape(entry[0]) == _shape(other[0]) for other in others)
-
-
-def _shape(settings: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in settings.items() if name not in NOT_TIMED}
 
 
 def _epoch(

@@ -25,10 +25,11 @@ from study.setting import TrainConfig, Value, build_config
 from study.task import Task, load_task
 
 if TYPE_CHECKING:
+    from study.loop import EpochResult
     from study.resources import Resources
 
-TRAINING_SECONDS = 0.7  # measured per configuration, after a third of it to warm up
-VALIDATION_SECONDS = 0.35
+# Measured per configuration, after a third of it to warm up.
+PHASE_SECONDS = {"training": 0.7, "validation": 0.35}
 PROBE_SECONDS = 20.0  # after which only what was promised is measured
 MULTIPLY_ADDS_PER_SECOND = 1e10  # of a core: half of what one was measured to do, to be careful
 STEP_SECONDS = 3.0  # a step that takes longer is measured with fewer images, and once
@@ -97,8 +98,6 @@ def measure(
 ) -> Cost:
     """Train and validate on a few batches, with the device and loop of a real trial.
 
-    The learning rate is zero: it costs the same, and no loss can become infinite.
-
     Args:
         task: Whose loop it is.
         config: The configuration; its batch size is what one worker has of it.
@@ -108,55 +107,81 @@ def measure(
     """
     import torch
 
-    from study.distributed import device
     from study.loop import fit
-    from study.run_folder import RunFolder
 
     torch.set_num_threads(threads)
-    images, passes = config.batch_size, 2
-    expected = 3 * multiply_adds / MULTIPLY_ADDS_PER_SECOND / threads
-    if device().type == "cpu" and expected * images > STEP_SECONDS:
-        images, passes = min(images, max(2, int(STEP_SECONDS / expected))), 1
-    config = dataclasses.replace(config, batch_size=images, epochs=passes, learning_rate=0.0)
-    counts = {"training": 0, "validation": 0}
-    limits = {"training": TRAINING_SECONDS, "validation": VALIDATION_SECONDS}
-
-    def watch(batches: Iterator[Any], total: int, phase: str) -> Iterator[Any]:
-        begun = time.perf_counter()
-        counts[phase] = 0
-        for batch in batches:
-            counts[phase] += len(batch[0])
-            yield batch
-            if time.perf_counter() - begun > limits[phase] / (1 if warm else 3):
-                return
-
-    warm = passes == 1
+    config = _for_measuring(config, multiply_adds, threads)
+    limit = _TimeLimit(warm=config.epochs == 1)
     begun, first = time.perf_counter(), 0.0
-    for result in fit(task, config, source, progress=watch):
+    for result in fit(task, config, source, progress=limit):
         if not first:
             first = time.perf_counter() - begun - result.metrics["epoch_seconds"]
-        warm = True
+        limit.warm = True
     training = 1 / result.metrics["images_per_second"]
-    validation = result.metrics["epoch_seconds"] - training * counts["training"]
+    validation = result.metrics["epoch_seconds"] - training * limit.counts["training"]
+    return Cost(
+        training=training,
+        validation=validation / limit.counts["validation"],
+        begin=first,
+        save=_seconds_to_save(result),
+        images=config.batch_size,
+    )
+
+
+def _for_measuring(config: TrainConfig, multiply_adds: int, threads: int) -> TrainConfig:
+    """Return a configuration that takes as long, for one epoch to warm up and one to measure.
+
+    The learning rate is zero: it costs the same, and no loss can become infinite. Where a step
+    would take long there are fewer images in it, and no epoch to warm up.
+    """
+    from study.distributed import device
+
+    images, epochs = config.batch_size, 2
+    expected = 3 * multiply_adds / MULTIPLY_ADDS_PER_SECOND / threads
+    if device().type == "cpu" and expected * images > STEP_SECONDS:
+        images, epochs = min(images, max(2, int(STEP_SECONDS / expected))), 1
+    return dataclasses.replace(config, batch_size=images, epochs=epochs, learning_rate=0.0)
+
+
+class _TimeLimit:
+    """Ends each phase of an epoch once it has lasted long enough, as `progress` of `fit`.
+
+    Args:
+        warm: Whether what is measured counts; an epoch that warms up takes a third of the time.
+    """
+
+    def __init__(self, warm: bool) -> None:
+        self.warm = warm
+        self.counts = {"training": 0, "validation": 0}  # images of the last epoch
+
+    def __call__(self, batches: Iterator[Any], total: int, phase: str) -> Iterator[Any]:
+        begun = time.perf_counter()
+        self.counts[phase] = 0
+        for batch in batches:
+            self.counts[phase] += len(batch[0])
+            yield batch
+            if time.perf_counter() - begun > PHASE_SECONDS[phase] / (1 if self.warm else 3):
+                return
+
+
+def _seconds_to_save(result: EpochResult) -> float:
+    from study.run_folder import RunFolder
+
     with tempfile.TemporaryDirectory(prefix="study-probe-") as scratch:
         begun = time.perf_counter()
         # The figures' arrays would need all of the validation images.
         RunFolder(Path(scratch)).record(dataclasses.replace(result, is_best=False), {})
-        save = time.perf_counter() - begun
-    return Cost(
-        training=training,
-        validation=validation / counts["validation"],
-        begin=first,
-        save=save,
-        images=images,
-    )
+        return time.perf_counter() - begun
+
+
+Wanted = tuple[Mapping[str, Value], int]  # settings of a whole configuration, its multiply-adds
 
 
 def measure_all(
     task: Task,
     source: DataSource,
     resources: Resources,
-    wanted: Sequence[tuple[Mapping[str, Value], int]],
+    wanted: Sequence[Wanted],
     promised: int,
 ) -> tuple[list[Cost | str | None], float]:
     """Measure configurations in as many processes at a time as a study would run on this machine.
@@ -165,51 +190,77 @@ def measure_all(
         task: Whose they are.
         source: Its data.
         resources: Of each trial, and how many run at once.
-        wanted: Settings of a whole configuration and its multiply-adds, the first ones promised.
+        wanted: The configurations, the first ones promised.
         promised: How many to measure however long it takes; others as long as there is time.
 
     Returns:
         By configuration its cost, why it failed, or None if there was no time; and how many times
         faster the first one that was measured is when it runs alone.
     """
-    answers: list[Cost | str | None] = [None] * len(wanted)
     number = resources.concurrent * resources.workers
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for place in range(len(wanted)):
-        waiting.put(place)
     with ExitStack() as held:
         probes = [_Probe(task, source, resources, slot) for slot in range(number)]
         for probe in probes:
             held.callback(probe.close)
         for probe in probes:
             probe.ready()
-        begun = time.monotonic()
-        busy = set(range(number))
-
-        def serve(slot: int) -> None:
-            last = slot % len(wanted)
-            while True:
-                try:
-                    place = waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if place >= promised and time.monotonic() - begun > PROBE_SECONDS:
-                    break
-                last = place
-                answers[place] = probes[slot].ask(*wanted[place])
-            busy.discard(slot)
-            while busy:  # the others are still to be slowed down
-                probes[slot].ask(*wanted[last])
-
+        together = _SideBySide(probes, wanted, promised)
         with ThreadPoolExecutor(number) as pool:
-            list(pool.map(serve, range(number)))
+            list(pool.map(together.serve, range(number)))
         alone = 1.0
-        first = next((n for n, answer in enumerate(answers) if isinstance(answer, Cost)), None)
-        if number > 1 and first is not None and resources.workers == 1:
-            together, single = answers[first], probes[0].ask(*wanted[first])
-            if isinstance(together, Cost) and isinstance(single, Cost):
-                alone = max(1.0, together.training / single.training)
-    return answers, alone
+        if number > 1 and resources.workers == 1:
+            alone = _gain_alone(probes[0], wanted, together.answers)
+    return together.answers, alone
+
+
+class _SideBySide:
+    """Configurations that several processes measure at the same time, as trials run.
+
+    Args:
+        probes: The processes.
+        wanted: The configurations.
+        promised: How many of them are measured however long it takes.
+    """
+
+    def __init__(self, probes: Sequence[_Probe], wanted: Sequence[Wanted], promised: int) -> None:
+        self.answers: list[Cost | str | None] = [None] * len(wanted)
+        self._probes, self._wanted, self._promised = probes, wanted, promised
+        self._waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for place in range(len(wanted)):
+            self._waiting.put(place)
+        self._begun = time.monotonic()
+        self._busy = set(range(len(probes)))
+
+    def serve(self, slot: int) -> None:
+        """Have one process measure until nothing waits, or there is no more time."""
+        last = slot % len(self._wanted)
+        while (place := self._next()) is not None:
+            last = place
+            self.answers[place] = self._probes[slot].ask(*self._wanted[place])
+        self._busy.discard(slot)
+        while self._busy:  # the others are still to be slowed down
+            self._probes[slot].ask(*self._wanted[last])
+
+    def _next(self) -> int | None:
+        try:
+            place = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        late = time.monotonic() - self._begun > PROBE_SECONDS
+        return None if place >= self._promised and late else place
+
+
+def _gain_alone(
+    probe: _Probe, wanted: Sequence[Wanted], answers: Sequence[Cost | str | None]
+) -> float:
+    """Return how many times faster the first one that was measured is when it runs alone."""
+    for configuration, together in zip(wanted, answers, strict=True):
+        if isinstance(together, Cost):
+            single = probe.ask(*configuration)
+            return (
+                max(1.0, together.training / single.training) if isinstance(single, Cost) else 1.0
+            )
+    return 1.0
 
 
 class _Probe:
