@@ -1,6 +1,6 @@
 """The folder of an export: a draft beside it takes its place when it is whole.
 
-    target = checked(Path("export/facade"))     # before anything costs time, or the test is opened
+    target = make_ready(Path("export/facade"))  # before anything costs time, or opens the test
     with draft_of(target) as draft:
         ...                                     # write the files of OWN
         publish(draft, target)
@@ -29,8 +29,10 @@ FIGURES = (("figures", "test"), ("figures", "validation"))  # their pictures are
 STALE_SECONDS = 24 * 3600  # after which a draft is one that a kill left
 
 
-def checked(folder: Path) -> Path:
-    """Return the folder that an export to `folder` is written to: where links lead.
+def make_ready(folder: Path) -> Path:
+    """Make a folder ready for an export, and return where it is: where links lead.
+
+    Folders above it are made, and what a command that was killed has left is cleared up.
 
     Raises:
         InputError: It is no folder, holds something else than an earlier export, or cannot be

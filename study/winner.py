@@ -192,7 +192,7 @@ def _export(
     source = DataSource.find(record.manifest["dataset"], order.data_dir)
     refuse_other_data(record.manifest, task.identity(source), source.data_dir)
     load_trained(task, record, training)  # before what takes longer
-    target = export_folder.checked(folder)
+    target = export_folder.make_ready(folder)
     run_id = tracking_results.ensure_run(uri, record, task, training)
     if order.model is not None:
         tracking_registry.check(uri, order.model)

@@ -12,7 +12,7 @@ import pytest
 
 from study import export_folder
 from study.errors import InputError, StorageError
-from study.export_folder import OWN, checked, draft_of, publish
+from study.export_folder import OWN, draft_of, make_ready, publish
 
 
 def write_export(folder: Path, version: str) -> None:
@@ -25,7 +25,7 @@ def write_export(folder: Path, version: str) -> None:
 
 
 def export_to(folder: Path, version: str) -> None:
-    target = checked(folder)
+    target = make_ready(folder)
     with draft_of(target) as draft:
         write_export(draft, version)
         publish(draft, target)
@@ -138,7 +138,7 @@ def test_a_kill_at_any_moment_leaves_one_whole_export(folder: Path, system: tupl
         done = subprocess.run(command, capture_output=True, text=True)
         if not folder.exists():
             assert system, "only where two folders are not exchanged in one step"
-            checked(folder)  # the next command finds it
+            make_ready(folder)  # the next command finds it
         assert versions(folder) in ({"old"}, {"new"})
         seen |= versions(folder)
         assert (folder / "notes.txt").read_text() == "notes"
@@ -183,7 +183,7 @@ def test_what_cannot_be_kept_is_told(folder: Path, monkeypatch) -> None:
 
 
 def test_a_failed_export_leaves_the_old_one(folder: Path) -> None:
-    target = checked(folder)
+    target = make_ready(folder)
     with pytest.raises(KeyboardInterrupt), draft_of(target) as draft:
         write_export(draft, "new")
         raise KeyboardInterrupt
@@ -203,14 +203,14 @@ def test_a_target_that_cannot_be_one_is_refused(folder: Path, tmp_path: Path, mo
         "other": "is no earlier export",
     }.items():
         with pytest.raises(InputError, match=why):
-            checked(tmp_path / name)
+            make_ready(tmp_path / name)
     with pytest.raises(InputError, match="cannot write /proc/export"):
-        checked(Path("/proc/export"))
+        make_ready(Path("/proc/export"))
     with pytest.raises(InputError, match="is no earlier export|is a volume"):
-        checked(Path("/proc"))
+        make_ready(Path("/proc"))
     monkeypatch.chdir(folder / "predictions")
     with pytest.raises(InputError, match="is where you are"):
-        checked(Path(".."))
+        make_ready(Path(".."))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -220,6 +220,6 @@ def test_a_target_without_permission_is_refused(folder: Path) -> None:
         place.chmod(0o500 if place != folder / "predictions" else 0)
         try:
             with pytest.raises(InputError, match="Permission denied"):
-                checked(folder)
+                make_ready(folder)
         finally:
             place.chmod(mode)
