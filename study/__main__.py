@@ -2,7 +2,7 @@
 
 import sys
 
-from study.command import main as main
+from study.cli import main as main
 
 if __name__ == "__main__":
     sys.exit(main())

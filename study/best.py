@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from study.command import (
+from study.cli import (
     add_machine_flags,
     add_require_flag,
     add_studies_flag,
@@ -26,17 +26,17 @@ from study.command import (
     command_parser,
     run_command,
 )
-from study.confirmed import Confirmation, find, others_confirmed
 from study.errors import DamagedFile, InputError, TrialError
-from study.leaderboard import as_json, describe
-from study.manifest import changed_metrics, find_study
-from study.object_path import as_path
-from study.parse_objective import parse_constraints
-from study.record import StudyRecord
-from study.redaction import command_line
-from study.run_options import RunOptions
+from study.records.manifest import changed_metrics, find_study
+from study.records.run_options import RunOptions
+from study.records.study_record import StudyRecord
+from study.records.trial_record import TrialRecord
+from study.reporting.leaderboard import as_json, describe
+from study.search.parse_objective import parse_constraints
+from study.selection.confirmation import Confirmation, find, others_confirmed
+from study.storage.paths import as_path
+from study.system.redaction import command_line
 from study.task import load_task
-from study.trial_record import TrialRecord
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     ranking = record.ranking()
     chosen = None
     if args.export is not None or args.register is not None:
-        from study.winner import choose
+        from study.export.handover import choose
 
         chosen = choose(record, ranking, args.trial)
     if args.confirm is not None and (code := _confirm(record, ranking, args, argv)):
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         result |= done
     if chosen is not None or args.confirm is not None:
-        from study.winner import renew_report
+        from study.export.handover import renew_report
 
         trouble = renew_report(record, args.tracking_uri) or trouble
     if args.json:
@@ -165,7 +165,7 @@ def _open(args: argparse.Namespace) -> StudyRecord:
     """Return the study, with the constraints that were asked for; print what is odd about it."""
     folder = find_study(as_path(args.studies_dir), args.study)
     if args.export is not None or args.register is not None or args.confirm is not None:
-        from study.tracking_store import resolve_uri
+        from study.tracking.store import resolve_uri
 
         StudyRecord.settle(folder, resolve_uri(args.tracking_uri))
     record = StudyRecord.read(folder)
@@ -186,7 +186,7 @@ def _open(args: argparse.Namespace) -> StudyRecord:
 def _confirm(
     record: StudyRecord, ranking: list[TrialRecord], args: argparse.Namespace, argv: list[str]
 ) -> int:
-    from study.confirmation import confirm
+    from study.runner.confirm import confirm
 
     known = record.manifest
     about = {"task": known["task"], "name": record.path.name, "dataset": known["dataset"]}
@@ -208,7 +208,7 @@ def _show(
         result["confirmation"] = confirmation.as_json()
         texts.append(confirmation.describe())
     if args.importance:
-        from study.importance import importance
+        from study.search.importance import importance
 
         found = importance(task, record)
         result["importance"] = found.as_json()
@@ -224,7 +224,7 @@ def _hand_over(
     confirmation: Confirmation | None,
     args: argparse.Namespace,
 ) -> tuple[dict[str, Any], str | None]:
-    from study.winner import Order, Winner, hand_over
+    from study.export.handover import Order, Winner, hand_over
 
     name = record.path.name
     order = Order(

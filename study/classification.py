@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from study.cache import array_checksum
+from study.config import VAL_SHARE
 from study.datasets.source import DataSource, ImageSet, Splits
+from study.datasets.splits import stratified_split
 from study.errors import InputError
-from study.setting import VAL_SHARE
-from study.split import stratified_split
+from study.storage.cache import array_checksum
 from study.task import Figure, Meter, Task
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Classification(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return images `(N, C, H, W)` and class indices `(N,)`, both uint8, always the same.
 
-        Every trial asks for them; `study.cache.cached` keeps what takes long to read or to draw,
-        and shares its memory.
+        Every trial asks for them; `study.storage.cache.cached` keeps what takes long to read or to
+        draw, and shares its memory.
         """
 
     def identity(self, source: DataSource) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Classification(Task):
 
     def build_meter(self, device: torch.device) -> Meter:
         """Return accuracy, also per class."""
-        from study.meters import ClassificationMeter
+        from study.training.meters import ClassificationMeter
 
         return ClassificationMeter(self.classes, device)
 
@@ -95,12 +95,12 @@ class Classification(Task):
 
     def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw confusion matrix and accuracy per class."""
-        from study import figures
-        from study.metrics import class_accuracies
+        from study.figures import plots
+        from study.training.metrics import class_accuracies
 
         confusion = figure_data["confusion"]
         accuracies = class_accuracies(confusion)
         return {
-            "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
-            "accuracy_per_class": figures.class_bars(accuracies, self.classes, "accuracy", note),
+            "confusion_matrix": plots.confusion_matrix(confusion, self.classes, note),
+            "accuracy_per_class": plots.class_bars(accuracies, self.classes, "accuracy", note),
         }

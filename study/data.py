@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from study.command import add_data_flags, command_parser, run_command
+from study.cli import add_data_flags, command_parser, run_command
 from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import InputError
 from study.task import load_task

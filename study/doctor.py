@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from typing import Any
 
-from study.command import (
+from study.cli import (
     add_data_flags,
     add_resource_flags,
     add_studies_flag,
@@ -28,16 +28,16 @@ from study.command import (
     command_parser,
     run_command,
 )
+from study.cluster.node_check import NodeReport
+from study.cluster.nodes import wait_for_nodes
+from study.cluster.resources import allocate, this_machine
+from study.cluster.session import join_ray, try_ray
+from study.cluster.survey import Survey, survey
 from study.datasets.source import DataSource
 from study.errors import InputError
 from study.formatting import table
-from study.node_check import NodeReport
-from study.nodes import wait_for_nodes
-from study.object_path import as_path
-from study.ray_session import join_ray, try_ray
-from study.resources import allocate, this_machine
-from study.run_options import ResourceOptions
-from study.survey import Survey, survey
+from study.records.run_options import ResourceOptions
+from study.storage.paths import as_path
 from study.task import load_task
 
 
@@ -89,10 +89,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _tracking_problem(flag: str | None) -> str | None:
-    from study import tracking_store
+    from study.tracking import store
 
     try:
-        tracking_store.check(tracking_store.resolve_uri(flag))
+        store.check(store.resolve_uri(flag))
     except InputError as error:
         return f"{error} Start it, or name another store with --tracking-uri."
     return None

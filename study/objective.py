@@ -32,7 +32,7 @@ Point = Sequence[float]  # one score, or two
 
 
 class Judged(Protocol):
-    """What a goal asks a trial for; `study.trial_record.TrialRecord` answers."""
+    """What a goal asks a trial for; `study.records.trial_record.TrialRecord` answers."""
 
     @property
     def number(self) -> int:

@@ -3,8 +3,8 @@
     python -m study.predict export/fashion shoe.jpg shirt.png
     python -m study.predict export/facade photos/ --out predictions
 
-Images may have any size, mode and orientation, in the formats of `study.photo.FORMATS`; a folder
-stands for the images directly in it. Segmentation gives, at each image's own size,
+Images may have any size, mode and orientation, in the formats of `study.datasets.photo.FORMATS`; a
+folder stands for the images directly in it. Segmentation gives, at each image's own size,
 `NAME.classes.png` (a palette PNG of class indices), `NAME.overlay.jpg`, and `legend.png`;
 classification gives the three likeliest classes, and `NAME.input.png`, what the network saw.
 `predictions.json` tells it all.
@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from study.command import command_parser, run_command
+from study.cli import command_parser, run_command
 from study.formatting import SAMPLE_DATA
 
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     add("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
-    from study.model_folder import ExportedModel
-    from study.predictions import Results, describe, expand, predict_each
+    from study.inference.exported_model import ExportedModel
+    from study.inference.predictions import Results, describe, expand, predict_each
 
     model = ExportedModel.open(args.export)
     results = Results(args.out)

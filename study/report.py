@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from study import report_page
-from study.command import add_studies_flag, add_study_name, check_price, command_parser, run_command
+from study.cli import add_studies_flag, add_study_name, check_price, command_parser, run_command
 from study.errors import InputError
-from study.manifest import find_study
-from study.object_path import as_path
-from study.record import REPORT_FILE, StudyRecord
+from study.records.manifest import find_study
+from study.records.study_record import REPORT_FILE, StudyRecord
+from study.reporting import report_page
+from study.storage.paths import as_path
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study.command import add_studies_flag, add_study_name, command_parser, run_command
+from study.cli import add_studies_flag, add_study_name, command_parser, run_command
 from study.errors import InputError
-from study.object_path import AnyPath, as_path
-from study.streams import reader_gone
+from study.storage.paths import AnyPath, as_path
+from study.system.streams import reader_gone
 
 WATCH_SECONDS = 2.0
 REMOTE_WATCH_SECONDS = 10.0  # of an object store, where every trial is a request
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--every must be 0.1 to 86400 seconds, but got {args.every:g}.")
     if args.every is not None and not args.watch:
         raise InputError("--every belongs to --watch; add it.")
-    from study.manifest import find_study
+    from study.records.manifest import find_study
 
     folder = find_study(as_path(args.studies_dir), args.study)
     if not args.watch:
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def watch(folder: AnyPath, seconds: float, as_json: bool) -> None:
     """Show how a study stands again and again, until no driver runs it."""
-    from study.live import Block, moves_cursor
+    from study.reporting.live_table import Block, moves_cursor
 
     block = Block(sys.stdout) if moves_cursor(sys.stdout) and not as_json else None
     while True:
@@ -90,10 +90,10 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
         InputError: There is no study, or a file is damaged that nothing can make up for.
         StorageError: The store does not answer.
     """
-    from study.hold import driver_of
-    from study.record import StudyRecord
-    from study.snapshot import snapshot, time_left
-    from study.stopping_rule import StoppingRule
+    from study.records.study_record import StudyRecord
+    from study.reporting.snapshot import snapshot, time_left
+    from study.search.stopping_rule import StoppingRule
+    from study.storage.lock import driver_of
 
     record = StudyRecord.read(folder)
     asked = StoppingRule.of_last_start(record.manifest)
@@ -109,7 +109,7 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
 def describe(state: dict[str, Any], width: int) -> list[str]:
     """Return how a study stands in lines for people."""
     from study.formatting import duration
-    from study.snapshot import lines
+    from study.reporting.snapshot import lines
 
     driver = state["driver"]
     where = f"host {driver['host']}, pid {driver['pid']}"

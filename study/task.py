@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from study.errors import InputError, did_you_mean
-from study.setting import (
+from study.config import (
     NUM_FOLDS,
     PRECISIONS,
     SCHEDULES,
@@ -25,6 +24,7 @@ from study.setting import (
     config_fields,
     setting,
 )
+from study.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.command import (
+from study.cli import (
     add_config_flags,
     add_data_flags,
     add_tracking_flag,
@@ -29,18 +29,18 @@ from study.command import (
     config_values,
     run_command,
 )
+from study.config import TrainConfig, build_config, config_fields, parse_value
 from study.datasets.source import DataSource, check_classes
 from study.errors import InputError, TrialError
+from study.figures.run_figures import draw_run
 from study.formatting import pixels, sample_mark
-from study.provenance import facts
-from study.run_figures import draw_run
-from study.run_folder import RunFolder
-from study.setting import TrainConfig, build_config, config_fields, parse_value
-from study.tables import metric_line, per_class_table
+from study.records.provenance import facts
+from study.records.run_folder import RunFolder
+from study.reporting.tables import metric_line, per_class_table
 from study.task import Task, base_values, best_row, load_task, prepare, task_names
 
 if TYPE_CHECKING:
-    from study.loop import EpochResult
+    from study.training.loop import EpochResult
 
 
 def build_parser(task: Task | None) -> argparse.ArgumentParser:
@@ -103,10 +103,10 @@ def _source_and_config(
 ) -> tuple[DataSource, TrainConfig]:
     dataset, values = args.dataset, {}
     if args.like:
-        from study import tracking_store
+        from study.tracking import store
 
-        uri = tracking_store.resolve_uri(args.tracking_uri)
-        dataset, params = tracking_store.run_settings(uri, args.like, task.name)
+        uri = store.resolve_uri(args.tracking_uri)
+        dataset, params = store.run_settings(uri, args.like, task.name)
         fields = config_fields(task.config_class)
         values = {k: parse_value(fields[k], v) for k, v in params.items() if k in fields}
     else:
@@ -230,7 +230,7 @@ def _epochs(
     """Train with progress bars, on stderr where it is a terminal."""
     from tqdm import tqdm
 
-    from study.loop import fit
+    from study.training.loop import fit
 
     def progress(batches: Any, total: int, phase: str) -> Any:
         return tqdm(batches, phase, total, leave=False, file=sys.stderr, disable=None)
@@ -251,11 +251,11 @@ def _tracked(
     if not args.track:
         yield lambda epoch, metrics: None
         return
-    from study import tracking_store
+    from study.tracking import store
 
-    uri = tracking_store.resolve_uri(args.tracking_uri)
+    uri = store.resolve_uri(args.tracking_uri)
     params = {**dataclasses.asdict(config), "dataset": source.dataset}
-    run = tracking_store.SingleRun(uri, task, params, known)
+    run = store.SingleRun(uri, task, params, known)
     status, reason = "FAILED", None
     try:
         yield run.report

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from study.command import (
+from study.cli import (
     add_data_flags,
     add_goal_flags,
     add_resource_flags,
@@ -23,12 +23,12 @@ from study.command import (
     parse_time,
     run_command,
 )
+from study.cluster.resources import unused_gpu
 from study.errors import InputError
-from study.plan import make_plan
-from study.redaction import command_line
-from study.resources import unused_gpu
-from study.run_options import RunOptions
-from study.sampler import SAMPLERS
+from study.records.run_options import RunOptions
+from study.runner.plan import make_plan
+from study.search.sampler import SAMPLERS
+from study.system.redaction import command_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -177,8 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     study = make_plan(options_of(args))
     manifest = study.manifest()
     if args.dry_run:
-        from study.dry_run import describe, describe_estimate
-        from study.estimate import estimate
+        from study.dry_run.estimate import estimate
+        from study.dry_run.text import describe, describe_estimate
 
         print(describe(study), flush=True)
         if study.resources is not None:
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.address is None and (note := unused_gpu()) is not None:
         print(note, file=sys.stderr)
-    from study.run import run
+    from study.runner.run import run
 
     return run(study, manifest, command_line("tune", argv))
 

@@ -27,7 +27,7 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from study.command import (
+from study.cli import (
     add_studies_flag,
     add_study_name,
     add_tracking_flag,
@@ -35,10 +35,10 @@ from study.command import (
     run_command,
 )
 from study.errors import InputError, StartError
-from study.manifest import find_study
-from study.object_path import as_path
-from study.record import StudyRecord
-from study.sqlite_uri import path_of
+from study.records.manifest import find_study
+from study.records.study_record import StudyRecord
+from study.storage.paths import as_path
+from study.storage.sqlite_uri import path_of
 
 START_SECONDS = 120.0  # for MLflow's server on a busy machine; it takes about ten
 
@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.port is not None and not 0 < args.port < 65536:
         raise InputError(f"--port must be 1 to 65535, but got {args.port}.")
     folder = find_study(as_path(args.studies_dir), args.study)
-    from study.tracking_store import resolve_uri
-    from study.tracking_view import prepare_view
+    from study.tracking.store import resolve_uri
+    from study.tracking.view import prepare_view
 
     uri = resolve_uri(args.tracking_uri)
     StudyRecord.settle(folder, uri)

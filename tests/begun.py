@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
-from study.proposals import Propose, proposals_of
-from study.record import StudyRecord
-from study.trial_record import TrialRecord
+from study.records.study_record import StudyRecord
+from study.records.trial_record import TrialRecord
+from study.selection.proposals import Propose, proposals_of
 
 _proposals: WeakKeyDictionary[StudyRecord, Propose] = WeakKeyDictionary()
 

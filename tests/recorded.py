@@ -9,8 +9,8 @@ from typing import Any
 
 from begun import begin
 
-from study.record import StudyRecord
-from study.space import Parameter, SearchSpace
+from study.records.study_record import StudyRecord
+from study.search_space import Parameter, SearchSpace
 
 SPACE = SearchSpace(
     (

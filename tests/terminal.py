@@ -22,7 +22,7 @@ LAUNCH = (
 
 
 class Screen:
-    """Lines as a terminal shows them, with those that scrolled away; knows what `study.live` uses.
+    """Lines as a terminal shows them, those that scrolled away too; knows what the live table uses.
 
     Args:
         columns: Width; what is longer wraps.

@@ -12,9 +12,9 @@ from conftest import Finished, run_module
 from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
-from study.files import read_document, write_document
-from study.model_folder import OBJECT
-from study.record import StudyRecord
+from study.inference.exported_model import OBJECT
+from study.records.study_record import StudyRecord
+from study.storage.files import read_document, write_document
 from study.tasks.fashion import TASK, FashionConfig
 
 
@@ -116,7 +116,7 @@ def test_the_test_split_is_evaluated_once_and_recorded(finished: Finished, expor
 )
 def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) -> None:
     from study.best import main
-    from study.command import run_command
+    from study.cli import run_command
 
     monkeypatch.chdir(finished.home)
     assert run_command(lambda: main(flags)) == 2
@@ -150,7 +150,7 @@ def test_another_data_set_under_the_same_path_is_refused(
     import shutil
 
     from study.best import main
-    from study.command import run_command
+    from study.cli import run_command
 
     shutil.copytree(finished.home / "studies", tmp_path / "studies")
     manifest = tmp_path / "studies" / "fashion" / "study.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import study
-from study.command import COMMANDS, dispatch, overview
+from study.cli import COMMANDS, dispatch, overview
 from study.errors import InputError
 
 SCRIPT = Path(sys.executable).with_name("study")  # comes with `pip install`

@@ -14,12 +14,12 @@ import pytest
 from conftest import run_module
 from PIL import Image
 
-from study.cache import checksum
 from study.datasets import cmp_facade, fashion_mnist, mini_facade
 from study.datasets.archive import unpacked
 from study.datasets.drawn_facades import draw_set
 from study.datasets.source import DataSource, ImageSet, Splits, check_classes, say_absent
 from study.errors import InputError
+from study.storage.cache import checksum
 from study.tasks.facade import TASK as FACADE
 from study.tasks.fashion import TASK as FASHION
 

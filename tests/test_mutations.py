@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study import sampler
-from study.command import run_command
-from study.dry_run import describe
-from study.plan import make_plan
+from study.cli import run_command
+from study.dry_run.text import describe
+from study.runner.plan import make_plan
+from study.search import sampler
 from study.task import build_config
 from study.tune import build_parser, options_of
 

@@ -13,10 +13,7 @@ from begun import begin
 from points import brute_force, drawn
 from recorded import MANIFEST, SPACE, closed, open_record
 
-from study.batches import Batches
 from study.errors import InputError
-from study.evaluation import evaluate
-from study.loop import fit
 from study.objective import (
     Constraint,
     Goal,
@@ -25,11 +22,14 @@ from study.objective import (
     front,
     read_constraint,
 )
-from study.optuna_trials import frozen
-from study.parse_objective import known_metrics, parse_goal
-from study.record import StudyRecord
+from study.records.optuna_trials import frozen
+from study.records.study_record import StudyRecord
+from study.search.parse_objective import known_metrics, parse_goal
+from study.search.warm_start import warm_start
 from study.task import build_config, load_task, task_names
-from study.warm_start import warm_start
+from study.training.batches import Batches
+from study.training.evaluation import evaluate
+from study.training.loop import fit
 
 FACADE, FASHION = load_task("facade"), load_task("fashion")
 TWO = parse_goal(FACADE, "mean_ap,num_params", []).describe()

@@ -14,11 +14,11 @@ import torch
 from conftest import run_module
 from PIL import Image
 
-from study.command import run_command
-from study.model_folder import OBJECT, WHOLE, ExportedModel, default_colors
-from study.models import Normalized
+from study.cli import run_command
+from study.inference.exported_model import OBJECT, WHOLE, ExportedModel, default_colors
 from study.predict import main
 from study.tasks.fashion import TASK, FashionConfig
+from study.training.models import Normalized
 
 CLASSES = ["red", "green", "blue"]
 # Red above, blue below, a green corner at the lower right.

@@ -19,16 +19,18 @@ from conftest import Finished, run_module
 from PIL import Image
 from recorded import MANIFEST
 
-from study import importance, report, report_facts, report_page
-from study.charts import about
-from study.command import run_command
-from study.ledger import Ledger, spans_of
-from study.record import StudyRecord
-from study.report_page import _pictures, page
-from study.space import Parameter, SearchSpace
-from study.stopping_rule import StoppingRule
+from study import report
+from study.cli import run_command
+from study.records.study_record import StudyRecord
+from study.records.trial_record import TrialRecord
+from study.reporting import facts, report_page
+from study.reporting.report_page import _pictures, page
+from study.reporting.spending import Ledger, spans_of
+from study.reporting.trial_charts import about
+from study.search import importance
+from study.search.stopping_rule import StoppingRule
+from study.search_space import Parameter, SearchSpace
 from study.task import config_fields, load_task
-from study.trial_record import TrialRecord
 
 BEGUN = 1_790_000_000
 SPACE = SearchSpace(
@@ -253,7 +255,7 @@ def test_a_trial_that_was_cut_off_ran_twice() -> None:
 
 def test_hints_name_bounds_that_can_be_widened(tmp_path: Path, trials: list[TrialRecord]) -> None:
     record, task = study(tmp_path / "s", trials), load_task("facade")
-    found = "\n".join(report_facts.hints(task, record, None))
+    found = "\n".join(facts.hints(task, record, None))
     assert "best learning_rate, 0.0099, is within 5 % of its bound (high: 0.01)" in found
     assert "best width, 24, is within 5 % of its bound (high: 24)" in found
     assert "crop" not in found, "1 is the largest that there is"
@@ -266,12 +268,12 @@ def test_a_bound_is_judged_on_the_scale_that_is_searched(tmp_path: Path) -> None
     for rate, near in ((1.2e-4, True), (1.3e-4, False), (7.5e-3, False), (8.1e-3, True)):
         trials[1].params["learning_rate"] = rate
         record = study(tmp_path / str(rate), trials)
-        assert ("learning_rate" in str(report_facts.hints(task, record, None))) is near, rate
+        assert ("learning_rate" in str(facts.hints(task, record, None))) is near, rate
 
 
 def test_failures_that_differ_in_numbers_are_one(tmp_path: Path, trials: list[TrialRecord]) -> None:
     trials[0] = trials[0].with_failure("its process died", 1)
-    rows = report_facts.failures(study(tmp_path / "s", trials))
+    rows = facts.failures(study(tmp_path / "s", trials))
     assert [(row["what"], row["count"], row["trials"]) for row in rows] == [
         ("failed", 2, "3, 4"),
         ("tried again", 1, "0"),
@@ -280,7 +282,7 @@ def test_failures_that_differ_in_numbers_are_one(tmp_path: Path, trials: list[Tr
 
 
 def test_the_best_beside_the_baseline(tmp_path: Path, trials: list[TrialRecord]) -> None:
-    rows = report_facts.classes(load_task("facade"), study(tmp_path / "s", trials))
+    rows = facts.classes(load_task("facade"), study(tmp_path / "s", trials))
     by_name = {row["name"]: row for row in rows}
     assert by_name["pillar"]["change"] == pytest.approx((0.75 - 0.5) / 2)
     assert by_name["window"]["best"] is None  # not recorded
@@ -288,7 +290,7 @@ def test_the_best_beside_the_baseline(tmp_path: Path, trials: list[TrialRecord])
 
 
 def test_the_command_for_more_trials(tmp_path: Path, trials: list[TrialRecord]) -> None:
-    found = dict(report_facts.commands(study(tmp_path / "s", trials)))
+    found = dict(facts.commands(study(tmp_path / "s", trials)))
     assert found["twice as many trials"] == COMMAND.replace("6", "12")
 
 

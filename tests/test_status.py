@@ -22,16 +22,16 @@ from conftest import Finished, run_module
 from recorded import COMMAND, MANIFEST, four_trials
 from terminal import terminal
 
-from study.asha import Rungs
-from study.command import run_command
-from study.object_path import as_path
-from study.progress import Progress
-from study.record import StudyRecord
-from study.run_options import RunOptions
-from study.simulation import Outlook
-from study.snapshot import lines, snapshot, time_left
+from study.cli import run_command
+from study.records.run_options import RunOptions
+from study.records.study_record import StudyRecord
+from study.reporting.progress import Progress
+from study.reporting.snapshot import lines, snapshot, time_left
+from study.search.asha import Rungs
+from study.search.simulation import Outlook
+from study.search.stopping_rule import StoppingRule
 from study.status import main, read_status
-from study.stopping_rule import StoppingRule
+from study.storage.paths import as_path
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_who_tells_of_an_ended_trial_waits_for_no_simulation(
         simulating.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr("study.progress.time_left", simulated)
+    monkeypatch.setattr("study.reporting.progress.time_left", simulated)
     with Progress(record, StoppingRule(num_samples=10**8, asha=None)) as progress:
         progress.ended(record.trial(0))  # would wait for ever
         assert simulating.wait(60)

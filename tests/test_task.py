@@ -53,7 +53,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported(module: str) -> None:
 
 def test_the_loop_needs_neither_ray_nor_mlflow() -> None:
     code = (
-        "import sys, study.loop, study.train, study.tasks.facade, study.tasks.fashion\n"
+        "import sys, study.training.loop, study.train, study.tasks.facade, study.tasks.fashion\n"
         "assert not {'ray', 'mlflow', 'optuna'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

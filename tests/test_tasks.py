@@ -15,13 +15,13 @@ import torch
 from conftest import ROOT, timeless
 
 import study.tasks
-from study.batches import Batches
 from study.datasets.source import DataSource
-from study.evaluation import evaluate
-from study.loop import fit
-from study.space import find_space
-from study.space_file import load_space
+from study.search.space_file import load_space
+from study.search_space import find_space
 from study.task import NUM_FOLDS, Task, base_values, build_config, class_key, load_task, task_names
+from study.training.batches import Batches
+from study.training.evaluation import evaluate
+from study.training.loop import fit
 
 EXAMPLE = ROOT / "docs" / "example"
 

@@ -11,13 +11,13 @@ import torch
 from conftest import Finished, run_module
 from mlflow.tracking import MlflowClient
 
-from study import checkpoint
 from study.datasets.source import DataSource
-from study.loop import fit
-from study.record import StudyRecord
-from study.run_folder import RunFolder
+from study.records import checkpoint
+from study.records.run_folder import RunFolder
+from study.records.study_record import StudyRecord
 from study.tasks.fashion import TASK, FashionConfig
 from study.train import main
+from study.training.loop import fit
 
 QUICK = ("fashion", "--dataset", "sample", "--limit-batches", 3, "--epochs", 2)
 
@@ -149,7 +149,7 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
 def test_a_breakpoint_in_the_loop_stops_in_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from study.models import TwoConv
+    from study.training.models import TwoConv
 
     stops = []
     forward = TwoConv.forward
@@ -183,7 +183,7 @@ def test_a_breakpoint_in_the_loop_stops_in_this_process(
     ],
 )
 def test_mistakes(tmp_path: Path, capsys, monkeypatch, flags: list[str], message: str) -> None:
-    from study.command import run_command
+    from study.cli import run_command
 
     monkeypatch.chdir(tmp_path)
     Path("twice.json").write_text('{"width1": 3, "width1": 5}')

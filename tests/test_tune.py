@@ -10,8 +10,8 @@ import pytest
 from conftest import SPACE, Finished, run_module
 from mlflow.tracking import MlflowClient
 
-from study.record import StudyRecord
-from study.trial_record import counts
+from study.records.study_record import StudyRecord
+from study.records.trial_record import counts
 
 
 def client(home: Path) -> MlflowClient:
@@ -182,7 +182,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     import ray
 
-    from study.command import run_command
+    from study.cli import run_command
     from study.tune import main
 
     monkeypatch.chdir(tmp_path)

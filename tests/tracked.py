@@ -9,8 +9,8 @@ from begun import begin
 from mlflow.tracking import MlflowClient
 
 from study import tune
-from study.plan import make_plan
-from study.record import StudyRecord
+from study.records.study_record import StudyRecord
+from study.runner.plan import make_plan
 from study.tune import build_parser, options_of
 
 SPACE = "search:\n  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from study.datasets.source import DataSource
-from study.loop import fit
-from study.record import StudyRecord
-from study.space import Parameter, SearchSpace
+from study.records.study_record import StudyRecord
+from study.search_space import Parameter, SearchSpace
 from study.task import build_config
 from study.tasks.fashion import TASK, FashionConfig
+from study.training.loop import fit
 
 EPOCHS = 2
 SPACE = SearchSpace((Parameter(name="width1", kind="int", low=4, high=9),), {}, {"width1": 8})

@@ -30,11 +30,11 @@ from PIL import Image
 
 from study.datasets.archive import unpacked
 from study.datasets.mask import Color, read_mask
+from study.datasets.near_duplicates import connect, look_alikes
 from study.datasets.pairs import Pairs, find_pairs
+from study.datasets.photo import BadImage, read_photo
+from study.datasets.unused_files import UnusedFiles
 from study.errors import InputError
-from study.likeness import connect, look_alikes
-from study.photo import BadImage, read_photo
-from study.unused_files import UnusedFiles
 
 URL = "https://cmp.felk.cvut.cz/~tylecr1/facade/"
 # Part of the database -> its archive, how its files are named, number of facades.

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from study.cache import Entry, cached, file_stamps
 from study.datasets.archive import unpacked
 from study.datasets.source import DataSource
 from study.errors import InputError
+from study.storage.cache import Entry, cached, file_stamps
 
 CLASSES = (
     "T-shirt/top",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from study.datasets.photo import BadImage, opened, upright
 from study.errors import InputError
-from study.photo import BadImage, opened, upright
 
 Color = tuple[int, int, int]
 NUMBERS = ("L", "I", "I;16", "I;16B", "I;16L")  # modes whose values are numbers

@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from study.cache import Entry, cached, checksum, file_stamps
 from study.datasets import cmp_facade, pairs
 from study.datasets.archive import unpacked
 from study.datasets.mask import palette_of, read_mask
+from study.datasets.near_duplicates import connect, look_alikes
 from study.datasets.pairs import Pairs
+from study.datasets.photo import TURNED, BadImage, averaged, read_photo
 from study.datasets.source import DataSource
+from study.datasets.unused_files import UnusedFiles, is_systems
 from study.errors import InputError
-from study.likeness import connect, look_alikes
-from study.photo import TURNED, BadImage, averaged, read_photo
-from study.unused_files import UnusedFiles, is_systems
+from study.storage.cache import Entry, cached, checksum, file_stamps
 
 CLASSES = ("others", "facade", "pillar", "window", "balcony")
 # The data set's own colours, from the palette of its masks.

@@ -9,8 +9,8 @@ import dataclasses
 import os
 from pathlib import Path
 
+from study.datasets.unused_files import SYSTEM, UnusedFiles, is_systems
 from study.errors import InputError
-from study.unused_files import SYSTEM, UnusedFiles, is_systems
 
 PHOTOS, MASKS = (".jpg", ".jpeg"), (".png",)
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from study.cache import cache_home
 from study.errors import InputError
+from study.storage.cache import cache_home
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

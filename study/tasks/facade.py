@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from study.cache import Entry, array_checksum, cached
+from study.config import VAL_SHARE
 from study.datasets import drawn_facades, mini_facade
 from study.datasets.source import DataSource, ImageSet, Splits
+from study.datasets.splits import grouped_split
 from study.errors import InputError
-from study.setting import VAL_SHARE
-from study.split import grouped_split
+from study.storage.cache import Entry, array_checksum, cached
 from study.task import Figure, Meter, Task, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Facade(Task):
 
     def build_model(self, config: FacadeConfig) -> torch.nn.Module:
         """Return the network of the family `model`."""
-        from study.models import HourglassNet, UNet
+        from study.training.models import HourglassNet, UNet
 
         if config.model == "unet":
             levels = (config.width * config.growth**level for level in range(config.depth + 1))
@@ -196,7 +196,7 @@ class Facade(Task):
         """Return cross-entropy over all pixels, as it is or as `loss` changes it."""
         from torch.nn.functional import cross_entropy
 
-        from study import losses
+        from study.training import losses
 
         smoothing = config.label_smoothing
         if config.loss == "weighted":
@@ -210,7 +210,7 @@ class Facade(Task):
 
     def build_meter(self, device: torch.device) -> Meter:
         """Return average precision, IoU and pixel accuracy."""
-        from study.meters import SegmentationMeter
+        from study.training.meters import SegmentationMeter
 
         return SegmentationMeter(self.classes, device)
 
@@ -236,26 +236,27 @@ class Facade(Task):
 
     def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw precision-recall curves, AP and IoU per class, confusion matrix and examples."""
-        from study import figures, image_figures, metrics
+        from study.figures import image_plots, plots
+        from study.training import metrics
 
         histograms, confusion = figure_data["histograms"], figure_data["confusion"]
         curves = [metrics.precision_recall_curve(counts) for counts in histograms]
         precisions = [metrics.average_precision(counts) for counts in histograms]
         ious = metrics.intersections_over_union(confusion)
-        colors = [figures.hex_color(color) for color in mini_facade.PALETTE]
+        colors = [plots.hex_color(color) for color in mini_facade.PALETTE]
         shown = figure_data["scores"]  # best, median and worst images
         words = [("best", "median", "worst")[3 * k // len(shown)] for k in range(len(shown))]
         scores = [f"{w}: {100 * score:.1f} % right" for w, score in zip(words, shown, strict=True)]
         return {
-            "precision_recall": figures.precision_recall(
+            "precision_recall": plots.precision_recall(
                 curves, precisions, self.classes, colors, note
             ),
-            "ap_per_class": figures.class_bars(
+            "ap_per_class": plots.class_bars(
                 precisions, self.classes, "average precision", note, colors
             ),
-            "iou_per_class": figures.class_bars(ious, self.classes, "IoU", note, colors),
-            "confusion_matrix": figures.confusion_matrix(confusion, self.classes, note),
-            "segmentations": image_figures.segmentations(
+            "iou_per_class": plots.class_bars(ious, self.classes, "IoU", note, colors),
+            "confusion_matrix": plots.confusion_matrix(confusion, self.classes, note),
+            "segmentations": image_plots.segmentations(
                 figure_data["images"],
                 figure_data["targets"],
                 figure_data["predictions"],

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from study.cache import Entry, array_checksum, cached
 from study.classification import Classification
 from study.datasets import drawn_garments, fashion_mnist
 from study.datasets.source import DataSource, ImageSet
+from study.storage.cache import Entry, array_checksum, cached
 from study.task import OBJECT, Figure, Meter, TrainConfig, Value, setting
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Fashion(Classification):
 
     def build_model(self, config: FashionConfig) -> torch.nn.Module:
         """Return the network of the family `model`."""
-        from study.models import ResidualNet, TwoConv
+        from study.training.models import ResidualNet, TwoConv
 
         num_classes = len(self.classes)
         if config.model == "residual":
@@ -143,7 +143,7 @@ class Fashion(Classification):
 
     def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
         """Draw confusion matrix, accuracy per class, examples and filters."""
-        from study import image_figures
+        from study.figures import image_plots
 
         right = (figure_data["right_images"], figure_data["right_confidences"])
         wrong = (
@@ -153,8 +153,8 @@ class Fashion(Classification):
         )
         return {
             **super().figures(figure_data, note),
-            "right_and_wrong": image_figures.right_and_wrong(right, wrong, self.classes, note),
-            "filters": image_figures.filters(figure_data["filters"], note),
+            "right_and_wrong": image_plots.right_and_wrong(right, wrong, self.classes, note),
+            "filters": image_plots.filters(figure_data["filters"], note),
         }
 
 

@@ -4,7 +4,7 @@
 
 Trains the same network in one process with as many threads as there are cores, and in as many
 processes with one thread each, in turns; the sum of images per second is compared.
-`study.resources.allocate` takes a trial per core by default.
+`study.cluster.resources.allocate` takes a trial per core by default.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def train(case: str, threads: int, epochs: int, start: Any, results: Any) -> Non
     import torch
 
     from study.datasets.source import DataSource
-    from study.loop import fit
     from study.task import build_config, load_task
+    from study.training.loop import fit
 
     torch.set_num_threads(threads)
     name, settings, num_batches = CASES[case]

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from study.cluster.session import set_ray_options
 from study.datasets.source import DataSource
-from study.ray_session import set_ray_options
 
 HERE = Path(__file__).parent
 

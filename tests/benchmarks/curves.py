@@ -9,9 +9,9 @@ after each epoch. Lines that are there already are kept, so that a run that was 
 
 All learning rates and weight decays of one choice of widths are trained side by side, as one
 network with a group of channels for each: convolutions and batch normalisation keep groups apart,
-so each group is the baseline of `study.models` with its own start, trained by its own Adam on the
-same batches. The setting is cheap: of Fashion-MNIST 10,000 training and 5,000 validation images, of
-mini-facade all, split by facade, at 64x64 pixels; no image of a test split.
+so each group is the baseline of `study.training.models` with its own start, trained by its own Adam
+on the same batches. The setting is cheap: of Fashion-MNIST 10,000 training and 5,000 validation
+images, of mini-facade all, split by facade, at 64x64 pixels; no image of a test split.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import torch
 import torch.multiprocessing
 from torch import Tensor, nn
 
-from study import distributed
-from study.batches import Batches
 from study.datasets.source import DataSource, ImageSet
 from study.task import Task, build_config, load_task
+from study.training import distributed
+from study.training.batches import Batches
 
 PLACE = Path(__file__).parent / "curves"
 EPOCHS = 20
@@ -64,7 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"fashion": {}, "facade": {"image_size": 6
 
 
 def grouped_fashion(widths: Sequence[int], num_classes: int, groups: int) -> nn.Module:
-    """Return `study.models.TwoConv` once per group; its linear layers are convolutions."""
+    """Return `study.training.models.TwoConv` once per group; its linear layers are convolutions."""
     first, second = (groups * width for width in widths)
     hidden = groups * 128
     return nn.Sequential(
@@ -82,7 +82,7 @@ def grouped_fashion(widths: Sequence[int], num_classes: int, groups: int) -> nn.
 
 
 def grouped_facade(widths: Sequence[int], num_classes: int, groups: int) -> nn.Module:
-    """Return `study.models.HourglassNet` once per group."""
+    """Return `study.training.models.HourglassNet` once per group."""
     w1, w2, w3, w4 = (groups * width for width in widths)
 
     def conv(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:

@@ -9,7 +9,7 @@ best value stays from the optimum.
 
     fail        FAIL: TPE leaves such trials out
     worst       COMPLETE with the worst value so far
-    infeasible  PRUNED without a value, a constraint missed by far: `study.sampling`
+    infeasible  PRUNED without a value, a constraint missed by far: `study.search.sampler`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import optuna
 from report import Report, out_parser
 
-from study.sampler import NUM_RANDOM, tpe
+from study.search.sampler import NUM_RANDOM, tpe
 
 NUM_TRIALS = 60
 TOLD = ("infeasible", "worst", "fail")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from report import Report, out_parser
 
-from study.estimate import estimate
-from study.plan import make_plan
-from study.record import StudyRecord
+from study.dry_run.estimate import estimate
+from study.records.study_record import StudyRecord
+from study.runner.plan import make_plan
 from study.tune import build_parser, options_of
 
 NARROW = """\

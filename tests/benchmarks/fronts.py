@@ -9,8 +9,8 @@ were stopped, and the hypervolume of the front that was found: the area that it 
 and logarithm of size, of that of the true front.
 
     half    no stopping, half as many trials
-    first   ASHA by the first objective (`study.asha.Rungs`)
-    fronts  non-dominated trials go on, and the best third by rank (`study.asha.FrontRungs`)
+    first   ASHA by the first objective (`study.search.asha.Rungs`)
+    fronts  non-dominated trials go on, and the best third by rank (`study.search.asha.FrontRungs`)
 
 Then searches by TPE of `SEARCHED` trials, two at a time, none stopped: the part of the hypervolume
 of all configurations that is found, with parameters drawn together and each for itself.
@@ -27,9 +27,9 @@ from curves import EPOCHS, GRIDS
 from report import Report, out_parser
 from searchers import CONCURRENT, NUM_TRIALS, Landscape
 
-from study.asha import FrontRungs, Rungs
 from study.objective import front
-from study.sampler import tpe
+from study.search.asha import FrontRungs, Rungs
+from study.search.sampler import tpe
 from study.task import build_config, load_task
 
 GRACE, FACTOR = 4, 3.0

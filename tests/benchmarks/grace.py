@@ -26,10 +26,10 @@ import torch
 from curves import NUM_TRAIN, NUM_VAL, part_of
 from report import Report, out_parser
 
-from study.asha import Rungs
 from study.datasets.source import DataSource, Splits
-from study.loop import fit
+from study.search.asha import Rungs
 from study.task import Task, build_config, load_task
+from study.training.loop import fit
 
 EPOCHS = 20
 FACTOR = 3.0

@@ -17,11 +17,11 @@ from statistics import mean
 import numpy as np
 from report import Report, out_parser
 
-import study.importance as measured
-from study.importance import Importance, importance
-from study.record import StudyRecord
-from study.sampler import Sampler
-from study.space import Parameter, SearchSpace
+import study.search.importance as measured
+from study.records.study_record import StudyRecord
+from study.search.importance import Importance, importance
+from study.search.sampler import Sampler
+from study.search_space import Parameter, SearchSpace
 from study.task import load_task
 
 TASK = load_task("facade")

@@ -129,8 +129,8 @@ def bare(trials: int, concurrent: int) -> None:
     def train(config: dict[str, float]) -> None:
         import torch
 
-        from study.loop import fit
         from study.task import build_config, load_task
+        from study.training.loop import fit
 
         torch.set_num_threads(1)
         task = load_task("few")

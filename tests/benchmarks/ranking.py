@@ -28,12 +28,12 @@ import torch.multiprocessing
 from scipy.stats import spearmanr
 
 from study.datasets.source import DataSource
-from study.files import write_text
-from study.loop import Interrupted, fit
-from study.run_folder import RunFolder
-from study.space import SearchSpace, find_space
-from study.space_file import load_space
+from study.records.run_folder import RunFolder
+from study.search.space_file import load_space
+from study.search_space import SearchSpace, find_space
+from study.storage.files import write_text
 from study.task import NUM_FOLDS, base_values, best_row, build_config, load_task
+from study.training.loop import Interrupted, fit
 
 RESULTS = Path(__file__).parent / "results"
 TASK = load_task("facade")
@@ -175,7 +175,7 @@ def work(process: int, experiment: Experiment, deadline: float) -> None:
 
 def score_tests(experiment: Experiment) -> None:
     """Score the test split with every training that is not scored yet."""
-    from study.closed_split import score
+    from study.selection.held_out_test import score
 
     path = experiment.args.out / "tests.json"
     tests = json.loads(path.read_text()) if path.exists() else {}

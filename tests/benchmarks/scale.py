@@ -169,7 +169,7 @@ def bare(trials: int, reports: int, out: Path) -> None:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    from study.sampler import tpe
+    from study.search.sampler import tpe
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 

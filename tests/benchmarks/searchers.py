@@ -7,9 +7,9 @@ Every strategy runs on the curves that `curves.py` kept until it has seen the ta
 trials without stopping find as their best, in the median over many seeds. What counts is the epochs
 that it spent, averaged over seeds, against random search without stopping in the same space.
 
-Strategies differ in the searcher (TPE as `study.sampling` sets it up, or random), in early stopping
-(ASHA as `study.asha`, with its grace period and reduction factor) and in what Optuna is told of a
-stopped trial:
+Strategies differ in the searcher (TPE as `study.search.sampler` sets it up, or random), in early
+stopping (ASHA as `study.search.asha`, with its grace period and reduction factor) and in what
+Optuna is told of a stopped trial:
 
     pruned   PRUNED with all values by epoch: TPE ranks it below those that got further
     last     COMPLETE with its last value, as Ray's OptunaSearch does
@@ -23,8 +23,8 @@ of all configurations, if TPE begins after 2, 4 or 10 random trials, or never, u
 
     python tests/benchmarks/searchers.py --short    # that alone, five minutes
 
-And TPE as studies use it (`study.sampling.tpe`) beside its alternatives: each parameter drawn for
-itself, and with no regard to the trials that run.
+And TPE as studies use it (`study.search.sampler.tpe`) beside its alternatives: each parameter drawn
+for itself, and with no regard to the trials that run.
 
     python tests/benchmarks/searchers.py --tpe      # that alone, ten minutes
 """
@@ -46,8 +46,8 @@ import optuna
 from curves import EPOCHS, GRIDS, PLACE
 from report import Report, out_parser
 
-from study.asha import Rungs
-from study.sampler import NUM_RANDOM, tpe
+from study.search.asha import Rungs
+from study.search.sampler import NUM_RANDOM, tpe
 
 NUM_TRIALS = 24  # of the random search whose best is the target
 MOST_TRIALS = 240  # a strategy that needs more counts with these

@@ -26,7 +26,7 @@ from contenders import run
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from report import Report, median, out_parser
 
-from study.tracking_store import connect, ensure_experiment, log_history
+from study.tracking.store import connect, ensure_experiment, log_history
 
 NAMES = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "epoch_seconds"]
 NAMES += [f"val/accuracy/{number}" for number in range(10)]
@@ -133,7 +133,7 @@ def timed_study(argv: list[str]) -> int:
     import psutil
 
     from study import tune
-    from study.drawing import Drawing
+    from study.tracking.figure_worker import Drawing
 
     close = Drawing.close
 

@@ -6,7 +6,7 @@ bare      the same network, batch size, fused optimizer and memory format (chann
           tensors that lie normalised on the device: no metrics, no reports, nothing but steps
 tutorial  torchvision's data set and transforms, a DataLoader (the better of 0 and 2 processes),
           loss and accuracy by `.item()` for each batch
-ours      `study.loop.fit`, all of it
+ours      `study.training.loop.fit`, all of it
 
 All take turns, epoch by epoch, with all cores. Epochs have the same number of batches.
 """
@@ -30,12 +30,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from study import distributed
-from study.batches import Batches
 from study.datasets.source import DataSource
-from study.evaluation import evaluate
-from study.loop import fit
 from study.task import TrainConfig, build_config, load_task
+from study.training import distributed
+from study.training.batches import Batches
+from study.training.evaluation import evaluate
+from study.training.loop import fit
 
 Epoch = Callable[[], float]  # trains one and returns images per second
 

@@ -1,0 +1,1 @@
+"""Ray started and watched, nodes found and checked, CPUs and GPUs allocated."""

@@ -1,0 +1,202 @@
+"""Survey of a study's machines: what each has, and where it differs from the driver's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from study.cluster.node_check import NodeReport, Request, check_node
+from study.cluster.nodes import live_nodes
+from study.cluster.resources import Node
+from study.datasets.source import DataSource
+from study.errors import InputError, StorageError
+from study.storage.files import write_text
+from study.storage.paths import AnyPath, children
+
+NODE_SECONDS = 900.0  # for a node to answer; it may prepare a data set first
+PATIENCE_SECONDS = 5.0  # before saying which nodes are waited for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Survey:
+    """The result of checking all machines.
+
+    Attributes:
+        reports: By host; None for one that did not answer.
+        problems: `(host, sentence)`; the host is empty for the cluster as a whole.
+    """
+
+    reports: dict[str, NodeReport | None]
+    problems: list[tuple[str, str]]
+
+
+def survey(
+    studies: AnyPath,
+    task: str | None,
+    source: DataSource,
+    nodes: list[Node] | None,
+    ask: Callable[[], None] = lambda: None,
+) -> Survey:
+    """Check this machine, or every node of the cluster against it.
+
+    Args:
+        studies: Folder of the studies.
+        task: Whose data set is looked for; None for no data set.
+        source: Where it is looked for.
+        nodes: Of the cluster; None for this machine alone, without Ray.
+        ask: Called while waiting for answers; raises to end that.
+    """
+    problems: list[tuple[str, str]] = []
+    with ExitStack() as stack:
+        folder = None
+        try:
+            folder = stack.enter_context(_shared_folder(studies))
+        except InputError as error:
+            problems.append(("", str(error)))
+        request = Request(
+            task=task,
+            dataset=source.dataset,
+            data_dir=str(source.data_dir),
+            cache_dir=str(source.cache_dir),
+            storage=None if folder is None else str(folder),
+            gpus=0.0,
+        )
+        here = check_node(request)
+        answers: dict[str, NodeReport | str] = {"this machine": here}
+        if nodes is not None:
+            answers = dict(_answers(nodes, request, ask))
+        problems += [(host, answer) for host, answer in answers.items() if isinstance(answer, str)]
+        reports = {
+            host: answer if isinstance(answer, NodeReport) else None
+            for host, answer in answers.items()
+        }
+        for host, report in reports.items():
+            if report is not None:
+                problems += [(host, problem) for problem in _problems(report, here, folder)]
+    return Survey(reports=reports, problems=problems)
+
+
+def _problems(report: NodeReport, here: NodeReport, folder: AnyPath | None) -> Iterator[str]:
+    """Yield what is wrong with a machine, or between it and the driver's."""
+    yield from report.problems
+    yield from _differences(here, report)
+    wrote = folder and report.wrote and folder / report.wrote
+    if folder and wrote and not _arrived(wrote, report.probe):
+        yield (
+            f"what it wrote to {folder.parent} does not arrive here: the folder is not shared. "
+            "Name one that is (NFS, s3://bucket/studies) with --studies-dir."
+        )
+
+
+def check_nodes(
+    studies: AnyPath,
+    task: str,
+    source: DataSource,
+    nodes: list[Node],
+    ask: Callable[[], None],
+) -> None:
+    """Check every node of the cluster before a study begins; the arguments are `survey`'s.
+
+    Raises:
+        InputError: Something is wrong; says what and where.
+    """
+    problems = survey(studies, task, source, nodes, ask).problems
+    if problems:
+        told = "; ".join(f"{host}: {problem}" if host else problem for host, problem in problems)
+        raise InputError(f"{told} (`python -m study.doctor` with the same flags shows all nodes)")
+
+
+def _answers(
+    nodes: list[Node], request: Request, ask: Callable[[], None]
+) -> Iterator[tuple[str, NodeReport | str]]:
+    """Yield what each node answers, or why it does not."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    check: Any = ray.remote(num_cpus=0, max_retries=0)(check_node)
+    asked = {
+        check.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(dataclasses.replace(request, gpus=node.gpus)): node
+        for node in nodes
+    }
+    waiting = list(asked)
+    _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE_SECONDS)
+    if waiting:
+        hosts = ", ".join(asked[reference].host for reference in waiting)
+        print(f"waiting for {hosts}; a data set is prepared once per machine", file=sys.stderr)
+        until = time.monotonic() + NODE_SECONDS
+        while waiting and time.monotonic() < until:
+            ask()
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
+    for reference, node in asked.items():
+        if reference in waiting:
+            ray.cancel(reference, force=True)
+            yield node.host, f"did not answer within {NODE_SECONDS:.0f} s; look at its logs."
+            continue
+        try:
+            yield node.host, ray.get(reference)
+        except Exception as error:  # what a node without the package raises, or one that dies
+            text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            if node.id not in [live.id for live in live_nodes()]:
+                text = "it went away meanwhile"
+            elif "No module named" in text:
+                text += "; install the project on this machine as on the others (cluster.yaml)"
+            yield node.host, f"cannot be checked: {text}"
+
+
+def _differences(here: NodeReport, there: NodeReport) -> Iterator[str]:
+    """Yield what is not as on the driver's machine."""
+    fix = "the set-up of all machines must install the same (cluster.yaml)"
+    if there.python != here.python:
+        yield f"Python {there.python}, the driver has {here.python}; {fix}."
+    for package, version in here.versions.items():
+        if there.versions.get(package) != version:
+            have = there.versions.get(package) or "no"
+            yield f"{have} {package}, the driver has {version}; {fix}."
+    if there.code != here.code:
+        yield f"another version of this project than the driver's; {fix}."
+    if there.checksum and here.checksum and there.checksum != here.checksum:
+        yield "another data set than the driver's (its checksum differs); copy the driver's."
+
+
+@contextmanager
+def _shared_folder(studies: AnyPath) -> Iterator[AnyPath]:
+    """Yield a folder of this check beside the studies, holding what the driver wrote.
+
+    Raises:
+        InputError: The driver cannot write there.
+    """
+    folder = studies / f".doctor-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True)
+        write_text(folder / "driver", json.dumps({"time": time.time()}))
+    except (OSError, StorageError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot write {studies} ({reason}); mend it, or name another folder with "
+            "--studies-dir."
+        ) from None
+    try:
+        yield folder
+    finally:
+        with suppress(OSError, StorageError):
+            for file in children(folder):
+                file.unlink()
+            folder.rmdir()
+
+
+def _arrived(path: AnyPath, probe: str) -> bool:
+    deadline = time.monotonic() + 3.0  # NFS shows new files of others after a moment
+    while time.monotonic() < deadline:
+        with suppress(OSError, StorageError):
+            if path.read_bytes().decode() == probe:
+                return True
+        time.sleep(0.2)
+    return False

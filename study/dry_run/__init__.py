@@ -1,0 +1,1 @@
+"""What a study would take: steps measured, studies simulated."""

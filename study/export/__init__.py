@@ -1,0 +1,1 @@
+"""The winner, tested and written as a folder with its model card."""

@@ -1,0 +1,265 @@
+"""The winner of a study, tested once and handed over: exported, registered, or both.
+
+Of a confirmation that is a training of the configuration that won it, the best compared with others
+on its fold, with the mean and interval of all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study.datasets.source import DataSource
+from study.errors import InputError, StorageError
+from study.export import folder as export_folder
+from study.export.export import Draft
+from study.records.manifest import refuse_other_data
+from study.records.study_record import StudyRecord
+from study.records.trial_record import TrialRecord
+from study.reporting import report_page
+from study.reporting.tables import per_class_table
+from study.selection.confirmation import Confirmation
+from study.selection.held_out_test import load_trained, prepare, test_once
+from study.selection.test_log import describe_test, result_of, tags_of
+from study.storage.lock import driver_of
+from study.task import Task
+from study.tracking import registry, results, store
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Order:
+    """What `study.best` was asked to do with the winner.
+
+    Attributes:
+        folder: Where the export is to be; None if it is only registered.
+        model: Name in MLflow's registry; None if it is not registered.
+        force: Whether a trial that has not ended is taken.
+        quiet: Whether nothing is printed to stdout.
+        data_dir: Folder of data sets; None for the usual one.
+        tracking_uri: MLflow store; None for the usual one.
+    """
+
+    folder: Path | None
+    model: str | None
+    force: bool = False
+    quiet: bool = False
+    data_dir: str | None = None
+    tracking_uri: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Winner:
+    """What is handed over.
+
+    Attributes:
+        searched: The study.
+        number: Of its trial whose configuration it is.
+        record: Where the weights are: the study, or its confirmation.
+        training: The trial there.
+        confirmed: What the confirmation says of the configuration; None if it is not confirmed.
+    """
+
+    searched: StudyRecord
+    number: int
+    record: StudyRecord
+    training: TrialRecord
+    confirmed: dict[str, Any] | None
+
+    @staticmethod
+    def of(
+        searched: StudyRecord,
+        trial: TrialRecord,
+        confirmation: Confirmation | None,
+        given: bool,
+    ) -> Winner:
+        """Return what to hand over.
+
+        Args:
+            searched: The study.
+            trial: Of it, the best one or the one that was asked for.
+            confirmation: Of the study's best; None if there is none.
+            given: Whether the trial was asked for; else the confirmation's winner takes its place.
+        """
+        if confirmation is not None:
+            one = confirmation.of(trial.number) if given else confirmation.winner
+            if one is not None and one.trainings:
+                training = confirmation.best_training(one)
+                origin = confirmation.as_origin(one)
+                return Winner(searched, one.trial.number, confirmation.record, training, origin)
+        return Winner(searched, trial.number, searched, trial, None)
+
+
+def choose(record: StudyRecord, ranking: Sequence[TrialRecord], number: int | None) -> TrialRecord:
+    """Return the best trial, or the one of this number.
+
+    Raises:
+        InputError: There is no such trial.
+    """
+    if not ranking:
+        raise InputError(f"study {record.path.name} has no trial with a result to export yet.")
+    if number is None:
+        return ranking[0]
+    for trial in ranking:
+        if trial.number == number:
+            return trial
+    raise InputError(f"study {record.path.name} has no trial {number} with a result.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A winner that was tested and exported.
+
+    Attributes:
+        folder: Of the export.
+        test: As `test_once` returns it.
+        difference: The largest one between a logit of the exported and of the trained model.
+    """
+
+    folder: Path
+    test: Mapping[str, Any]
+    difference: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The metrics of the test split alone, by full name."""
+        metrics = self.test["metrics"]
+        return {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+    def describe(self, task: Task, metric: str, place: str) -> str:
+        """Return test and export for people; `place` says where the export is."""
+        return (
+            f"\n{describe_test(metric, self.test)}\n{per_class_table(task, self.scores, 'test')}"
+            f"\n\n{place}; the reloaded model.pt2 differs from the trained model by "
+            f"at most {self.difference:.1e} in a logit"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return test and export as a JSON object."""
+        return {
+            "dir": str(self.folder),
+            "test": self.scores,
+            "intervals": self.test.get("intervals", {}),
+            "size": self.test["size"],
+            "openings": self.test["openings"],
+            "difference": self.difference,
+        }
+
+
+def hand_over(task: Task, winner: Winner, order: Order) -> tuple[dict[str, Any], str | None]:
+    """Test, export and register; return what was done, by flag, and what MLflow was not told.
+
+    All that can fail for outside reasons is done or tried while the test split is closed.
+
+    Raises:
+        InputError: The trial has not ended, the data or the store are not the study's, or the
+            folder cannot be written.
+        TrialError: The weights or the exported model are not as they must be.
+        DamagedFile: The weights are.
+        StorageError: The disk is full.
+    """
+    done: dict[str, Any] = {}
+    uri = store.resolve_uri(order.tracking_uri)
+    with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
+        folder = order.folder or Path(scratch) / "export"  # only what is registered stays
+        exported, trouble = _export(task, winner, folder, order, uri)
+        if not order.quiet:
+            place = "exported" if order.folder is None else f"exported to {exported.folder}"
+            print(exported.describe(task, winner.record.manifest["metric"], place))
+        if order.folder is not None:
+            done["export"] = exported.as_json()
+        if order.model is not None:
+            mode = winner.searched.manifest["mode"]
+            registered = registry.register(uri, order.model, folder, mode)
+            done["registered"] = registered
+            if not order.quiet:
+                print(_registration(uri, registered))
+    return done, trouble
+
+
+def _export(
+    task: Task, winner: Winner, folder: Path, order: Order, uri: str
+) -> tuple[Exported, str | None]:
+    """Test the winner once, export it, and record both; return that, and what was not recorded.
+
+    The order matters: up to `test_once` nothing has seen the test split.
+    """
+    record, training, goal = winner.record, winner.training, winner.searched.goal
+    if not order.force:
+        _refuse_unfinished(winner)
+    source = DataSource.find(record.manifest["dataset"], order.data_dir)
+    refuse_other_data(record.manifest, task.identity(source), source.data_dir)
+    load_trained(task, record, training)  # before what takes longer
+    target = export_folder.make_ready(folder)
+    run_id = results.ensure_run(uri, record, task, training)
+    if order.model is not None:
+        registry.check(uri, order.model)
+    again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
+    print(f"testing trial {winner.number} and exporting it{again}", file=sys.stderr)
+    with export_folder.draft_of(target) as beside:
+        try:
+            ready = prepare(task, source, record, training)
+            draft = Draft(ready=ready, goal=goal, confirmed=winner.confirmed, folder=beside)
+            model = draft.write_model(source)
+            if ready.validation is not None:  # it was not tested before
+                draft.rehearse(model)
+            test = test_once(ready, "export", forced=order.force)
+            draft.write_results(model, test)
+        except OSError as error:
+            raise StorageError(f"cannot write the export {beside} ({error}).") from error
+        export_folder.publish(beside, target)
+    scores = result_of(task, record.manifest["metric"], test)
+    trouble = results.record_handover(uri, run_id, scores, tags_of(test), target)
+    place = folder.expanduser().absolute()
+    return Exported(folder=place, test=test, difference=model.difference), trouble
+
+
+def _registration(uri: str, registered: Mapping[str, Any]) -> str:
+    """Return for people which version it is, and how the champion is served if it is that."""
+    name = registered["model"]
+    text = f"\nmodel {name}: {registered['why']}"
+    if registered["champion"] == registered["version"]:
+        text += (
+            f"\n  MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve "
+            f"-m models:/{name}@champion --env-manager local"
+        )
+    return text
+
+
+def _refuse_unfinished(winner: Winner) -> None:
+    """Refuse a trial that may go on: it could be tested after each of its epochs.
+
+    Raises:
+        InputError: It has not ended; says how it goes on.
+    """
+    training = winner.training
+    if training.state != "running":
+        return
+    command = winner.record.manifest.get("starts", [{}])[-1].get("command", "the study's command")
+    driver = driver_of(winner.record.path)
+    way = "wait for it" if driver["alive"] else f"it goes on with: {command}"
+    raise InputError(
+        f"trial {winner.number} has not ended (epoch {training.epochs} of "
+        f"{winner.record.manifest['epochs']}), so the test split stays closed: {way}. Or name "
+        f"another by --trial, or take this one as it is by --trial {winner.number} --force, which "
+        "is recorded."
+    )
+
+
+def renew_report(record: StudyRecord, tracking_uri: str | None) -> str | None:
+    """Write the study's page anew with what was confirmed and tested, also in MLflow.
+
+    Returns:
+        A sentence if MLflow cannot be told.
+    """
+    record = StudyRecord.read(record.path)  # with its own constraints
+    report_page.write(record)
+
+    def tell() -> None:
+        results.record_report(store.resolve_uri(tracking_uri), record)
+
+    return results.try_to_tell(tell)

@@ -1,0 +1,1 @@
+"""Learning curves and pictures of results, drawn with matplotlib."""

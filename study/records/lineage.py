@@ -1,0 +1,114 @@
+"""The origin of a study's folder: where it was made, moved, renamed, or a copy of another.
+
+    studies/a -> studies/b     moved: the study is called b from now on and keeps its runs in MLflow
+    cp -r studies/a studies/b  a copy: a study of its own, which has new runs for all its trials
+
+A copy is told by the place that its `study.json` names, where the other one is still; one made for
+another machine by its commands: MLflow has the last one of the study, and it is none of this
+folder's. A copy that brought its own tracking store along (a whole project was copied) disturbs
+nobody and keeps its runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from study.errors import DamagedFile, StorageError
+from study.storage.files import read_document
+from study.storage.paths import AnyPath, ObjectPath, as_path, children
+from study.storage.sqlite_uri import path_of
+
+logger = logging.getLogger(__name__)
+
+
+def place_of(path: AnyPath) -> str:
+    """Return how a study's folder is named in its manifest."""
+    if isinstance(path, ObjectPath):
+        return f"{path.scheme}://{path.key}"
+    return str(path.resolve())
+
+
+def name_of(path: AnyPath, manifest: dict[str, Any]) -> str:
+    """Return a study's name, its folder's; of a confirmation the name of the study it confirms."""
+    confirms = "confirms" in manifest and path.parent.name == "confirm"
+    return path.parent.parent.name if confirms else path.name
+
+
+def first_place(path: AnyPath, manifest: dict[str, Any]) -> str:
+    """Return where a study was made, as far as a manifest tells that does not name the place."""
+    if "confirms" in manifest and path.parent.name == "confirm":
+        searched = path.parent.parent.parent / manifest["study"]
+        return place_of(searched / "confirm" / path.name)
+    return place_of(path.parent / manifest["study"])
+
+
+def settle(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]:
+    """Make a study go on where it is now, a copy with runs of its own; return its manifest.
+
+    Args:
+        path: The study's folder.
+        manifest: As it is there.
+        uri: Absolute tracking URI of the command that goes on.
+    """
+    here, before = place_of(path), manifest["place"]
+    if before == here:
+        return manifest
+    if not _is_there(before, path, manifest):
+        logger.warning(
+            "the study in %s was in %s; it goes on with its runs in MLflow", path, before
+        )
+    elif _brought_its_store(before, here, uri):
+        logger.warning(
+            "the study in %s is a copy of %s, and so is its tracking store; both go on",
+            path,
+            before,
+        )
+    else:
+        logger.warning(
+            "the study in %s is a copy of %s; from now on it is a study of its own, and its trials "
+            "get runs of their own in MLflow",
+            path,
+            before,
+        )
+        manifest = separate(path, manifest)
+    return {**manifest, "place": here}
+
+
+def separate(path: AnyPath, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Make a copy forget its runs in MLflow; return its manifest as a study of its own."""
+    for folder in children(path / "trials"):
+        (folder / "mlflow_run.json").unlink(missing_ok=True)
+    origin = {"id": manifest["id"], "place": manifest["place"]}
+    return {**manifest, "id": uuid.uuid4().hex, "copy_of": origin}
+
+
+def _is_there(before: str, path: AnyPath, manifest: dict[str, Any]) -> bool:
+    """Return whether the same study is at another place, too."""
+    there = as_path(before)
+    if isinstance(there, Path) and isinstance(path, Path):
+        with suppress(OSError):
+            if there.samefile(path):  # by another path
+                return False
+    if isinstance(there, ObjectPath) and isinstance(path, ObjectPath):
+        there = ObjectPath(there.scheme, there.key, path.query)
+    elif isinstance(there, ObjectPath):
+        return False  # with which credentials is not known
+    try:
+        other = read_document(there / "study.json")
+    except (DamagedFile, StorageError):  # the second: another bucket, which is closed to us
+        return False
+    return bool(other.get("id") == manifest["id"])
+
+
+def _brought_its_store(before: str, here: str, uri: str) -> bool:
+    """Return whether the tracking store lies beside the copy as another lies beside the other."""
+    file = path_of(uri) if uri else None
+    if file is None or "://" in before + here or not file.exists():
+        return False
+    other = Path(os.path.normpath(Path(before) / os.path.relpath(file.resolve(), here)))
+    return other.exists() and not other.samefile(file)

@@ -1,0 +1,1 @@
+"""A study run by Ray: the plan, trials and their workers, failures, stops, confirmations."""

@@ -1,0 +1,281 @@
+"""A study as asked for, checked completely before Ray starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from study.cluster.resources import Node, Resources, allocate, this_machine
+from study.config import (
+    TrainConfig,
+    Value,
+    build_config,
+    check_sync,
+    config_fields,
+    parse_assignments,
+)
+from study.datasets.source import DataSource, check_classes
+from study.errors import InputError, StorageError
+from study.objective import Goal
+from study.records.manifest import (
+    METRICS_VERSION,
+    changed_metrics,
+    find_study,
+    read_manifest,
+    refuse_other_study,
+)
+from study.records.run_options import RunOptions
+from study.records.study_record import StudyRecord
+from study.search.parse_objective import parse_goal
+from study.search.space_file import load_space
+from study.search.warm_start import warm_start
+from study.search_space import SearchSpace, find_space
+from study.storage.paths import AnyPath, ObjectPath, as_path
+from study.task import Task, base_values, load_task, prepare
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_LENGTH = 200  # a file's name has 255 bytes at most, and MLflow and exports add to it
+MAX_SEED = 2**62  # what SQLite, numpy and torch take, with room for the numbers of trials
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """A study as asked for; only what needs Ray is left to check.
+
+    Attributes:
+        task: The task.
+        goal: What the study is after.
+        name: Of the study.
+        source: The data.
+        identity: What identifies the data set.
+        space: What is searched.
+        settings: Settings that all trials share.
+        epochs: Of a trial that is not stopped.
+        resources: Per trial; None on a cluster, which is asked later.
+        options: What the command asks for.
+    """
+
+    task: Task
+    goal: Goal
+    name: str
+    source: DataSource
+    identity: dict[str, Any]
+    space: SearchSpace
+    settings: dict[str, Value]
+    epochs: int
+    resources: Resources | None
+    options: RunOptions
+
+    @property
+    def folder(self) -> AnyPath:
+        """The study's folder."""
+        return as_path(self.options.studies_dir) / self.name
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return f"study {self.name}"
+
+    @property
+    def begun_before(self) -> bool:
+        """Whether MLflow may know the study."""
+        return self.folder.exists()
+
+    @property
+    def asha(self) -> tuple[int, float] | None:
+        """Grace period in epochs and reduction factor of ASHA; None if no trial is stopped."""
+        return self.options.asha(self.epochs)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what `study.json` says of the study, before it has run."""
+        manifest = {
+            "study": self.name,
+            "task": self.task.name,
+            "dataset": self.source.dataset,
+            "checksum": self.identity["checksum"],
+            **self.goal.describe(),
+            "epochs": self.epochs,
+            "space": self.space.describe(),
+            "settings": self.settings,
+            "seed": self.options.seed,
+            "sampler": self.options.sampler,
+            "data": self.identity,
+            "metrics_version": METRICS_VERSION,
+        }
+        name = self.options.warm_start_from
+        begun = any((self.folder / file).exists() for file in ("study.json", "optuna.db"))
+        if name and begun:  # what it told then is in the study's own manifest
+            manifest["warm_start"] = {"from": name}
+        elif name:
+            earlier = StudyRecord.read(find_study(as_path(self.options.studies_dir), name))
+            manifest["warm_start"] = warm_start(manifest, self.space, earlier)
+        return manifest
+
+    def begun(self) -> StudyRecord | None:
+        """Return the study's record as it is, None if it has not begun.
+
+        Raises:
+            InputError: The folder holds another study.
+        """
+        if not (self.folder / "study.json").exists():
+            return None
+        record = StudyRecord.read(self.folder)
+        refuse_other_study(self.folder, record.manifest, json.loads(json.dumps(self.manifest())))
+        return record
+
+    def refuse_changed_metrics(self) -> None:
+        """Make sure that the trials to come measure what those of an old study did.
+
+        Raises:
+            InputError: They would not, and the study is after that metric.
+        """
+        if not (self.folder / "study.json").exists():
+            return
+        known = read_manifest(self.folder)
+        changed = changed_metrics(known, self.goal.metrics)
+        if changed and StudyRecord.read(self.folder).num_ended() < self.options.num_samples:
+            way = (
+                f"Give the new study another --name (with --warm-start-from {self.name} it tries "
+                "the best of this one first)."
+            )
+            if "confirms" in known:
+                way = f"Move {self.folder} away and type the command again: it trains all anew."
+            raise InputError(
+                f"{self.title} began when {changed[0]} was each trial's own training loss; now it "
+                f"is plain cross-entropy, and the two do not compare. {way}"
+            )
+
+    def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
+        """Return the plan for these machines."""
+        resources = allocate(nodes, self.options)
+        sync = bool(self.settings["sync_batch_norm"])
+        check_sync(sync, resources.workers, resources.gpus_per_worker > 0)
+        return dataclasses.replace(self, resources=resources)
+
+
+def make_plan(options: RunOptions) -> StudyPlan:
+    """Check what a command asks for completely.
+
+    Raises:
+        InputError: The first mistake found.
+    """
+    task = load_task(options.task)
+    name = options.name or task.name
+    _check_name(name)
+    options.check()
+    _check_studies_dir(options.studies_dir)
+    _check_numbers(options)
+    _check_warm_start(options, name)
+    if options.system_metrics and importlib.util.find_spec("psutil") is None:
+        raise InputError("--system-metrics needs psutil; type: pip install psutil")
+    space, config = _space(task, options)
+    searched = {parameter.name for parameter in space.parameters} | {"seed"}
+    settings = {
+        field: getattr(config, field)
+        for field in config_fields(task.config_class)
+        if field not in searched
+    }
+    source = DataSource.find(options.dataset, options.data_dir)
+    study = StudyPlan(
+        task=task,
+        goal=parse_goal(task, options.objective, options.require),
+        name=name,
+        source=source,
+        identity={},
+        space=space,
+        settings=settings,
+        epochs=config.epochs,
+        resources=None,
+        options=options,
+    )
+    if options.address is None:
+        study = study.with_resources([this_machine()])
+    study = dataclasses.replace(study, identity=prepare(task, source))
+    check_classes(task.name, task.classes, task.load_splits(source, config))
+    return study
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that cannot be one of a folder everywhere."""
+    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
+        raise InputError(
+            f"--name {name[:40]!r}: use letters, digits, dots, dashes and underscores, "
+            f"{NAME_LENGTH} at most."
+        )
+
+
+def _check_numbers(options: RunOptions) -> None:
+    """Refuse numbers that can never be right."""
+    if not 0 <= options.seed <= MAX_SEED:
+        raise InputError(f"--seed must be 0 to 2**62, but got {str(options.seed)[:40]}.")
+    if options.grace_period is not None and options.grace_period < 1:
+        raise InputError(f"--grace-period must be at least 1, but got {options.grace_period}.")
+    if not options.reduction_factor > 1:
+        raise InputError(
+            f"--reduction-factor must be above 1, but got {options.reduction_factor:g}."
+        )
+    if options.max_failures < 0:
+        raise InputError(f"--max-failures must be 0 or more, but got {options.max_failures}.")
+    if options.keep_weights < 1:
+        raise InputError(f"--keep-weights must be at least 1, but got {options.keep_weights}.")
+
+
+def _check_warm_start(options: RunOptions, name: str) -> None:
+    """Refuse an earlier study of which the study of this name could learn nothing."""
+    if options.warm_start_from == name:
+        raise InputError(f"--warm-start-from {name}: the study itself; name another.")
+    if options.warm_start_from and options.sampler == "random":
+        raise InputError("--warm-start-from: --sampler random learns nothing; leave one out.")
+
+
+def _space(task: Task, options: RunOptions) -> tuple[SearchSpace, TrainConfig]:
+    """Return what is searched, and the configuration of the baseline."""
+    assigned = parse_assignments(options.set, task.config_class)
+    if "seed" in assigned:
+        raise InputError("--set seed: the seed of trial i is the study's plus i; use --seed.")
+    if options.epochs is not None:
+        if "epochs" in assigned:
+            raise InputError("--epochs and --set epochs exclude each other; leave one out.")
+        assigned["epochs"] = options.epochs
+    space = load_space(
+        find_space(options.search_space or task.name),
+        task.config_class,
+        base_values(task, options.dataset),
+        assigned,
+    )
+    config = build_config(task.config_class, {**space.fixed, **space.baseline})
+    for values in space.corners():  # settings that exclude each other are found before Ray starts
+        build_config(task.config_class, values)
+    _check_batches(space, config.batch_size, options.workers_per_trial)
+    return space, config
+
+
+def _check_studies_dir(text: str) -> None:
+    """Make sure that the store of the studies, if it is not a disk, can be asked."""
+    place = as_path(text)
+    if isinstance(place, ObjectPath):
+        try:
+            place.exists()
+        except StorageError as error:
+            raise InputError(f"{error} Or name another with --studies-dir.") from None
+
+
+def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:
+    """Refuse batches that cannot be divided among the workers of a trial."""
+    sizes: list[Value] = [batch_size]
+    for parameter in space.parameters:
+        if parameter.name == "batch_size":
+            sizes = list(parameter.choices)
+            if parameter.kind == "int":
+                assert parameter.low is not None
+                sizes = [parameter.low, parameter.low + (parameter.step or 1)]
+    for size in sizes:
+        if int(size) % workers:
+            raise InputError(
+                f"batch_size={size} cannot be divided among {workers} workers; change batch_size "
+                "(in a search space: low and step) or --workers-per-trial."
+            )

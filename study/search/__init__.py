@@ -1,0 +1,1 @@
+"""The next configuration (the sampler), which trial stops (ASHA), which parameters mattered."""

@@ -1,0 +1,212 @@
+"""The importance of each hyperparameter for each metric (`python -m study.best NAME --importance`).
+
+PED-ANOVA: Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
+Arbitrary Subspaces", for parameters that are not in all trials extended by "Conditional PED-ANOVA"
+(arXiv 2601.20800), as Optuna implements them. It asks how differently a parameter's values are
+distributed over the best trials and over all of them, so it needs only the order of trials, copes
+with a search that crowds where trials are good, and fits no model: fANOVA needs scikit-learn and
+leaves out parameters that some trials lack.
+
+Stopped trials count, or only those that were good on average would: all trials are compared by
+their best epoch up to the last one that each of them has reached. Trials whose loss was not finite
+count as worst. With few trials every parameter seems to matter somewhat. So the trials' scores are
+shuffled many times, and only what is larger than that gives is marked as more than chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from study.errors import InputError
+from study.formatting import table
+from study.objective import Goal, Objective
+from study.records.optuna_trials import distribution
+from study.records.study_record import StudyRecord
+from study.records.trial_record import TrialRecord
+from study.task import Task, best_row, class_key
+
+FEWEST, FEW = 5, 20  # trials: below the first there is nothing to say, below the second little
+# The best trials are this part of all, but so many if there are. In made-up studies, searched by
+# TPE (`tests/benchmarks/importance.py`), a quarter finds the parameter that matters above chance
+# more often than a tenth, Optuna's default; docs/measured.md has how often.
+QUANTILE, NUM_TOP = 0.25, 5
+NUM_SHUFFLES, CHANCE = 60, 0.95  # what chance gives in so many of the shuffles or less
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Importance:
+    """The shares that hyperparameters have in each metric.
+
+    Attributes:
+        shares: Parameter -> metric by full name -> percent; of a metric they add up to 100.
+        clear: Pairs of parameter and metric that are above what chance gives.
+        trials: How many were compared.
+        diverged: How many of those count as worst, their loss not being finite.
+        epoch: The last epoch that counts.
+        epochs: Of a full trial.
+        top: How many trials are the best ones.
+    """
+
+    shares: Mapping[str, Mapping[str, float]]
+    clear: frozenset[tuple[str, str]]
+    trials: int
+    diverged: int
+    epoch: int
+    epochs: int
+    top: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object; shares in percent."""
+        return {
+            "method": "PED-ANOVA",
+            "trials": self.trials,
+            "diverged": self.diverged,
+            "epoch": self.epoch,
+            "top": self.top,
+            "percent": self.shares,
+            "above_chance": sorted(map(list, self.clear)),
+        }
+
+    def describe(self, task: Task) -> str:
+        """Return a table, the most important parameter for the objective first."""
+        metrics = list(next(iter(self.shares.values()), {}))
+        rows = [
+            [name, *(self._cell(name, metric) for metric in metrics)]
+            for name in sorted(self.shares, key=lambda name: -self.shares[name][metrics[0]])
+        ]
+        prefix = f"val/{task.class_metric}/"
+        header = [metric.removeprefix(prefix) for metric in metrics]
+        title = "importance for being among the best, in percent (PED-ANOVA; * above chance)"
+        return "\n".join([title, table(["parameter", *header], rows), *self.notes()])
+
+    def notes(self) -> list[str]:
+        """Return what was compared, and how far that goes, in lines."""
+        lines = [
+            f"of {self.trials} trials the best {self.top}, at their best epoch up to "
+            f"{self.epoch} of {self.epochs}, the last that all have reached",
+        ]
+        if self.diverged:
+            lines.append(f"{self.diverged} whose loss was not finite count as worst")
+        if self.trials < FEW:
+            lines.append(f"fewer than {FEW} trials: take this as a hint")
+        return lines
+
+    def _cell(self, name: str, metric: str) -> str:
+        return f"{self.shares[name][metric]:.0f}{'*' if (name, metric) in self.clear else ' '}"
+
+
+def importance(task: Task, record: StudyRecord) -> Importance:
+    """Return how much each hyperparameter matters for the objectives and for each class.
+
+    Raises:
+        InputError: The study has too few trials.
+    """
+    informative = [trial for trial in record.trials() if trial.informs]
+    diverged = [trial for trial in informative if trial.diverged]
+    ended = [trial for trial in informative if not trial.diverged]
+    compared = [*ended, *diverged]
+    if len(ended) < 2 or len(compared) < FEWEST:
+        raise InputError(
+            f"The importance of hyperparameters takes {FEWEST} ended trials, but study "
+            f"{record.path.name} has {len(compared)}."
+        )
+    epoch = min(trial.epochs for trial in ended)
+    rows = [best_row(trial.history[:epoch], trial.metric, trial.mode) for trial in ended]
+    quantile = min(0.5, max(QUANTILE, NUM_TOP / len(compared)))
+    columns = [objective for objective in _columns(task, record.goal) if _known(objective, rows)]
+    points = {objective.metric: _scores(objective, rows, len(diverged)) for objective in columns}
+    trials = _Trials(record, compared, quantile)
+    chance = trials.chance()
+    raw = {metric: trials.importances(scores) for metric, scores in points.items()}
+    totals = {metric: sum(found.values()) or 1.0 for metric, found in raw.items()}
+    return Importance(
+        shares={
+            name: {metric: 100 * found[name] / totals[metric] for metric, found in raw.items()}
+            for name in chance
+        },
+        clear=frozenset(
+            (name, metric)
+            for metric, found in raw.items()
+            for name in found
+            if found[name] > chance[name]
+        ),
+        trials=len(compared),
+        diverged=len(diverged),
+        epoch=epoch,
+        epochs=record.manifest["epochs"],
+        top=int(np.ceil(quantile * len(compared))),
+    )
+
+
+def _columns(task: Task, goal: Goal) -> list[Objective]:
+    """Return what importance is computed for: the objectives, then each class."""
+    names = (f"val/{task.class_metric}/{class_key(name)}" for name in task.classes)
+    return list(dict.fromkeys([*goal.objectives, *(Objective(name, "max") for name in names)]))
+
+
+def _known(objective: Objective, rows: Sequence[Mapping[str, float]]) -> bool:
+    return all(objective.metric in row for row in rows)
+
+
+def _scores(
+    objective: Objective, rows: Sequence[Mapping[str, float]], num_diverged: int
+) -> list[float]:
+    scores = [objective.score(row[objective.metric]) for row in rows]
+    return scores + [min(scores) - 1.0] * num_diverged
+
+
+class _Trials:
+    """Trials as Optuna compares them, for one order after another.
+
+    Args:
+        record: The study.
+        trials: What is compared.
+        quantile: Which part of them counts as the best.
+    """
+
+    def __init__(self, record: StudyRecord, trials: Sequence[TrialRecord], quantile: float) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study()
+        self._evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
+        self._num = len(trials)
+        ranges = {p.name: distribution(record.space, p.name) for p in record.space.parameters}
+        for trial in trials:
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    value=0.0,
+                    params=dict(trial.params),
+                    distributions={name: ranges[name] for name in trial.params},
+                )
+            )
+
+    def importances(self, scores: Sequence[float]) -> dict[str, float]:
+        """Return PED-ANOVA's importances, not scaled to add up to one; the larger the better."""
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of few trials, which we say
+            found = optuna.importance.get_param_importances(
+                self._study,
+                evaluator=self._evaluator,
+                target=lambda trial: -float(scores[trial.number]),  # it asks for low values
+                normalize=False,
+            )
+        return {name: float(found[name]) for name in sorted(found)}
+
+    def chance(self) -> dict[str, float]:
+        """Return what the importance of each parameter seldom exceeds if no parameter matters.
+
+        Only the order of trials counts, so this is the same for every metric.
+        """
+        generator = np.random.default_rng(0)
+        found = [
+            self.importances(generator.permutation(self._num).tolist()) for _ in range(NUM_SHUFFLES)
+        ]
+        return {name: float(np.quantile([one[name] for one in found], CHANCE)) for name in found[0]}

@@ -1,0 +1,255 @@
+"""The closed split: scored once per set of weights, by `study.best` alone, and always recorded.
+
+    ready = prepare(task, source, record, trial)    # all that can fail for outside reasons
+    test = test_once(ready, "export")               # opens the split, unless these weights did
+
+`study.selection.test_log` keeps the record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from study.config import TrainConfig, build_config
+from study.datasets.source import DataSource, ImageSet, say_absent
+from study.errors import StorageError, TrialError
+from study.formatting import metric_name, pixels
+from study.records import checkpoint
+from study.records.run_folder import RunFolder, write_arrays
+from study.records.study_record import StudyRecord
+from study.records.trial_record import TrialRecord, now
+from study.selection.test_log import (
+    begin_opening,
+    folder_in_study,
+    read_openings,
+    record_opening,
+    study_folder,
+)
+from study.task import Task
+from study.training import distributed
+from study.training.batches import Batches
+from study.training.evaluation import evaluate
+from study.training.intervals import Interval, bootstrap
+
+Why = Literal["confirm", "export"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What a network scored on an image set.
+
+    Attributes:
+        metrics: By name, without the split's.
+        interval: 95 % interval of the task's metric over what the images show; None if they all
+            show the same.
+        figure_data: What figures are drawn from.
+    """
+
+    metrics: dict[str, float]
+    interval: Interval | None
+    figure_data: dict[str, np.ndarray]
+
+
+def load_trained(
+    task: Task, record: StudyRecord, trial: TrialRecord
+) -> tuple[torch.nn.Module, TrainConfig, dict[str, Any]]:
+    """Return the network of a trial's best epoch, its settings and the checkpoint.
+
+    Raises:
+        DamagedFile: The checkpoint is missing or damaged.
+        TrialError: It is of another epoch.
+    """
+    folder = record.run_folder(trial.number)
+    state = folder.load_or_repair_weights(trial.metric, trial.mode)
+    if len(state["history"]) != trial.best_epoch:
+        raise TrialError(
+            f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not "
+            f"{trial.best_epoch}; if the trial still runs try again later, else repeat it: "
+            "python -m study.train "
+            f"{task.name} --like {folder.run_id}"
+        )
+    config = build_config(task.config_class, state["config"])
+    network = task.build_model(config)
+    network.load_state_dict(state["network"])
+    return network.eval(), config, state
+
+
+def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: ImageSet) -> Score:
+    """Score a network on an image set."""
+    device = distributed.device()
+    batches = Batches(images, device, task.normalization)
+    metrics, meter, seen = evaluate(
+        task,
+        network.to(device),
+        batches,
+        images,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        keep_images=True,
+    )
+    return Score(metrics, bootstrap(meter, seen.shown), task.figure_data(network, meter, seen))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Examination:
+    """A set of weights before its test: all is done that can fail, and the split is closed.
+
+    Attributes:
+        task: The task.
+        record: Where the trial is: a study, or the confirmation of one.
+        trial: The trial.
+        network: Of its best epoch.
+        config: Its settings.
+        state: Its checkpoint.
+        checkpoint: SHA-256 of that.
+        validation: What it scores there, at the size of the test; None if it was tested before.
+        closed: The test images, which no network has seen yet; None if it was tested before.
+    """
+
+    task: Task
+    record: StudyRecord
+    trial: TrialRecord
+    network: torch.nn.Module
+    config: TrainConfig
+    state: dict[str, Any]
+    checkpoint: str
+    validation: Score | None
+    closed: ImageSet | None
+
+    @property
+    def folder(self) -> RunFolder:
+        """The trial's folder."""
+        return self.record.run_folder(self.trial.number)
+
+
+def prepare(task: Task, source: DataSource, record: StudyRecord, trial: TrialRecord) -> Examination:
+    """Do all that comes before a test: load weights and images, score validation at its size.
+
+    Raises:
+        DamagedFile: The checkpoint is missing or damaged.
+        TrialError: It is of another epoch.
+        InputError: The data set is not there, or the list of tests is damaged.
+    """
+    network, config, state = load_trained(task, record, trial)
+    digest = checkpoint.digest(record.run_folder(trial.number).best_checkpoint)
+    validation = closed = None
+    if _known(record, digest) is None:
+        validation = score(task, config, network, task.load_full_size(source, config, "val"))
+        closed = task.load_full_size(source, config, "test")
+    return Examination(
+        task=task,
+        record=record,
+        trial=trial,
+        network=network,
+        config=config,
+        state=state,
+        checkpoint=digest,
+        validation=validation,
+        closed=closed,
+    )
+
+
+def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str, Any]:
+    """Score the closed test split, unless these weights were before.
+
+    That the split is opened is recorded before it is, and the scores before anyone sees them, so
+    that neither a kill nor another command at the same time hides an opening.
+
+    Args:
+        ready: The weights.
+        why: What for.
+        forced: Whether the user wants it although the trial has not ended.
+
+    Returns:
+        `metrics` by full name (`test/...`, `val/...`), `intervals` of the task's metric, `size` of
+        the targets, `time`, and `openings`, how often the split was opened for these weights.
+
+    Raises:
+        StorageError: The opening cannot be recorded, and did not take place; or the scores cannot.
+    """
+    study = study_folder(ready.record)
+    with _alone(ready.folder):
+        test = _known(ready.record, ready.checkpoint)
+        if test is None:
+            assert ready.validation is not None and ready.closed is not None
+            opening = begin_opening(study, _about(ready, why, forced))
+            say_absent(ready.task.name, ready.task.classes, ready.closed, "the test split")
+            scored = score(ready.task, ready.config, ready.network, ready.closed)
+            test = {**opening, **_result(ready, scored), "scored": now()}
+            record_opening(study, test)
+            try:
+                write_arrays(ready.folder.path / "test.npz", scored.figure_data)
+            except StorageError as error:  # the test is not repeated for its figures
+                print(f"{error} There are no figures of the test split.", file=sys.stderr)
+    return {**test, "openings": len(_openings(ready.record, ready.checkpoint))}
+
+
+def _about(ready: Examination, why: Why, forced: bool) -> dict[str, Any]:
+    """Return what an opening says of the weights."""
+    trial = ready.trial
+    about = {
+        "why": why,
+        "trial": trial.number,
+        "folder": folder_in_study(ready.record, trial),
+        "checkpoint": ready.checkpoint,
+        "checksum": ready.record.manifest["checksum"],
+        "state": trial.state,
+        "epochs": trial.epochs,
+    }
+    return {**about, "forced": True} if forced else about
+
+
+def _result(ready: Examination, scored: Score) -> dict[str, Any]:
+    """Return what an opening says of the scores."""
+    assert ready.validation is not None and ready.closed is not None
+    metrics: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
+    for split, one in (("val", ready.validation), ("test", scored)):
+        metrics |= {f"{split}/{key}": value for key, value in one.metrics.items()}
+        if one.interval is not None:
+            intervals[f"{split}/{metric_name(ready.task.metric)}"] = one.interval
+    images = ready.closed
+    sized = images.targets if images.targets.ndim == 3 else images.images
+    height, width = sized.shape[-2:]
+    return {"size": pixels(height, width), "metrics": metrics, "intervals": intervals}
+
+
+def _openings(record: StudyRecord, digest: str) -> list[dict[str, Any]]:
+    """Return the openings for these weights and this data set."""
+    of = (digest, record.manifest["checksum"])
+    openings = read_openings(study_folder(record))
+    return [one for one in openings if (one["checkpoint"], one["checksum"]) == of]
+
+
+def _known(record: StudyRecord, digest: str) -> dict[str, Any] | None:
+    """Return the test of these weights, None if there was none."""
+    return next((one for one in _openings(record, digest) if "metrics" in one), None)
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Have another command on this disk wait, so that it finds the scores instead of its own.
+
+    Where nothing locks, in an object store for one, both score, and both openings are recorded.
+    """
+    lock = FileLock(folder.path / ".test.lock") if isinstance(folder.path, Path) else None
+    with ExitStack() as held:
+        try:
+            if lock is not None:
+                held.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            assert lock is not None
+            print("another command tests the same weights; waiting for it", file=sys.stderr)
+            held.enter_context(lock.acquire())
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks
+        yield

@@ -1,0 +1,143 @@
+"""Arrays built once per machine and memory-mapped by every process that asks for them.
+
+An entry is a folder of `.npy` files and a `meta.json`. It is built beside its place under a file
+lock and renamed into it, so eight trials that start at once build it once, and a build that is
+killed leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import Timeout
+
+from study.errors import InputError
+from study.storage.files import can_lock, lock
+from study.system.environment import user_cache
+
+# Part of every key: raise it when the layout of the arrays changes, and old entries are unused.
+LAYOUT = 1
+PATIENCE_SECONDS = 5.0  # before saying that another process is waited for
+
+
+def cache_home() -> Path:
+    """Return the folder of all entries: `$STUDY_CACHE_DIR`, else one for this user."""
+    folder = os.environ.get("STUDY_CACHE_DIR")
+    return Path(folder).expanduser().absolute() if folder else user_cache() / "study"
+
+
+class Entry:
+    """One finished cache entry: `arrays[name]` maps the file, `meta` is a JSON object."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+
+    def array(self, name: str) -> np.ndarray:
+        """Map an array of the entry; pages are shared by all processes and copied on write."""
+        path = self.folder / f"{name}.npy"
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        return array
+
+
+def cached(
+    cache_dir: Path, name: str, key: Iterable[object], build: Callable[[Path], dict[str, Any]]
+) -> Entry:
+    """Return the entry for `key`, building it if this machine does not have it yet.
+
+    Args:
+        cache_dir: Folder of all entries; created if missing.
+        name: Readable first part of the entry's folder.
+        key: What the content depends on; hashed into the folder's name.
+        build: Writes the `.npy` files into the folder given and returns the meta data.
+
+    Raises:
+        InputError: The cache folder cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps([LAYOUT, *key], default=str).encode()).hexdigest()[:12]
+    folder = cache_dir / f"{name}-{digest}"
+    if (folder / "meta.json").exists():
+        return Entry(folder)
+    with ExitStack() as held:
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            _wait_for(held, cache_dir / f"{name}-{digest}.lock", name)
+            alone = can_lock(cache_dir)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the cache folder {cache_dir} ({error.strerror}); "
+                "set STUDY_CACHE_DIR to one that can be written."
+            ) from None
+        if not (folder / "meta.json").exists():
+            _build(folder, build, alone)
+    return Entry(folder)
+
+
+def _wait_for(held: ExitStack, place: Path, name: str) -> None:
+    """Take the lock of an entry; say so if another process has it."""
+    try:
+        held.enter_context(lock(place, PATIENCE_SECONDS))
+    except Timeout:
+        print(
+            f"waiting for another process that prepares {name} (if it hangs, end it: it "
+            f"holds {place})",
+            file=sys.stderr,
+        )
+        held.enter_context(lock(place))
+
+
+def _build(folder: Path, build: Callable[[Path], dict[str, Any]], alone: bool) -> None:
+    """Build an entry beside its place and rename it.
+
+    Where there are no locks (`alone` is false), others may build the same: the first one counts.
+    """
+    own = "" if alone else f"{socket.gethostname()}-{os.getpid()}."
+    draft = folder.with_name(f".{folder.name}.{own}draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    meta = build(draft)
+    (draft / "meta.json").write_text(json.dumps(meta, indent=1))
+    if alone or not (folder / "meta.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        os.replace(draft, folder)
+    except OSError:
+        if alone or not (folder / "meta.json").exists():
+            raise
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def file_stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of files: a key that changes when a file does."""
+    stamps = []
+    for path in paths:
+        stat = path.stat()
+        stamps.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return stamps
+
+
+def array_checksum(arrays: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 over the contents of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def checksum(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over names and contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""A driver's claim to a study where no lock can be had: a small file or object that it renews.
+
+Each driver writes only its own, `.drivers/ID.json`, and never another's. First it asks: whoever
+asks later sees that, so of two that ask at once at least one sees the other, and only the one with
+the smaller id goes on. It holds the study when all other claims are gone or have not changed for
+`LEASE_SECONDS`; if one of those has changed meanwhile it gives up.
+
+A holder renews its claim and then looks for others that hold. What it has not renewed for
+`SURE_SECONDS` it does not write on; a write that was begun before may take `SLOW_SECONDS` until
+nobody else can hold the study. The clock is one that goes on while a machine sleeps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from study.errors import HoldLost, InputError, StorageError
+from study.storage.files import write_text
+from study.storage.paths import AnyPath, children, modified
+
+CLAIMS = ".drivers"
+RENEW_SECONDS = 5.0
+SURE_SECONDS = 15.0
+SLOW_SECONDS = (
+    60.0  # of the slowest write: the store's client gives up a request after nine, thrice
+)
+LEASE_SECONDS = SURE_SECONDS + SLOW_SECONDS
+POLL_SECONDS = 1.0  # between two looks at the claims of others
+
+
+def clock() -> float:
+    """Return seconds that also pass while the machine sleeps."""
+    kind = getattr(time, "CLOCK_BOOTTIME", None)  # Linux, whose monotonic clock stands still then
+    return time.monotonic() if kind is None else time.clock_gettime(kind)
+
+
+class Claim:
+    """A study that is held by a claim.
+
+    Args:
+        folder: Of the study.
+        on_taken_over: Called from another thread, with a sentence, if another driver takes the
+            study over.
+
+    Attributes:
+        took_over: Whether it was another driver's that has not let go of it.
+
+    Raises:
+        InputError: Another driver runs the study; says which.
+        StorageError: The store does not answer.
+    """
+
+    def __init__(self, folder: AnyPath, on_taken_over: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._on_taken_over = on_taken_over
+        self._content: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "processes": _process_space(),
+            "state": "asks",
+            "renewed": 0,
+        }
+        self._file = folder / CLAIMS / f"{self._content['id']}.json"
+        self._over: dict[str, dict[str, Any]] = {}  # claims of drivers that are gone
+        self._sure = -math.inf  # when it was last certain that nobody else holds the study
+        self._released = threading.Event()
+        self._taken = ""  # by whom, once it is lost
+        (folder / CLAIMS).mkdir(exist_ok=True)
+        try:
+            self._ask()
+            self._take()
+        except BaseException:
+            with suppress(StorageError, OSError):  # the first error says more
+                self._file.unlink(missing_ok=True)
+            raise
+        self._thread = threading.Thread(target=self._renew, name="claim", daemon=True)
+        self._thread.start()
+
+    def _write(self) -> None:
+        self._content["renewed"] += 1
+        write_text(self._file, json.dumps(self._content), durable=False)
+
+    def _ask(self) -> None:
+        """Wait until all other claims are known to be over, or give up."""
+        seen: dict[str, tuple[float, dict[str, Any]]] = {}  # since when it has been the same
+        while True:
+            self._write()
+            waits = False
+            for name, content in _claims(self._folder, but=self._file.name).items():
+                since, before = seen.setdefault(name, (clock(), content))
+                if content != before:
+                    if content["state"] == "holds" or name < self._file.name:
+                        raise taken(self._folder, content)
+                    seen[name] = (clock(), content)  # it asks as well, and gives up
+                if _died_here(content) or clock() - since > LEASE_SECONDS:
+                    self._over[name] = content
+                else:
+                    waits = True
+            if not waits:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _take(self) -> None:
+        """Hold the study, unless it turns out that another driver does."""
+        self._content["state"] = "holds"
+        began = clock()
+        self._write()
+        for name, content in _claims(self._folder, but=self._file.name).items():
+            if content != self._over.get(name) and content["state"] == "holds":
+                raise taken(self._folder, content)
+        self._sure = began
+        self.took_over = bool(self._over)
+        for name in self._over:
+            (self._folder / CLAIMS / name).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Refuse to write after a silence in which another driver may have taken the study."""
+        if self._taken:
+            raise HoldLost(self._taken)
+        silent = clock() - self._sure
+        if silent > SURE_SECONDS:
+            raise HoldLost(
+                f"{self._file} could not be renewed for {silent:.0f} s, so another driver may have "
+                "taken the study over. Nothing recorded is lost: the same command goes on."
+            )
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            # A store that is away takes no other driver's claim either.
+            with suppress(StorageError, OSError):
+                began = clock()
+                self._write()
+                for name, content in _claims(self._folder, but=self._file.name).items():
+                    # One that was over and is not sees this claim after its own, and stops.
+                    if content["state"] == "holds" and name not in self._over:
+                        self._taken = (
+                            f"another driver has taken the study over ({_name(content)}), this one "
+                            "having been silent for too long"
+                        )
+                        self._on_taken_over(self._taken)
+                        return
+                self._sure = began
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._released.set()
+        self._thread.join(RENEW_SECONDS)
+        with suppress(StorageError, OSError):  # then it runs out
+            self._file.unlink(missing_ok=True)
+
+
+def claimant(folder: AnyPath) -> dict[str, Any] | None:
+    """Return who holds a study by a claim, as `study.storage.lock.driver_of`; None if nobody does.
+
+    Raises:
+        StorageError: The store does not answer.
+    """
+    holding = {n: c for n, c in _claims(folder).items() if c["state"] == "holds"}
+    if not holding:
+        return None
+    written = {name: modified(folder / CLAIMS / name) for name in holding}
+    name = max(written, key=written.__getitem__)
+    content, heard = holding[name], time.time() - written[name]
+    lives = heard < LEASE_SECONDS and not _died_here(content)
+    who = {"host": content.get("host"), "pid": content.get("pid")}
+    return {**who, "alive": lives, "heard": max(0.0, heard)}
+
+
+def _claims(folder: AnyPath, but: str = "") -> dict[str, dict[str, Any]]:
+    """Return what the claims to a study say, by file name, all but one."""
+    paths = [path for path in children(folder / CLAIMS) if path.name != but]
+    found = {path.name: read_holder(path) for path in paths if not path.name.startswith(".")}
+    return {name: content for name, content in found.items() if "state" in content}
+
+
+def read_holder(path: AnyPath) -> dict[str, Any]:
+    """Return what a file says of a driver, empty if there is none or it cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def taken(folder: AnyPath, holder: dict[str, Any]) -> InputError:
+    """Return the error that another driver runs a study."""
+    return InputError(
+        f"the study in {folder} is being run by another process ({_name(holder)}); wait for it, or "
+        "choose another --name."
+    )
+
+
+def _died_here(holder: dict[str, Any]) -> bool:
+    """Return whether the holder was a process of this machine that is gone."""
+    here = _process_space()
+    if not here or (holder.get("host"), holder.get("processes")) != (socket.gethostname(), here):
+        return False
+    try:
+        state = Path(f"/proc/{holder.get('pid')}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"  # ended, but nobody has asked how
+
+
+def _process_space() -> str:
+    """Name the numbering that process ids of this process belong to, empty if unknown.
+
+    Containers may share a host's name, and machines that were copied too.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"host {holder.get('host', 'unknown')}, pid {holder.get('pid', 'unknown')}"

@@ -1,0 +1,158 @@
+"""Holding a study, so that one driver at a time writes it.
+
+On a disk, also a shared one, the operating system locks a file. An object store has no locks, nor
+have some network drives (Lustre mounted without them): there each driver has a small file of its
+own, its claim, in `.drivers`, and renews it (`study.storage.claim`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from study.errors import InputError, StorageError
+from study.storage.claim import CLAIMS, Claim, claimant, read_holder, taken
+from study.storage.files import can_lock, write_text
+from study.storage.paths import AnyPath, ObjectPath, children
+
+# A machine that died holds its lock on a shared disk until the server notices.
+OTHER_HOST_SECONDS = 100.0
+
+
+class Hold(Protocol):
+    """A study that is held.
+
+    Attributes:
+        took_over: Whether it was another driver's that has not let go of it.
+    """
+
+    took_over: bool
+
+    def check(self) -> None:
+        """Make sure that it still is, before writing.
+
+        Raises:
+            HoldLost: Another driver may have it by now.
+        """
+
+    def release(self) -> None:
+        """Let go of it."""
+
+
+class _Locked:
+    """A file that the operating system keeps locked as long as this process lives."""
+
+    took_over = False  # whoever had it before is gone, and its writes with it
+
+    def __init__(self, lock: FileLock) -> None:
+        self.release = lock.release
+
+    def check(self) -> None:
+        """Do nothing: the system keeps the lock."""
+
+
+def hold(folder: AnyPath, on_taken_over: Callable[[str], None]) -> Hold:
+    """Hold a study's folder, which exists, or fail.
+
+    Args:
+        folder: Of the study.
+        on_taken_over: Called from another thread, with a sentence, if another driver takes the
+            study over.
+
+    Raises:
+        InputError: Another driver runs the study; says which.
+        OSError: The folder cannot be written.
+    """
+    try:
+        if isinstance(folder, ObjectPath) or not can_lock(folder):
+            return Claim(folder, on_taken_over)
+        if children(folder / CLAIMS):  # of a machine for which this disk has no locks
+            Claim(folder, on_taken_over).release()
+    except StorageError as error:
+        raise InputError(f"{error} Or name another with --studies-dir.") from None
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = read_holder(folder / "driver.json")
+        if holder.get("host") in (None, socket.gethostname()):
+            raise taken(folder, holder) from None
+        print(
+            f"the study was being run on {holder['host']}; waiting up to "
+            f"{OTHER_HOST_SECONDS:.0f} s to learn whether it still is",
+            file=sys.stderr,
+        )
+        try:
+            lock.acquire(timeout=OTHER_HOST_SECONDS)
+        except Timeout:
+            raise taken(folder, holder) from None
+    driver = {"host": socket.gethostname(), "pid": os.getpid()}
+    write_text(folder / "driver.json", json.dumps(driver))
+    return _Locked(lock)
+
+
+def driver_of(folder: AnyPath) -> dict[str, Any]:
+    """Return who runs a study, without touching it: `host`, `pid`, `alive` and `heard`.
+
+    `alive` is None if that cannot be told from this machine; `heard` are the seconds since the
+    driver's own last sign, None if it leaves none.
+
+    Raises:
+        StorageError: The store does not answer.
+    """
+    claimed = claimant(folder)
+    if claimed is not None:
+        return claimed
+    if isinstance(folder, ObjectPath):
+        return {"host": None, "pid": None, "alive": False, "heard": None}
+    holder = read_holder(folder / "driver.json")
+    alive = _is_locked(folder / ".lock")
+    if not alive and holder and holder.get("host") != socket.gethostname():
+        alive = None  # that host's locks may not show here
+    who = {"host": holder.get("host"), "pid": holder.get("pid")}
+    return {**who, "alive": alive, "heard": None}
+
+
+def _is_locked(path: Path) -> bool | None:
+    """Return whether a process of this machine holds a file's lock; None if nobody knows.
+
+    Trying to lock it, if only for a moment, would refuse a driver that starts in this moment.
+    """
+    try:
+        known = Path("/proc/locks").read_text().splitlines()
+        devices, inode = _devices(path), path.stat().st_ino
+    except FileNotFoundError:
+        return None if not Path("/proc/locks").exists() else False
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 812 08:01:1234 0 EOF
+    held = [words[5] for line in known if (words := line.split())[1:2] == ["FLOCK"]]
+    return any(f"{device}:{inode}" in held for device in devices)
+
+
+def _devices(path: Path) -> set[str]:
+    """Return the numbers that the device of a file may have in /proc/locks, `08:01` for one.
+
+    That of its mount; Btrfs and overlays show another one in `stat`.
+    """
+    number = path.stat().st_dev
+    found = {(os.major(number), os.minor(number))}
+    file = os.open(path, os.O_PATH)
+    try:
+        rows = Path(f"/proc/self/fdinfo/{file}").read_text().splitlines()
+    finally:
+        os.close(file)
+    (mount,) = (row.split()[1] for row in rows if row.startswith("mnt_id:"))
+    for row in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = row.split()  # 36 35 98:0 /mnt1 /mnt2 rw,noatime ...
+        if words[0] == mount:
+            major, _, minor = words[2].partition(":")
+            found.add((int(major), int(minor)))
+    return {f"{major:02x}:{minor:02x}" for major, minor in found}

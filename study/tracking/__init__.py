@@ -1,0 +1,1 @@
+"""Everything MLflow: runs, notes, figures, the model registry."""

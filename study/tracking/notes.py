@@ -1,0 +1,168 @@
+"""What MLflow's page says of a study and its trials: columns, and descriptions in Markdown.
+
+Links are those of MLflow's own page, so they hold whatever its address is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from study.formatting import metric_name, metric_value, number
+from study.records.study_record import REPORT_FILE, StudyRecord
+from study.records.trial_record import TrialRecord, counts
+from study.task import Task, class_key
+
+NUM_BEST = 5  # trials in a study's table
+NOTE = "mlflow.note.content"
+VIEW = "trials"  # key of the view with all trials
+TRAINING = "workflowType=machine_learning"  # the half of MLflow's page that is not for chat models
+
+
+def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
+    """Return what makes MLflow show an experiment as training, with the study's metric first.
+
+    Which columns the page has is known to each browser alone; but a view that somebody shared is a
+    tag of the experiment (read in MLflow 3.17), so this is one: all trials, the best on top.
+    """
+    best = f"metrics.`{best_metric(record)}`"
+    metrics = [best, *(f"metrics.`{name}`" for name in record.goal.metrics[1:])]
+    settings = [f"params.`{parameter.name}`" for parameter in record.space.parameters]
+    classes = [f"tags.`{_class_tag(task, name)}`" for name in task.classes]
+    trials = "tags.`study.role` = 'trial'"
+    if study_id := record.manifest.get("id"):  # another study of this name may have been here
+        trials += f" and tags.`study.id` = '{study_id}'"
+    columns = [*metrics, "tags.`study.best_epoch`", *classes, *settings]
+    name = "attributes.`Run Name`"
+    view = {
+        "searchFilter": trials,
+        "orderByKey": best,
+        "orderByAsc": record.manifest["mode"] == "min",
+        "selectedColumns": columns,
+        # Else all tags, the scores of classes among them, come after the last setting.
+        "columnOrder": [name, *columns],
+        "columnWidths": {name: 230} | {column: _width(column) for column in columns},
+    }
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.experiment.primaryMetric.name": record.manifest["metric"],
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+        NOTE: f"A study of {task.title}. Its run describes it; below that run lie its trials.",
+    }
+
+
+def best_metric(record: StudyRecord) -> str:
+    """Return the name under which MLflow has a trial's value: of a metric it shows the last one."""
+    return f"best/{metric_name(record.manifest['metric'])}"
+
+
+def _width(column: str) -> int:
+    """Return pixels in which a column's title can be read, and a number of five digits."""
+    return max(90, 20 + 7 * len(column.partition(".")[2].strip("`")))
+
+
+def class_tags(task: Task, trial: TrialRecord) -> dict[str, str]:
+    """Return the scores of each class at a trial's best epoch, as tags of its run.
+
+    As metrics they would be of the last epoch, or make MLflow's page drag: it has 30 at most.
+    """
+    scores = {name: f"val/{task.class_metric}/{class_key(name)}" for name in task.classes}
+    return {
+        _class_tag(task, name): metric_value(trial.metrics[key])
+        for name, key in scores.items()
+        if key in trial.metrics
+    }
+
+
+def _class_tag(task: Task, name: str) -> str:
+    return f"best/{task.class_metric}/{class_key(name)}"
+
+
+def trials_place(experiment: str) -> str:
+    """Return the place of an experiment's trials on MLflow's page, with the columns that matter."""
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&{TRAINING}"
+
+
+def study_note(
+    record: StudyRecord, task: Task, experiment: str, parent: str, runs: Mapping[int, str]
+) -> str:
+    """Return the description of a study: how it stands, its best trials, and what to type.
+
+    Args:
+        record: The study.
+        task: The study's.
+        experiment: Id in MLflow.
+        parent: Id of the study's run.
+        runs: Trial -> id of its run.
+    """
+    manifest, ranking = record.manifest, record.ranking()
+    states = ", ".join(f"{n} {state}" for state, n in counts(record.trials()).items() if n)
+    data = manifest.get("data", {}).get("dataset", manifest["dataset"])
+    lines = [f"**{task.title}**, {data}. Objective {record.goal}. Trials: {states or 'none yet'}."]
+    place = f"#/experiments/{experiment}/runs/{parent}/artifacts/{REPORT_FILE}?{TRAINING}"
+    trials = f"[All trials, the best on top]({trials_place(experiment)})"
+    lines.append(f"\n{trials} \u00b7 [The study as one page]({place})")
+    if manifest["dataset"] != "real":
+        lines.insert(0, "**Sample data, drawn by the program: no result of real images.**\n")
+    if ranking:
+        lines += ["", *_trial_rows(record, ranking[:NUM_BEST], experiment, runs)]
+        lines += ["", f"Best of {len(ranking)} on the same validation images, so optimistic.", ""]
+        lines += _class_rows(task, record, ranking[0])
+    name = record.path.name
+    lines += ["", "```"]
+    lines += [start["command"] for start in manifest.get("starts", [])[-1:]]
+    lines += [f"python -m study.report {name}", f"python -m study.best {name} --export", "```"]
+    return "\n".join(lines)
+
+
+def _trial_rows(
+    record: StudyRecord, trials: list[TrialRecord], experiment: str, runs: Mapping[int, str]
+) -> list[str]:
+    names = [parameter.name for parameter in record.space.parameters]
+    metrics = record.goal.metrics
+    header = ["trial", *metrics, "epoch", *names]
+    rows = [_cells(header), _cells(["---"] * len(header))]
+    for trial in trials:
+        best = trial.best or {}
+        run_id = runs.get(trial.number) or record.run_folder(trial.number).run_id
+        text = f"trial {trial.number}"
+        place = f"#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
+        link = f"[{text}]({place})" if run_id else text
+        scores = [metric_value(best[metric]) if metric in best else "" for metric in metrics]
+        values = [number(trial.params[n]) if n in trial.params else "" for n in names]
+        rows.append(_cells([link, *scores, str(trial.best_epoch), *values]))
+    return rows
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _class_rows(task: Task, record: StudyRecord, best: TrialRecord) -> list[str]:
+    """Return the per-class metric of the best trial beside the baseline's."""
+    base = record.trials()[0]
+    rows = [_cells([task.class_metric, "baseline", f"trial {best.number}"]), _cells(["---"] * 3)]
+    keys = [(name, f"val/{task.class_metric}/{class_key(name)}") for name in task.classes]
+    for name, key in [*keys, ("**all**", task.metric)]:
+        cells = [metric_value(t.metrics[key]) if key in t.metrics else "" for t in (base, best)]
+        rows.append(_cells([name, *cells]))
+    return rows
+
+
+def trial_note(record: StudyRecord, trial: TrialRecord) -> str:
+    """Return the description of a trial that has ended: how, and its best epoch."""
+    epochs = f"{trial.epochs} of {record.manifest['epochs']} epochs"
+    how = {
+        "finished": f"Trained to the end, {epochs}.",
+        "stopped": f"Stopped early after {epochs}: others were better at this rung.",
+        "failed": f"Failed after {epochs}: {trial.reason}",
+    }.get(trial.state, f"Runs; {epochs}.")
+    lines = [how]
+    if trial.best:
+        scores = [
+            f"{m} {metric_value(trial.best[m])}" for m in record.goal.metrics if m in trial.best
+        ]
+        lines.append(f"Best epoch {trial.best_epoch}: {', '.join(scores)}.")
+    lines += [f"Tried again in epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
+    settings = ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
+    return "\n\n".join([*lines, f"Settings: {settings}"])

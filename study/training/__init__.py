@@ -1,0 +1,1 @@
+"""Training of one network, without Ray and MLflow: batches, networks, losses, metrics."""
