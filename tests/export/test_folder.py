@@ -106,7 +106,7 @@ def test_a_link_to_a_folder_stays_one(folder: Path, tmp_path: Path) -> None:
 KILLED = """
 import os, runpy, signal, sys
 from pathlib import Path
-from study import export_folder
+from study.export import folder as export_folder
 export_to = runpy.run_path(sys.argv[1])["export_to"]
 
 calls = int(sys.argv[3])

@@ -194,7 +194,8 @@ def test_an_opening_is_recorded_before_the_scores_and_with_them(home: Path, monk
 
 KILL = """
 import os, signal, sys
-from study import best, closed_split
+from study import best
+from study.selection import held_out_test as closed_split
 score, calls = closed_split.score, []
 def killed(*args):
     calls.append(args)
@@ -223,7 +224,9 @@ def test_an_opening_that_was_cut_off_counts_and_is_told(home: Path, capsys) -> N
 TOGETHER = """
 import sys, time
 from pathlib import Path
-from study import best, closed_split, winner
+from study import best
+from study.export import handover as winner
+from study.selection import held_out_test as closed_split
 def meet(place):
     Path(f"{place}-{sys.argv[1]}").touch()
     while len(list(Path().glob(f"{place}-*"))) < 2:

@@ -1,6 +1,6 @@
 """Studies whose driver is killed at random moments, and what they have lost: nothing.
 
-STUDY_CHAOS=long pytest tests/test_chaos.py -s      # ten kills instead of three
+STUDY_CHAOS=long pytest tests/studies/test_chaos.py -s      # ten kills instead of three
 """
 
 from __future__ import annotations

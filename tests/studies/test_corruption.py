@@ -3,7 +3,7 @@
 Either the commands give what they would have given, or they end with a message that names the
 file: never a traceback, never another result.
 
-    STUDY_CHAOS=long pytest tests/test_corruption.py -s      # 300 instead of 40
+    STUDY_CHAOS=long pytest tests/studies/test_corruption.py -s      # 300 instead of 40
 """
 
 from __future__ import annotations

@@ -27,7 +27,10 @@ from study.tune import build_parser, options_of
 PROBE = """
 import getpass, json, os, sys, tempfile
 from pathlib import Path
-from study import cache, command, environment, sqlite_uri, tracking_access
+from study import cli as command
+from study.storage import cache, sqlite_uri
+from study.system import environment
+from study.tracking import access as tracking_access
 
 def main():
     print("\\u6f22 \\udcff")  # whatever the locale

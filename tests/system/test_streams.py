@@ -51,7 +51,9 @@ def test_output_that_cannot_be_written_ends_nothing(tmp_path: Path, output: str)
 
 
 def test_a_reader_that_is_slow_gets_all(tmp_path: Path) -> None:
-    text = "from study import streams; streams.outlive_readers(); print('x' * 500_000)"
+    text = (
+        "from study.system.streams import outlive_readers; outlive_readers(); print('x' * 500_000)"
+    )
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with subprocess.Popen([sys.executable, "-c", text], stdout=writer) as process:
