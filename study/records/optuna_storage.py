@@ -2,8 +2,8 @@
 constraint.
 
 Optuna's public way to write a trial (`Trial.report`, `Study.tell`) reads the trial again for each
-value. What is used here instead is not promised to stay; `tests/records/test_optuna_storage.py` says
-at an upgrade what has gone.
+value. What is used here instead is not promised to stay; at an upgrade
+`tests/records/test_optuna_storage.py` says what has gone.
 """
 
 from __future__ import annotations
