@@ -116,6 +116,7 @@ from study.reporting.live_table import progress_for
 from study.records.study_record import StudyRecord
 from study.search.stopping_rule import StoppingRule
 from study.runner.stopping import Stopping, StudyStopped
+from begun import begin
 from recorded import MANIFEST
 
 logging.basicConfig(level=logging.WARNING)
