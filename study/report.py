@@ -1,4 +1,4 @@
-"""The study as one HTML page that needs no server and no network.
+"""Write a study as one HTML page that needs no server and no network.
 
 python -m study.report              # the study last run, to studies/NAME/report.html
 python -m study.report facade --out facade.html --price-per-hour 1.2
