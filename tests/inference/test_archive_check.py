@@ -425,14 +425,16 @@ for file in sys.argv[1:]:
 
 
 def test_nothing_else_loads_code() -> None:
-    """No module but the one above reads an archive of torch, and none unpickles."""
+    """No module but the one above reads an archive of torch, and none unpickles what came from
+    outside: `runner/deaths.py` reads what Ray wrote in this session, and unpickles itself, too."""
     for path in sorted(Path(study.__file__).parent.rglob("*.py")):
+        ours = path.match("runner/deaths.py")
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
-                assert not {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"} & {
-                    name.split(".")[-1] for name in names
-                }, path
+                unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+                found = unsafe & {name.split(".")[-1] for name in names}
+                assert found <= ({"pickle"} if ours else set()), path
             if not isinstance(node, ast.Call):
                 continue
             call = ast.unparse(node.func)
