@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from conftest import TESTS
 
 import study
 from study.cli import COMMANDS
@@ -133,7 +134,7 @@ def problems(root: Path) -> list[str]:
 def test_the_package_keeps_the_rule() -> None:
     assert problems(PACKAGE) == []
     assert {place_of(name) for name in parsed(PACKAGE)} == set(ORDER), "what is in ORDER exists"
-    assert list(line_problems(PACKAGE.parent / "tests")) == []
+    assert list(line_problems(TESTS)) == []
 
 
 GOOD = {
