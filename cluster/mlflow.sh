@@ -57,7 +57,7 @@ keep) # in a session of its own, which `stop` ends as a whole
   export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # eight processes that only language models need
   while true; do
     mlflow server --host 127.0.0.1 --port 5000 "$@" || true
-    echo "$ENDED; it is started again in 5 seconds"
+    echo "$ENDED; restarting in 5 seconds"
     sleep 5
   done
   ;;

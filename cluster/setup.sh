@@ -46,7 +46,7 @@ grep -qxF "$line" ~/.bashrc 2>/dev/null || echo "$line" >>~/.bashrc
 for task in "$@"; do
   echo "== data of $task"
   if ! python -m study.data "$task"; then
-    echo "setup.sh: NO DATA of $task on this node; studies of it cannot run here. Put the data into" \
+    echo "setup.sh: NO DATA for $task on this node, so studies of it cannot run here. Put the data into" \
       "data/ beside cluster.yaml and run 'ray up' again. (Other tasks are not affected.)" >&2
   fi
 done

@@ -33,7 +33,7 @@ def test_what_keeps_ray_from_starting_is_a_problem(
     monkeypatch.setattr(ray, "init", refuse)
     assert doctor.main([]) == 1
     out = capsys.readouterr().out
-    assert "Ray does not start: the raylet cannot make its socket" in out
+    assert "Ray failed to start: the raylet cannot make its socket" in out
     assert "all is well" not in out
 
 

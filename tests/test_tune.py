@@ -133,7 +133,10 @@ BAD = [
     (["fashion", "--search-space", "type.yaml"], "type.yaml, line 2: hidden must be a whole"),
     (["fashion", "--time-budget", "soon"], "--time-budget must be a time like"),
     (["fashion", "--scheduler", "random"], "invalid choice: 'random'"),
-    (["fashion", "--sampler", "random", "--warm-start-from", "x"], "random learns nothing"),
+    (
+        ["fashion", "--sampler", "random", "--warm-start-from", "x"],
+        "no effect with --sampler random",
+    ),
     (["fashion", "--reduction-factor", "1"], "--reduction-factor must be above 1"),
     (["fashion", "--studies-dir", "a-file"], "cannot write the study's folder"),
     (

@@ -149,11 +149,11 @@ def _storage_problem(folder: AnyPath, name: str, probe: str) -> str | None:
     try:
         there = (folder / "driver").exists()
     except StorageError as error:
-        return f"{error} Give this machine the right to read and write there."
+        return f"{error} Allow this machine to read and write there."
     if not there:
         return (
-            f"what the driver wrote to {studies} is not here: the folder is not shared. Name one "
-            "that is (NFS, s3://bucket/studies) with --studies-dir."
+            f"files that the driver writes to {studies} do not appear here: the folder is not "
+            "shared. Choose a shared one (NFS, s3://bucket/studies) with --studies-dir."
         )
     try:
         (folder / name).write_bytes(probe.encode())
@@ -161,11 +161,11 @@ def _storage_problem(folder: AnyPath, name: str, probe: str) -> str | None:
     except (OSError, StorageError) as error:
         reason = getattr(error, "strerror", None) or error
         return (
-            f"cannot write {studies} ({reason}); mend it, or name another folder "
+            f"cannot write {studies} ({reason}); fix it, or choose another folder "
             "with --studies-dir."
         )
     if read != probe:
-        return f"{studies} does not give back what was written; mend the storage."
+        return f"{studies} returns other content than was written; fix the storage."
     return None
 
 
@@ -173,7 +173,7 @@ def _space_problem(folder: str) -> str | None:
     place = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
     free = shutil.disk_usage(place).free
     if free < FREE_BYTES:
-        return f"only {free / 2**30:.1f} GiB are free in {folder}; make space."
+        return f"only {free / 2**30:.1f} GiB free in {folder}; free some space."
     return None
 
 
@@ -190,9 +190,9 @@ def _gpu_problem(counted: float, found: int) -> str | None:
     if found >= counted:
         return None
     return (
-        f"Ray counts {counted:g} GPUs, but training can use {found}; mend the driver, "
-        f"install a build of torch for it, or start Ray there with --num-gpus {found} "
-        "(of Apple's GPUs training uses none)."
+        f"Ray counts {counted:g} GPUs, but torch can use {found}; fix the GPU driver, "
+        f"install a matching build of torch, or start Ray there with --num-gpus {found} "
+        "(training does not use Apple's GPUs)."
     )
 
 

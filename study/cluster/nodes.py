@@ -75,8 +75,8 @@ def _wait_for(number: int, bundle: dict[str, float], ask: Callable[[], None]) ->
                 request_resources(bundles=[bundle] * (_slots(bundle, nodes) + number - said))
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"--wait {number}: {len(nodes)} nodes are up, and no other came within "
-                    f"{WAIT_SECONDS:.0f} s; look at `ray status`, or ask for fewer "
+                    f"--wait {number}: {len(nodes)} nodes are up, and no other joined "
+                    f"within {WAIT_SECONDS:.0f} s; see `ray status`, or wait for fewer "
                     "(--gpus-per-worker 0 if none has a GPU)."
                 )
             ask()

@@ -97,7 +97,7 @@ def unused_gpu(devices: Path = Path("/dev")) -> str | None:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None  # hidden on purpose
     if sys.platform == "darwin" and platform.machine() == "arm64":
-        return "Apple's GPU is not used: training computes on the CPU here, and on CUDA or ROCm."
+        return "Apple's GPU is not used: training runs on the CPU here (or on CUDA and ROCm GPUs)."
     found = _gpu_files(devices)
     if not found or local_gpus(devices):
         return None
@@ -105,8 +105,8 @@ def unused_gpu(devices: Path = Path("/dev")) -> str | None:
     name, kind = found[0]
     return (
         f"there is a GPU ({name}), but torch {build} cannot use it: install the build of torch for "
-        f"{kind} (https://pytorch.org/get-started/locally) and a driver that fits, and make sure "
-        f"that this user may open {name}."
+        f"{kind} (https://pytorch.org/get-started/locally) and a matching driver, and check that "
+        f"this user may open {name}."
     )
 
 
@@ -158,8 +158,8 @@ def _check_totals(nodes: Sequence[Node], workers: int, cpus: int, gpus: float) -
         )
     if total_cpus < 1:
         raise InputError(
-            "no node of the cluster can run a trial yet; start nodes, or have --wait N ask for "
-            "them."
+            "no node of the cluster can run a trial yet; start nodes, or request them with "
+            "--wait N."
         )
     if cpus * workers > total_cpus:
         raise InputError(

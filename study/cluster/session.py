@@ -109,7 +109,7 @@ def _prepare_folder() -> Path:
 def missing_program() -> str | None:
     """Return what Ray starts its workers with and is not on this machine, in a sentence."""
     if shutil.which("bash") is None:  # they would never start, and nobody would say so
-        return "Ray starts its workers with bash, which is in no folder of PATH; add /bin to PATH."
+        return "Ray starts its workers with bash, which is not on PATH; add /bin to PATH."
     return None
 
 
@@ -165,11 +165,11 @@ def start_ray(resources: Resources | None) -> None:
             ray.shutdown()
             if "timed out during startup" not in str(error):
                 reason = " ".join(str(error).split())[:500]
-                raise StartError(f"Ray does not start: {reason}") from error
-            print("Ray did not start within 30 s, as on a busy machine", file=sys.stderr)
+                raise StartError(f"Ray failed to start: {reason}") from error
+            print("Ray did not start within 30 s; the machine may be busy", file=sys.stderr)
     raise StartError(
-        f"Ray did not start in {NUM_STARTS} attempts; end other programs on this machine, or look "
-        f"into {folder}/session_latest/logs, and type the command again."
+        f"Ray did not start in {NUM_STARTS} attempts; end other programs on this machine or see "
+        f"{folder}/session_latest/logs, then run the command again."
     )
 
 
@@ -190,8 +190,8 @@ def join_ray(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"--address {address}: {reason} Start a cluster (`ray up cluster.yaml`), leave "
-            "--address out to use this machine, or put the cluster's token into ~/.ray/auth_token."
+            f"--address {address}: {reason} Start a cluster (`ray up cluster.yaml`), omit "
+            "--address to use this machine, or put the cluster's token into ~/.ray/auth_token."
         ) from None
 
 
@@ -210,7 +210,7 @@ def try_ray(resources: Resources | None) -> str | None:
     except (InputError, StartError) as error:
         return str(error)
     except Exception as error:  # Ray's own
-        return f"Ray starts, but does nothing ({type(error).__name__}): {error}"
+        return f"Ray starts but runs no task ({type(error).__name__}): {error}"
     finally:
         shut_down_ray()
     return None

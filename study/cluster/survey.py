@@ -89,8 +89,8 @@ def _problems(report: NodeReport, here: NodeReport, folder: AnyPath | None) -> I
     wrote = folder and report.wrote and folder / report.wrote
     if folder and wrote and not _arrived(wrote, report.probe):
         yield (
-            f"what it wrote to {folder.parent} does not arrive here: the folder is not shared. "
-            "Name one that is (NFS, s3://bucket/studies) with --studies-dir."
+            f"files that it writes to {folder.parent} do not appear on the driver: the folder is "
+            "not shared. Choose a shared one (NFS, s3://bucket/studies) with --studies-dir."
         )
 
 
@@ -130,7 +130,7 @@ def _answers(
     _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=PATIENCE_SECONDS)
     if waiting:
         hosts = ", ".join(asked[reference].host for reference in waiting)
-        print(f"waiting for {hosts}; a data set is prepared once per machine", file=sys.stderr)
+        print(f"waiting for {hosts} (the data set is prepared once per machine)", file=sys.stderr)
         until = time.monotonic() + NODE_SECONDS
         while waiting and time.monotonic() < until:
             ask()
@@ -138,32 +138,32 @@ def _answers(
     for reference, node in asked.items():
         if reference in waiting:
             ray.cancel(reference, force=True)
-            yield node.host, f"did not answer within {NODE_SECONDS:.0f} s; look at its logs."
+            yield node.host, f"did not answer within {NODE_SECONDS:.0f} s; see its logs."
             continue
         try:
             yield node.host, ray.get(reference)
         except Exception as error:  # what a node without the package raises, or one that dies
             text = (str(error).strip() or type(error).__name__).splitlines()[-1]
             if node.id not in [live.id for live in live_nodes()]:
-                text = "it went away meanwhile"
+                text = "it left the cluster"
             elif "No module named" in text:
-                text += "; install the project on this machine as on the others (cluster.yaml)"
+                text += "; install the project on this machine too (cluster.yaml)"
             yield node.host, f"cannot be checked: {text}"
 
 
 def _differences(here: NodeReport, there: NodeReport) -> Iterator[str]:
     """Yield what is not as on the driver's machine."""
-    fix = "the set-up of all machines must install the same (cluster.yaml)"
+    fix = "install the same on all machines (cluster.yaml)"
     if there.python != here.python:
         yield f"Python {there.python}, the driver has {here.python}; {fix}."
     for package, version in here.versions.items():
         if there.versions.get(package) != version:
-            have = there.versions.get(package) or "no"
-            yield f"{have} {package}, the driver has {version}; {fix}."
+            have = there.versions.get(package) or "is missing"
+            yield f"{package} {have}, the driver has {version}; {fix}."
     if there.code != here.code:
-        yield f"another version of this project than the driver's; {fix}."
+        yield f"the project's code differs from the driver's; {fix}."
     if there.checksum and here.checksum and there.checksum != here.checksum:
-        yield "another data set than the driver's (its checksum differs); copy the driver's."
+        yield "the data set differs from the driver's (checksum mismatch); copy the driver's."
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def _shared_folder(studies: AnyPath) -> Iterator[AnyPath]:
     except (OSError, StorageError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot write {studies} ({reason}); mend it, or name another folder with "
+            f"cannot write {studies} ({reason}); fix it, or choose another folder with "
             "--studies-dir."
         ) from None
     try:

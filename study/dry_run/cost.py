@@ -309,7 +309,7 @@ class _Probe:
         except BrokenPipeError:
             line = ""
         if not line:
-            return {"failure": "the process that measured it died"}
+            return {"failure": "the measuring process died"}
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -20,7 +20,7 @@ def describe(study: StudyPlan) -> str:
         f"study      {study.name}: {study.task.title}, {say_trials(study.options.num_samples)} "
         f"of up to {study.epochs} epochs",
         f"data       {study.identity['dataset']}, {study.identity['train']} training images "
-        f"(part of them for validation)",
+        "(some of them for validation)",
     ]
     lines.insert(1, f"objective  {study.goal}")
     for parameter in study.space.parameters:
@@ -56,9 +56,9 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
         price: US dollars for an hour of this machine; None if it is not known.
     """
     if not found.left:
-        return f"time       none: the study has its {study.options.num_samples} trials"
+        return f"time       none: the study already has its {study.options.num_samples} trials"
     if found.outlook is None:
-        return f"time       not known: no configuration that was tried runs ({found.failures[0]})"
+        return f"time       unknown: all configurations tried failed ({found.failures[0]})"
     lines = [_reach(study, found.outlook)]
     shown = found.drawn[: min(NUM_SHOWN, found.certain)]
     for place, values in enumerate(shown, start=found.first):
@@ -66,9 +66,11 @@ def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) ->
         lines.append(f"trial {place:<5}{settings_line(values)}{baseline}")
     if found.certain < len(found.drawn):
         learned = found.first + found.certain
-        lines.append(f"trial ...  from number {learned} on, from what those before will have given")
+        lines.append(
+            f"trial ...  from number {learned} on, chosen from the results of earlier trials"
+        )
     elif len(shown) < len(found.drawn):
-        lines.append("trial ...  likewise: none of them depends on another")
+        lines.append("trial ...  likewise: none depends on the results of others")
     lines.append(_networks(found))
     lines += [f"fails      {failure}" for failure in found.failures]
     return "\n".join([*lines, *_time(study, found, price)])

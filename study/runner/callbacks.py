@@ -118,11 +118,11 @@ class StudyCallback(NotPickled, tune.Callback):
         waiting = [trial for trial in trials if trial.status in ("PENDING", "RUNNING")]
         if len(self.heard) >= len(waiting):
             return
-        told = f"no process of a trial has started for {duration(START_SECONDS)}"
+        told = f"no trial process has started for {duration(START_SECONDS)}"
         if self.local:
             self.watch.dead(f"{told} (logs: {logs_folder()})")
         else:
-            self.progress.say(f"{told}; `ray status` says what the cluster waits for")
+            self.progress.say(f"{told}; `ray status` shows what the cluster is waiting for")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Show a trial that starts, anew or again."""
@@ -205,17 +205,21 @@ class StudyCallback(NotPickled, tune.Callback):
         with self._writing():
             self.record.retry(number, death.reason, micro_batches)
         self.tracker.touch(number)
-        self.progress.say(f"trial {number:>3}  {death.reason}; again from epoch {known.epochs + 1}")
+        self.progress.say(
+            f"trial {number:>3}  {death.reason}; retrying from epoch {known.epochs + 1}"
+        )
 
     def _wait_for_memory(self, trial: Any, known: TrialRecord, kill: MemoryKill) -> None:
         """Start a trial again later that merely ran beside something large."""
         number = known.number
         self.crowded[number] = self.crowded.get(number, 0) + 1
         if self.crowded[number] == 1:
-            again = f"again from epoch {known.epochs + 1}, as often as it takes"
+            again = f"retrying from epoch {known.epochs + 1}, not counted by --max-failures"
             self.progress.say(f"trial {number:>3}  {kill}; {again}")
         if self.crowded[number] >= NUM_CROWDED:
-            self.stopping.request(f"trial {number} has no room beside the others: {kill}", 1)
+            self.stopping.request(
+                f"trial {number} does not fit in memory beside the others: {kill}", 1
+            )
         trial.config["pause"] = CROWDED_SECONDS
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -266,4 +270,6 @@ class StudyCallback(NotPickled, tune.Callback):
         self.progress.ended(self.record.trial(number))
         common = common_failure(self.record.trials())
         if common is not None:
-            self.stopping.request(f"the first {NUM_ALIKE} trials all failed alike: {common}", 1)
+            self.stopping.request(
+                f"the first {NUM_ALIKE} trials all failed for the same reason: {common}", 1
+            )

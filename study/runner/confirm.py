@@ -52,7 +52,8 @@ class ConfirmPlan(StudyPlan):
     @property
     def title(self) -> str:
         """What it is called in messages."""
-        return f"confirmation of {', '.join(str(t.number) for t in self.chosen)} of {self.name}"
+        numbers = ", ".join(str(t.number) for t in self.chosen)
+        return f"confirmation of trials {numbers} of study {self.name}"
 
     @property
     def begun_before(self) -> bool:
@@ -95,10 +96,10 @@ def confirm(
         InputError: A mistake in the flags, or there is nothing to confirm.
     """
     if seeds < 2:
-        raise InputError(f"--confirm {seeds}: an interval takes at least 2 seeds.")
+        raise InputError(f"--confirm {seeds}: a confidence interval needs at least 2 seeds.")
     chosen = candidates_of(searched.goal, ranking)
     if not chosen:
-        raise InputError(f"study {searched.path.name} has no trial with a result to confirm yet.")
+        raise InputError(f"study {searched.path.name} has no trial with a result yet to confirm.")
     task = load_task(searched.manifest["task"])
     source = DataSource.find(searched.manifest["dataset"], asked.data_dir)
     plan = _plan(task, source, searched, chosen, seeds, asked)
@@ -113,7 +114,7 @@ def confirm(
         return code
     finished = _finished(record, trainings)
     if not finished:
-        print("failed: no training was trained to the end, so nothing is tested", file=sys.stderr)
+        print("failed: no training finished, so nothing is tested", file=sys.stderr)
         return 1
     trouble = _test_all(task, source, record, finished, asked.tracking_uri)
     confirmation = find(searched, ranking)
@@ -129,7 +130,7 @@ def _finished(record: StudyRecord, trainings: Sequence[TrialRecord]) -> list[Tri
         if trial.state != "finished":
             of = confirmation_runs.place_of(record.manifest["confirms"], trial.number).trial
             why = trial.reason or "it was stopped"
-            print(f"training {trial.number}, of trial {of}, does not count: {why}", file=sys.stderr)
+            print(f"training {trial.number} (of trial {of}) does not count: {why}", file=sys.stderr)
     return [trial for trial in trainings if trial.state == "finished"]
 
 

@@ -59,7 +59,7 @@ def reach_tracking(study: StudyPlan) -> str:
     except InputError as error:
         if not study.folder.exists():
             raise
-        print(f"{error} The study goes on; the rest is sent later.", file=sys.stderr)
+        print(f"{error} The study continues; the rest is sent later.", file=sys.stderr)
     return uri
 
 

@@ -42,14 +42,13 @@ class Death:
             return Death(reason=str(kill), cause="out_of_memory", kill=kill)
         error = _error(trial, text)
         if isinstance(error, ActorUnavailableError):
-            return Death(reason="its process or its machine is gone", cause="lost")
+            return Death(reason="its process or machine was lost", cause="lost")
         cause: Cause = "error" if error is None else cause_of(error)
         short = cause == "out_of_memory" or out_of_memory(text)
         if isinstance(error, RayActorError):
-            died = "its process died"
             if short:
-                return Death(reason=f"{died} for want of memory", cause="out_of_memory")
-            return Death(reason=died, cause="died")
+                return Death(reason="its process ran out of memory", cause="out_of_memory")
+            return Death(reason="its process died", cause="died")
         return Death(reason=text.splitlines()[-1], cause="out_of_memory" if short else cause)
 
 

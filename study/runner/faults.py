@@ -93,10 +93,10 @@ class MemoryKill:
         if self.blamed:
             lower, beside = "batch_size, image_size or --max-concurrent", ""
         else:
-            lower, beside = "--max-concurrent", f" beside one of {self.largest:.1f} GB"
+            lower, beside = "--max-concurrent", f" (another used {self.largest:.1f} GB)"
         return (
-            f"out of memory: {self.used:.1f} of {self.limit:.1f} GB were in use, {self.own:.1f} GB "
-            f"by it{beside}; lower {lower}"
+            f"out of memory: {self.used:.1f} of {self.limit:.1f} GB in use, {self.own:.1f} GB by "
+            f"its process{beside}; lower {lower}"
         )
 
 

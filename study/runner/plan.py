@@ -139,14 +139,14 @@ class StudyPlan:
         changed = changed_metrics(known, self.goal.metrics)
         if changed and StudyRecord.read(self.folder).num_ended() < self.options.num_samples:
             way = (
-                f"Give the new study another --name (with --warm-start-from {self.name} it tries "
-                "the best of this one first)."
+                f"Choose another --name for a new study (--warm-start-from {self.name} tries the "
+                "best trials of this one first)."
             )
             if "confirms" in known:
-                way = f"Move {self.folder} away and type the command again: it trains all anew."
+                way = f"Move {self.folder} away and run the command again to retrain everything."
             raise InputError(
-                f"{self.title} began when {changed[0]} was each trial's own training loss; now it "
-                f"is plain cross-entropy, and the two do not compare. {way}"
+                f"{self.title} was started when {changed[0]} was each trial's own training loss; "
+                f"now it is plain cross-entropy, and the two cannot be compared. {way}"
             )
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
@@ -171,7 +171,7 @@ def make_plan(options: RunOptions) -> StudyPlan:
     _check_numbers(options)
     _check_warm_start(options, name)
     if options.system_metrics and importlib.util.find_spec("psutil") is None:
-        raise InputError("--system-metrics needs psutil; type: pip install psutil")
+        raise InputError("--system-metrics needs psutil; run: pip install psutil")
     space, config = _space(task, options)
     searched = {parameter.name for parameter in space.parameters} | {"seed"}
     settings = {
@@ -203,8 +203,8 @@ def _check_name(name: str) -> None:
     """Refuse a name that cannot be one of a folder everywhere."""
     if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
         raise InputError(
-            f"--name {name[:40]!r}: use letters, digits, dots, dashes and underscores, "
-            f"{NAME_LENGTH} at most."
+            f"--name {name[:40]!r}: use at most {NAME_LENGTH} letters, digits, dots, dashes "
+            "and underscores."
         )
 
 
@@ -227,19 +227,21 @@ def _check_numbers(options: RunOptions) -> None:
 def _check_warm_start(options: RunOptions, name: str) -> None:
     """Refuse an earlier study of which the study of this name could learn nothing."""
     if options.warm_start_from == name:
-        raise InputError(f"--warm-start-from {name}: the study itself; name another.")
+        raise InputError(f"--warm-start-from {name}: this is the study itself; name another one.")
     if options.warm_start_from and options.sampler == "random":
-        raise InputError("--warm-start-from: --sampler random learns nothing; leave one out.")
+        raise InputError(
+            "--warm-start-from has no effect with --sampler random; remove one of them."
+        )
 
 
 def _space(task: Task, options: RunOptions) -> tuple[SearchSpace, TrainConfig]:
     """Return what is searched, and the configuration of the baseline."""
     assigned = parse_assignments(options.set, task.config_class)
     if "seed" in assigned:
-        raise InputError("--set seed: the seed of trial i is the study's plus i; use --seed.")
+        raise InputError("--set seed: trial i uses the study's seed plus i; use --seed instead.")
     if options.epochs is not None:
         if "epochs" in assigned:
-            raise InputError("--epochs and --set epochs exclude each other; leave one out.")
+            raise InputError("--epochs and --set epochs exclude each other; remove one.")
         assigned["epochs"] = options.epochs
     space = load_space(
         find_space(options.search_space or task.name),
@@ -261,7 +263,7 @@ def _check_studies_dir(text: str) -> None:
         try:
             place.exists()
         except StorageError as error:
-            raise InputError(f"{error} Or name another with --studies-dir.") from None
+            raise InputError(f"{error} Or choose another with --studies-dir.") from None
 
 
 def _check_batches(space: SearchSpace, batch_size: int, workers: int) -> None:

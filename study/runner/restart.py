@@ -72,7 +72,7 @@ class Restart:
         if why is None and not local:
             why, code = death, 1
         elif why is None and row > MOST:
-            why, code = f"{death}, {row} times in a row without an epoch in between", 1
+            why, code = f"{death}, {row} times in a row without completing an epoch", 1
         return Restart(begun=self.begun, row=row, progress=progress, why=why, exit_code=code)
 
 
@@ -113,7 +113,7 @@ def go_on_after(
     following = before.after(death, record, stopping, local)
     if following.why is None:
         print(
-            f"{death}; it is started again, and what ran goes on from its last epoch",
+            f"{death}; restarting Ray, trials resume from their last epoch",
             file=sys.stderr,
         )
     record.let_go()

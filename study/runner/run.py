@@ -74,7 +74,7 @@ def run(
         try:
             study = join_cluster(study, stopping, uri)
         except StudyStopped:
-            print(f"{stopping.why} before anything was begun", file=sys.stderr)
+            print(f"{stopping.why} before the study started", file=sys.stderr)
             return stopping.exit_code
     record = StudyRecord.create_or_continue(
         study.folder, manifest, command, stopping.abandon, uri, study.options
@@ -83,7 +83,7 @@ def run(
     if restart.why is not None:
         stopping.request(restart.why, restart.exit_code)
     for text in record.mended:
-        print(f"mended: {text}", file=sys.stderr)
+        print(f"repaired: {text}", file=sys.stderr)
     started = Run(study=study, record=record, uri=uri, stopping=stopping, restart=restart)
     started.work()
     if conclude is not None:
@@ -139,7 +139,7 @@ class Run:
                 self._run_trials()
             else:
                 asked = self.study.options.num_samples
-                print(f"{self.study.title} has its {asked} trials.", file=sys.stderr)
+                print(f"{self.study.title} already has its {asked} trials.", file=sys.stderr)
         except StudyStopped:
             pass  # `stopping` knows why
         except BaseException:
@@ -153,7 +153,7 @@ class Run:
         if self.stopping.why is not None:
             print(f"\n{self.stopping.why}", file=sys.stderr)
         if self._time_is_up():
-            print(f"for as long again: {command}", file=sys.stderr)
+            print(f"to continue for as long again: {command}", file=sys.stderr)
         if not self._is_complete():
             print(f"not complete; continue with: {command}", file=sys.stderr)
             return self.stopping.exit_code
@@ -316,7 +316,7 @@ class Run:
         if not shut_down_ray():
             if stopping.exit_code == 1 and stopping.why is None:  # a fault of ours
                 traceback.print_exc()
-                stopping.request("the study was ended by a fault", 1)
+                stopping.request("an internal error ended the study", 1)
             self._on_death("Ray hangs")
         if not stopping.abandoned:  # else the runs are another driver's now
             self._close_tracking()
@@ -333,7 +333,7 @@ class Run:
         seconds = HASTY_SECONDS if hasty else math.inf
         if trouble := self.tracker.close(status, best, TRACKING_SECONDS, seconds):
             print(
-                f"tracking is not complete ({trouble}); nothing is lost: the same command sends "
-                "the rest.",
+                f"tracking is not complete ({trouble}); nothing is lost: run the same command "
+                "again to send the rest.",
                 file=sys.stderr,
             )

@@ -87,7 +87,7 @@ class Stopping:
             for output in (1, 2):
                 if stat.S_ISCHR(os.fstat(output).st_mode):
                     os.dup2(nowhere, output)
-        self.tell(f"{name}: saving what runs; once more stops at once")
+        self.tell(f"{name}: saving the running trials; a second one stops at once")
         self.request(f"stopped by {name}", self.exit_code)
 
     def request(self, why: str, exit_code: int) -> None:

@@ -48,7 +48,7 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
     report = []
     if (record.path / REPORT_FILE).exists():
         report = [
-            f"  {args.studies_dir}/{study.name}/{REPORT_FILE}   # the same and more as a page"
+            f"  {args.studies_dir}/{study.name}/{REPORT_FILE}   # the full report, an HTML page"
         ]
     return "\n".join(
         [
@@ -59,9 +59,9 @@ def summary(study: StudyPlan, record: StudyRecord) -> str:
             "optimistic)",
             per_class_table(study.task, best.metrics),
             "\nnext:",
-            f"  {show} --confirm 3   # the best again, with other seeds: a score to believe",
-            f"  {show} --export   # test it once and export it",
+            f"  {show} --confirm 3   # retrain with other seeds: a score that is not optimistic",
+            f"  {show} --export   # score it once on the test split and export it",
             *report,
-            f"  {page_command(study)}   # all trials, curves and figures, in MLflow",
+            f"  {page_command(study)}   # all trials, curves and figures in MLflow",
         ]
     )

@@ -55,7 +55,7 @@ def halved(config: dict[str, Any], micro_batches: int, error: Exception) -> dict
     twice = 2 * micro_batches
     if not out_of_memory(error) or twice > share or (kill is not None and not kill.blamed):
         return None
-    note = f"out of memory ({reason_of(error)}); goes on with each batch in {twice} parts"
+    note = f"out of memory ({reason_of(error)}); resumes with each batch in {twice} micro-batches"
     return {"note": note, "micro_batches": twice}
 
 
@@ -80,8 +80,8 @@ def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
         known, state = distributed.broadcast(begin)  # type: ignore[misc]
         micro_batches = known.micro_batches
         for text in distributed.broadcast(folder.damage):
-            goes_on = f"epoch {len(state['history']) + 1}" if state else "the start"
-            yield {"note": f"{text} The trial goes on from {goes_on}."}
+            goes_on = f"resumes from epoch {len(state['history']) + 1}" if state else "starts over"
+            yield {"note": f"{text} The trial {goes_on}."}
         for row in state["history"][known.epochs :] if state else []:
             yield {"epoch": int(row["epoch"]), "metrics": row}
         while True:

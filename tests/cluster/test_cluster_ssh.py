@@ -107,7 +107,7 @@ def test_set_up_that_fails_fails_ray_up(machines: Machines) -> None:
 
 def test_up_makes_a_cluster_of_all_nodes(machines: Machines) -> None:
     done = ray(machines, "up", "-y", timeout=1200)
-    assert "NO DATA of facade on this node" in done.stdout  # said, and no error
+    assert "NO DATA for facade on this node" in done.stdout  # said, and no error
     assert "MLflow runs on" in done.stdout
     wait_for(lambda: nodes(machines) == 2, seconds=1200)  # the head sets the worker up now
     versions = "~/venv/bin/pip freeze; ~/venv/bin/python -V"

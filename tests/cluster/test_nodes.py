@@ -90,7 +90,7 @@ def test_a_study_spreads_and_survives_a_node(cluster: Cluster, tmp_path: Path) -
     record = StudyRecord.read(trials.parent)
     assert [trial.state for trial in record.trials()] == ["finished"] * 6
     moved = [trial for trial in record.trials() if trial.failures]
-    assert len(moved) == 1 and "again from epoch" in output.read_text(), output.read_text()
+    assert len(moved) == 1 and "retrying from epoch" in output.read_text(), output.read_text()
     for trial in record.trials():
         assert [row["epoch"] for row in trial.history] == [1, 2, 3, 4, 5]
         # Each row says when its epoch ended: one that was trained again would differ.
@@ -208,7 +208,7 @@ def test_doctor_finds_another_version(cluster: Cluster, tmp_path: Path) -> None:
         cluster.remove_node(odd)
     assert code == 1
     (problem,) = found["problems"]
-    assert "9.9.9 torch, the driver has" in problem["problem"]
+    assert "torch 9.9.9, the driver has" in problem["problem"]
     assert found["nodes"][problem["host"]]["versions"]["torch"] == "9.9.9"
 
 

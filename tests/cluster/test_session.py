@@ -95,6 +95,6 @@ def test_without_bash_no_worker_would_start(monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert not any("bash" in problem for problem in check_node(request).problems)
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(StartError, match="bash, which is in no folder of PATH"):
+    with pytest.raises(StartError, match="bash, which is not on PATH"):
         session.start_ray(RESOURCES)
     assert any("bash" in problem for problem in check_node(request).problems)

@@ -58,11 +58,13 @@ def test_an_old_study_after_its_loss_gets_no_new_trials(tmp_path: Path) -> None:
     begun(tmp_path / "new", 0.5, 0.4, **LOSS, **NOW)
     begun(tmp_path / "score", 0.5, 0.4)
     planned(tmp_path, "old", 2, "--objective", "loss").refuse_changed_metrics()  # it is complete
-    with pytest.raises(InputError, match="study old began when val/loss was each trial's own"):
+    with pytest.raises(
+        InputError, match="study old was started when val/loss was each trial's own"
+    ):
         planned(tmp_path, "old", 3, "--objective", "loss").refuse_changed_metrics()
     manifest = read_manifest(tmp_path / "old")
     write_manifest(tmp_path / "old", {**manifest, "confirms": {"study": "s"}})
-    with pytest.raises(InputError, match="Move .*/old away and type the command again"):
+    with pytest.raises(InputError, match="Move .*/old away and run the command again"):
         planned(tmp_path, "old", 3, "--objective", "loss").refuse_changed_metrics()
     planned(tmp_path, "new", 3, "--objective", "loss").refuse_changed_metrics()
     planned(tmp_path, "score", 3).refuse_changed_metrics()

@@ -197,7 +197,7 @@ def test_the_winner_s_best_training_is_exported_and_not_tested_again(confirmed: 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--confirm", "1"], "--confirm 1: an interval takes at least 2 seeds"),
+        (["--confirm", "1"], "--confirm 1: a confidence interval needs at least 2 seeds"),
         (["--confirm", "2", "--cpus-per-worker", "0"], "--cpus-per-worker must be at least 1"),
         (["--confirm", "2", "--wait", "3"], "--wait 3: give a number"),
     ],
@@ -438,7 +438,7 @@ def test_a_training_that_failed_for_good_is_told(cut_off: StudyRecord, capsys) -
     dataclasses.replace(trial, state="failed", reason="the loss is not finite").save(folder)
     assert confirm("--confirm", 2) == 0
     captured = capsys.readouterr()
-    assert "training 2, of trial 0, does not count: the loss is not finite" in captured.err
+    assert "training 2 (of trial 0) does not count: the loss is not finite" in captured.err
     assert "1 failed" in captured.out
     assert sorted(test["trial"] for test in read_tests(cut_off.path)) == [0, 1, 3]
 

@@ -139,8 +139,8 @@ def test_a_trial_that_never_fits_is_halved_once_a_try_and_fails_with_a_reason(
     trial = study.record.trial(0)
     assert trial.state == "failed" and trial.micro_batches == 4
     assert trial.reason == (
-        "out of memory: 15.0 of 15.5 GB were in use, 9.0 GB by it; lower batch_size, image_size "
-        "or --max-concurrent (tried 3 times)"
+        "out of memory: 15.0 of 15.5 GB in use, 9.0 GB by its process; lower batch_size, "
+        "image_size or --max-concurrent (tried 3 times)"
     )
     assert study.trial.max_failures == 0, "Ray starts its process no more"
     study.fails(told(9.0, 1.0))  # of the last process, which finds that the trial has ended
@@ -156,7 +156,7 @@ def test_a_trial_beside_a_large_one_is_not_blamed(
     trial = study.record.trial(0)
     assert (trial.state, trial.micro_batches, trial.failures) == ("running", 1, ())
     assert study.trial.config["pause"] > 0 and study.stopping.why is None
-    assert len(study.said) == 1 and "beside one of 9.0 GB" in study.said[0]
+    assert len(study.said) == 1 and "(another used 9.0 GB)" in study.said[0]
     study.fails(told(1.0, 9.0))  # it is never given room
     assert study.stopping.why is not None and "--max-concurrent" in study.stopping.why
     assert study.stopping.exit_code == 1 and study.record.trial(0).state == "running"
@@ -166,10 +166,10 @@ def test_a_trial_beside_a_large_one_is_not_blamed(
     ("error", "reason", "cause"),
     [
         (ActorDiedError(), "its process died", "died"),
-        (ActorUnavailableError("no route", None), "its process or its machine is gone", "lost"),
+        (ActorUnavailableError("no route", None), "its process or machine was lost", "lost"),
         (
             RayActorError(error_msg="The node was running low on memory."),
-            "its process died for want of memory",
+            "its process ran out of memory",
             "out_of_memory",
         ),
         (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error", "error"),
@@ -229,7 +229,7 @@ def test_a_process_that_does_not_start_is_told(
     study.callback.clock.now += 20
     study.callback.on_step_begin(0, trials)
     assert len(study.dead if local else study.said) == 1
-    assert "no process of a trial has started for 3 min" in (study.dead + study.said)[0]
+    assert "no trial process has started for 3 min" in (study.dead + study.said)[0]
     assert study.dead == [] or "/tmp/ray/logs" in study.dead[0]
 
 

@@ -57,7 +57,7 @@ def test_every_fault_has_its_cure_or_its_reason(tmp_path: Path) -> None:
     assert [f["epoch"] for f in (*raises_once.failures, *dies.failures, *hangs.failures)] == [2] * 3
     assert memory.micro_batches == 4 and len(memory.failures) == 2
     assert "can't allocate memory" in memory.failures[0]["reason"]
-    assert "in 4 parts" in done.stderr and "Traceback" not in done.stderr
+    assert "in 4 micro-batches" in done.stderr and "Traceback" not in done.stderr
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     for trial in record.trials():
         run = client.get_run(record.run_folder(trial.number).run_id or "")
@@ -92,7 +92,7 @@ def test_a_study_whose_first_trials_fail_alike_stops(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     trials = StudyRecord.read(tmp_path / "studies" / "faulty").trials()
     assert 3 <= sum(trial.state == "failed" for trial in trials) <= 4
-    assert "all failed alike: OSError: [Errno 5] Input/output error" in done.stderr
+    assert "all failed for the same reason: OSError: [Errno 5] Input/output error" in done.stderr
     assert "continue with: python -m study.tune faulty" in done.stderr
 
 

@@ -27,7 +27,7 @@ def test_restarts_in_a_row_end_the_study_and_an_epoch_ends_the_row(tmp_path: Pat
     again = open_record(tmp_path / "other")
     begin(again)
     last = dataclasses.replace(restart, progress=0).after("Ray hangs", again, stopping, local=True)
-    assert last.why == f"Ray hangs, {MOST + 1} times in a row without an epoch in between"
+    assert last.why == f"Ray hangs, {MOST + 1} times in a row without completing an epoch"
     assert last.exit_code == 1
 
 

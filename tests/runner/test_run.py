@@ -42,7 +42,7 @@ def test_a_complete_study_is_told_of_and_left_alone(
     begun(study, *values)
     assert run(study, study.manifest(), COMMAND) == 0
     told = capsys.readouterr()
-    assert "study fashion has its 2 trials." in told.err and "not complete" not in told.err
+    assert "study fashion already has its 2 trials." in told.err and "not complete" not in told.err
     assert f"best: trial {values.index(max(values))}," in told.out
     starts = read_manifest(study.folder)["starts"]
     assert RunOptions.of(starts[-1]["options"]) == study.options

@@ -113,7 +113,10 @@ def test_a_study_of_any_number_of_trials_hears_signals_and_its_time_budget(
     done = run_module(*study, *budget, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     assert "any number of trials of up to 1 epochs" in done.stderr
-    assert "the time budget of 15 s is used up\nfor as long again: python -m" in done.stderr
+    assert (
+        "the time budget of 15 s is used up\nto continue for as long again: python -m"
+        in done.stderr
+    )
     assert len(list(trials.iterdir())) >= begun
     store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = store.search_runs(["1"], "tags.`study.role` = 'study'")

@@ -115,7 +115,7 @@ def while_trials_wait(
         act(victim)
         output = home / "output"
         try:
-            wait_for(lambda: "started again" in output.read_text(), 120)
+            wait_for(lambda: "restarting Ray" in output.read_text(), 120)
         finally:
             hold.unlink()
 
@@ -143,7 +143,7 @@ def stop(seconds: float) -> Callable[[psutil.Process], None]:
 def test_a_ray_that_has_died_is_started_again(tmp_path: Path, name: str) -> None:
     code, output = run_and_strike(tmp_path, name, while_trials_wait(tmp_path, kill))
     assert code == 0, output
-    told = [line for line in output.splitlines() if "it is started again" in line]
+    told = [line for line in output.splitlines() if "restarting Ray" in line]
     assert len(told) == 1 and told[0].startswith("Ray's "), output
     assert "Traceback" not in output and "state-dump" not in output, output
     check_complete(tmp_path, output)
@@ -155,14 +155,14 @@ def test_a_ray_that_hangs_is_started_again(tmp_path: Path, name: str) -> None:
         tmp_path, name, while_trials_wait(tmp_path, psutil.Process.suspend)
     )
     assert code == 0, output
-    assert f"Ray's {name} has not answered for 20 s; it is started again" in output
+    assert f"Ray's {name} has not answered for 20 s; restarting Ray" in output
     check_complete(tmp_path, output)
 
 
 @pytest.mark.parametrize("name", ["worker", "drawing"])
 def test_a_process_that_is_killed_is_replaced(tmp_path: Path, name: str) -> None:
     code, output = run_and_strike(tmp_path, name, kill)
-    assert code == 0 and "started again" not in output, output
+    assert code == 0 and "restarting Ray" not in output, output
     check_complete(tmp_path, output, blamed=name == "worker")
 
 
@@ -180,7 +180,7 @@ def test_a_killed_driver_is_continued(tmp_path: Path) -> None:
 )
 def test_a_process_that_stands_still_for_a_while_does_no_harm(tmp_path: Path, name: str) -> None:
     code, output = run_and_strike(tmp_path, name, stop(10.0))
-    assert code == 0 and "started again" not in output, output
+    assert code == 0 and "restarting Ray" not in output, output
     check_complete(tmp_path, output)
 
 

@@ -128,7 +128,7 @@ def test_a_study_goes_on_and_ends_without_a_server_and_the_next_command_sends_al
         study.send_signal(signal.SIGINT)
         assert study.wait(20) == 130
     done = run_module(*command, cwd=tmp_path, env=env)
-    assert done.returncode == 0 and "The study goes on; the rest is sent later" in done.stderr
+    assert done.returncode == 0 and "The study continues; the rest is sent later" in done.stderr
     assert "tracking is not complete" in done.stderr and "Traceback" not in done.stderr
     with server(tmp_path, port):
         last = run_module(*command, cwd=tmp_path, env=env)
