@@ -157,4 +157,4 @@ def test_another_data_set_under_the_same_path_is_refused(
     write_document(manifest, {**read_document(manifest), "checksum": "other"})
     monkeypatch.chdir(tmp_path)
     assert run_command(lambda: main(["fashion", "--export"])) == 2
-    assert "is not the one of the study" in capsys.readouterr().err
+    assert "is not the one this study uses" in capsys.readouterr().err

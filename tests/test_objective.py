@@ -103,14 +103,14 @@ def test_names(task: Any, flag: str | None, objectives: list[tuple[str, str]]) -
 @pytest.mark.parametrize(
     ("objective", "require", "message"),
     [
-        ("mean_app", [], "no metric 'mean_app' of facade; did you mean 'mean_ap'?"),
+        ("mean_app", [], "facade has no metric 'mean_app'; did you mean 'mean_ap'?"),
         ("ap/piller", [], "did you mean 'ap/pillar'?"),
         ("mean_ap,", [], "no metric ''"),
         ("num_params,mean_ap", [], "the first metric decides which epoch"),
         ("num_params", [], "the first metric decides which epoch"),
         ("mean_ap,mean_ap", [], "two different ones"),
         ("mean_ap,min_ap,num_params", [], "two different ones"),
-        (None, ["ap/windw>=0.8"], "--require: there is no metric 'ap/windw'"),
+        (None, ["ap/windw>=0.8"], "--require: facade has no metric 'ap/windw'"),
         (None, ["ap/window>0.8"], "METRIC>=VALUE"),
         (None, ["ap/window>=high"], "METRIC>=VALUE"),
         (None, ["ap/window>=nan"], "METRIC>=VALUE"),
@@ -230,10 +230,10 @@ def test_the_objective_is_part_of_a_study_s_identity(tmp_path: Path) -> None:
     closed(open_record(tmp_path / "s", **TWO))
     closed(open_record(tmp_path / "s", **TWO))
     for other in ({}, CONSTRAINED, {**TWO, "require": ["val/ap/window>=0.8"]}):
-        with pytest.raises(InputError, match="'s' in .* has another (objectives|require): "):
+        with pytest.raises(InputError, match="'s' in .* was created with (objectives|require)="):
             open_record(tmp_path / "s", **other)
     closed(open_record(tmp_path / "t"))
-    with pytest.raises(InputError, match="has another metric"):
+    with pytest.raises(InputError, match="was created with metric="):
         open_record(tmp_path / "t", metric="val/min_ap")
     with pytest.raises(InputError, match="its objectives is"):
         put(record := open_record(tmp_path / "u", **TWO), "finished", (0.5, 9, 0.5))

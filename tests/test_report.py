@@ -212,7 +212,7 @@ def test_few_trials_are_marked_one_by_one(tmp_path: Path, num: int) -> None:
 
 def test_importance_says_what_it_lacks(tmp_path: Path) -> None:
     text = page(study(tmp_path / "s", [trial(n, "finished", [0.1]) for n in range(4)]))
-    assert "takes 5 ended trials, but study s has 4" in text and "--importance" not in text
+    assert "needs 5 ended trials; study s has 4" in text and "--importance" not in text
 
 
 def test_a_reason_is_no_markup(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ RATE = "search:\n  learning_rate: "
         ("fixed:\n  seeed: 1\nsearch: {}\n", 2, "there is no setting 'seeed'"),
         (RATE + "{type: float, low: 0.1, high: 0.01}\n", 2, "low must be below high"),
         (RATE + "{type: float, low: 0.1, high: 0.1}\n", 2, "low must be below high"),
-        (RATE + "{type: float, low: 0, high: 0.1, log: true}\n", 2, "log needs low above 0"),
+        (RATE + "{type: float, low: 0, high: 0.1, log: true}\n", 2, "log requires low > 0"),
         (RATE + "{type: float, low: -1, high: 0.1}\n", 2, "learning_rate must be at least 0"),
         (RATE + "{type: float, low: x, high: 0.1}\n", 2, "low must be a number, but got 'x'"),
         (RATE + "{type: float, high: 0.1}\n", 2, "low must be a number, but got None"),
@@ -146,13 +146,17 @@ RATE = "search:\n  learning_rate: "
         (
             "search:\n  batch_size: {type: int, low: 4, high: 16, step: 4, log: true}\n",
             2,
-            "log and step exclude each other",
+            "log and step are mutually exclusive",
         ),
         ("search:\n  batch_size: {type: int, low: 1.5, high: 4}\n", 2, "low must be a whole"),
-        ("search:\n  last_relu: {type: categorical}\n", 2, "choices must be a list"),
+        ("search:\n  last_relu: {type: categorical}\n", 2, "choices must be a non-empty list"),
         ("search:\n  last_relu: {type: categorical, choices: [1]}\n", 2, "true or false"),
-        ("search:\n  last_relu: {type: categorical, choices: [true, true]}\n", 2, "twice"),
-        ("search:\n  epochs: {type: int, low: 1, high: 9}\n", 2, "epochs is the same for all"),
+        ("search:\n  last_relu: {type: categorical, choices: [true, true]}\n", 2, "duplicate"),
+        (
+            "search:\n  epochs: {type: int, low: 1, high: 9}\n",
+            2,
+            "epochs cannot differ between trials",
+        ),
         ("fixed:\n  epochs: ten\nsearch: {}\n", 2, "epochs must be a whole number, but got 'ten'"),
         (
             "fixed:\n  width1: 8\nsearch:\n  width1: {type: int, low: 4, high: 9}\n",
@@ -162,7 +166,7 @@ RATE = "search:\n  learning_rate: "
         (
             "search:\n  width1: {type: int, low: 4, high: 9}\n  width1: {type: int}\n",
             3,
-            "'width1' stands here twice",
+            "'width1' is defined twice",
         ),
         (
             "search:\n  width1: {type: int, low: 4, high: 9, when: {widht2: 3}}\n",
@@ -179,7 +183,7 @@ RATE = "search:\n  learning_rate: "
             "search:\n  width1: {type: int, low: 4, high: 9, when: {width2: 5}}\n"
             "  width2: {type: int, low: 4, high: 9, when: {width1: 5}}\n",
             2,
-            "width1, width2 depend on one another",
+            "width1, width2 depend on each other",
         ),
         (
             "search:\n  width1: {type: int, low: 4, high: 9}\nbaseline: {width1: 90}\n",
@@ -216,7 +220,7 @@ RATE = "search:\n  learning_rate: "
         (
             "search:\n  width1: {type: int, low: 4, high: 9, when: }\n",
             2,
-            "when must be like {other_parameter: value}",
+            "when must look like {other_parameter: value}",
         ),
         (  # of a setting that is the same for all trials, by default or by `fixed`
             "search:\n  block: {type: categorical, choices: [plain], when: {model: Unet}}\n"
@@ -255,16 +259,16 @@ RATE = "search:\n  learning_rate: "
             "search:\n  width1: {type: int, low: 4, high: 9}\n  width2:\n    type: int\n"
             "    low: 2\n    high: 8\n    low: 4\n",
             7,
-            "'low' stands here twice, also on line 5",
+            "'low' is defined twice, first on line 5",
         ),
         ("search:\n\twidth1: {type: int, low: 4, high: 9}\n", 2, "indent with spaces"),
         ("search:\n  a: *b\n", 2, "undefined alias 'b'"),
         ("search:\n  width1: {<<: 3, type: int}\n", 2, "`<<` takes an anchor's"),
-        ("search:\n  width1: !!python/name:os.system {}\n", 2, "means nothing here"),
-        ("fixed:\n  epochs: \x00\n", 2, "a character that cannot be shown, 0x0"),
+        ("search:\n  width1: !!python/name:os.system {}\n", 2, "is not supported"),
+        ("fixed:\n  epochs: \x00\n", 2, "unprintable character 0x0"),
         ("search: &a\n  width1: *a\n", 1, "this anchor contains itself"),
         ("search: " + 200 * "[" + 200 * "]", 1, "nested more than 20 levels deep"),
-        ("search: [1\n", 2, "this is not YAML"),
+        ("search: [1\n", 2, "this is not valid YAML"),
         ("- 1\n", 1, "expected `name: value` lines"),
     ],
 )
@@ -413,7 +417,7 @@ def test_aliases_have_a_limit(tmp_path: Path) -> None:
 def test_a_file_that_is_no_text_of_a_search_space(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "space.yaml"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"space.yaml (is no search space|cannot be read)"):
+    with pytest.raises(InputError, match=r"space.yaml (is not a search space|cannot be read)"):
         load_space(path, FacadeConfig, {}, {})
 
 

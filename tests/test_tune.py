@@ -171,7 +171,7 @@ BAD = [
         "torch synchronises batch normalisation only on GPUs",
     ),
     (["fashion", "--studies-dir", "/proc/studies"], "cannot write the study's folder"),
-    (["fashion", "--objective", "acuracy"], "--objective: there is no metric 'acuracy' of fashion"),
+    (["fashion", "--objective", "acuracy"], "--objective: fashion has no metric 'acuracy'"),
     (["fashion", "--objective", "num_params"], "the first metric decides which epoch"),
     (["fashion", "--require", "accuracy/Bagg>=0.8"], "did you mean 'accuracy/Bag'?"),
     (["fashion", "--require", "accuracy"], "--require takes METRIC>=VALUE"),

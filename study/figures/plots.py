@@ -83,7 +83,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], note: str) -> F
     widest = text_width(*classes)
     left, below = 36 + widest, 0.71 * widest + 52
     sheet = Sheet(
-        "Confusion matrix: rows add up to 100 %", note, left + num * cell + 24, num * cell + below
+        "Confusion matrix: each row sums to 100 %", note, left + num * cell + 24, num * cell + below
     )
     colors = color_map("Blues", shares / 100)
     sheet.paste(enlarged(colors, num * cell, num * cell), left, 0)
@@ -99,8 +99,8 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], note: str) -> F
         sheet.text(name, left - tick - 4, middle, anchor="rm")
         sheet.box(left + middle, num * cell, 1, tick, fill="black")
         sheet.text(name, left + middle + 4, num * cell + tick + 5, anchor="rm", turned=45)
-    sheet.text("is", 14, num * cell / 2, turned=90)
-    sheet.text("taken for", left + num * cell / 2, num * cell + below - 14)
+    sheet.text("true class", 14, num * cell / 2, turned=90)
+    sheet.text("predicted class", left + num * cell / 2, num * cell + below - 14)
     return sheet.figure()
 
 

@@ -37,7 +37,7 @@ def draw_run(
         try:
             figures = dict(task.figures(read_arrays(folder.figure_data_file), note))
         except DamagedFile as error:
-            folder.damage.append(f"{error} There are no figures of the best epoch.")
+            folder.damage.append(f"{error} No figures of the best epoch can be drawn.")
         return {**figures, "learning_curves": learning_curves(history, metric, note, mode)}
 
     save_figures(drawn, folder.path / "figures")

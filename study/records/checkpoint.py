@@ -47,7 +47,7 @@ def load(path: AnyPath) -> dict[str, Any]:
         with zipfile.ZipFile(content) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise DamagedFile(f"{path} is damaged: the checksum of {damaged} differs.")
+            raise DamagedFile(f"{path} is damaged: checksum mismatch in {damaged}.")
         content.seek(0)
         state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     except DamagedFile:

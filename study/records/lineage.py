@@ -60,18 +60,19 @@ def settle(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]:
         return manifest
     if not _is_there(before, path, manifest):
         logger.warning(
-            "the study in %s was in %s; it goes on with its runs in MLflow", path, before
+            "the study in %s was moved from %s; it keeps its runs in MLflow", path, before
         )
     elif _brought_its_store(before, here, uri):
         logger.warning(
-            "the study in %s is a copy of %s, and so is its tracking store; both go on",
+            "the study in %s is a copy of %s, with its own copy of the tracking store; both "
+            "continue independently",
             path,
             before,
         )
     else:
         logger.warning(
-            "the study in %s is a copy of %s; from now on it is a study of its own, and its trials "
-            "get runs of their own in MLflow",
+            "the study in %s is a copy of %s; from now on it is a separate study, and its trials "
+            "get new runs in MLflow",
             path,
             before,
         )

@@ -46,9 +46,9 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
         recalled = recall_manifest(path / "optuna.db")
         if recalled is None:
             raise InputError(
-                f"{error} Put it back from a backup, or give the study another --name."
+                f"{error} Restore it from a backup, or choose another --name."
             ) from None
-        logger.warning("%s What it said is taken from optuna.db.", error)
+        logger.warning("%s Its content was recovered from optuna.db.", error)
         manifest = recalled
     for start in manifest.get("starts", []):  # kept as typed before there were masks
         start["command"] = redacted(start["command"])
@@ -57,7 +57,7 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
             start["options"] = None if options is None else options.describe()
     missing = [key for key in (*IDENTITY, "study", "settings", "id") if key not in manifest]
     if missing:
-        raise InputError(f"{file} is damaged: it does not say {', '.join(missing)}.")
+        raise InputError(f"{file} is damaged: {', '.join(missing)} missing.")
     manifest.setdefault("place", first_place(path, manifest))
     manifest["study"] = name_of(path, manifest)
     return manifest
@@ -119,7 +119,7 @@ def refuse_other_data(
     """
     if identity["checksum"] != manifest["checksum"]:
         raise InputError(
-            f"the data set in {place} is not the one of the study (its checksum differs); name the "
+            f"the data set in {place} is not the one this study uses (checksum mismatch); set the "
             "right folder with --data-dir."
         )
 
@@ -131,8 +131,8 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
         InputError: It does not; the message says what differs.
     """
     ways = (
-        "Give the new study another --name (with --warm-start-from "
-        f"{path.name} it knows what this one found), or the old study's settings."
+        "Use the study's settings, or start a new study with another --name (add "
+        f"--warm-start-from {path.name} to reuse what this one found)."
     )
     where = f"the study {path.name!r} in {path.parent}"
     for key in (*IDENTITY, *OPTIONAL):
@@ -140,12 +140,15 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
             before, now = (json.dumps(said.get(key, "none")) for said in (known, asked))
             if key == "space":
                 before, now = _differences(known[key], asked[key])
-            raise InputError(f"{where} has another {key}: {before} there, {now} asked for. {ways}")
+            raise InputError(
+                f"{where} was created with {key}={before}; this command asks for {key}={now}. "
+                f"{ways}"
+            )
     before, now = (manifest.get("warm_start", {}).get("from") for manifest in (known, asked))
     if now is not None and now != before:
         raise InputError(
-            f"{where} began without what {now!r} found: --warm-start-from belongs to the first "
-            "command of a study. Leave it out, or give the new study another --name."
+            f"{where} was not created with --warm-start-from {now}, and only a new study can be "
+            "warm-started. Drop the flag, or choose another --name."
         )
 
 

@@ -83,7 +83,9 @@ class OptunaFile:
             return None
         if not self.path.exists():
             self._behind = True
-            logger.warning("%s cannot be made (%s); the study does not need it.", self.place, wrong)
+            logger.warning(
+                "%s cannot be created (%s); the study runs without it.", self.place, wrong
+            )
             return None
         self._close()
         kept = self.place.parent / f"{self.place.name}.damaged-{time.time():.0f}"
@@ -97,8 +99,8 @@ class OptunaFile:
             self._behind = True
         self._send()
         return (
-            f"{self.place} was damaged ({wrong}); made anew from the trials' files, kept as "
-            f"{kept.name}."
+            f"{self.place} was damaged ({wrong}); rebuilt from the trials' files, the damaged one "
+            f"is kept as {kept.name}."
         )
 
     def _catch_up(self, trials: Sequence[TrialRecord]) -> str | None:
@@ -112,7 +114,7 @@ class OptunaFile:
             if not _is_disk(error):
                 return text
             self._behind = True
-            logger.warning("%s cannot be written now (%s)", self.path, text)
+            logger.warning("%s cannot be written at the moment (%s)", self.path, text)
         return None
 
     def update(self, trial: TrialRecord) -> None:
@@ -147,7 +149,7 @@ class OptunaFile:
         except Exception as error:  # as in `follow`
             self._behind = True
             logger.warning(
-                "%s cannot be written (%s); the study does not need it, the next command mends it.",
+                "%s cannot be written (%s); the study runs without it, the next command updates it",
                 self.place,
                 str(error).splitlines()[0],
             )
@@ -209,10 +211,10 @@ class OptunaFile:
         check_pages(self.path)
         study = self._open()
         if [there.name.lower() for there in study.directions] != directions(self.goal):
-            return "another direction"
+            return "direction differs"
         there = study.get_trials(deepcopy=False)
         if len(there) > len(trials):
-            return f"{len(there)} trials, but there are {len(trials)}"
+            return f"{len(there)} trials in the file, {len(trials)} in the study"
         ids = optuna_storage.trial_ids(study)
         for have, trial, trial_id in zip(there, trials, ids, strict=False):
             want = frozen(trial, self.space, self.goal)
@@ -229,7 +231,7 @@ class OptunaFile:
                 and have.values in (want.values, pruned)
             )
             if not fits:
-                return f"trial {trial.number} is not what its trial.json says"
+                return f"trial {trial.number} differs from its trial.json"
             known = dataclasses.replace(
                 trial, history=trial.history[: len(have.intermediate_values)]
             )

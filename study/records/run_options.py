@@ -69,7 +69,7 @@ class ResourceOptions:
                 raise InputError(f"--{flag.replace('_', '-')} must be at least 1, but got {value}.")
         if MOST_TRIALS < self.num_samples < math.inf:
             raise InputError(
-                f"--num-samples {self.num_samples:,} is too many; for no limit give inf."
+                f"--num-samples {self.num_samples:,} is too many; use inf for no limit."
             )
         gpus = self.gpus_per_worker or 0.0
         if not 0 <= gpus < float("inf"):
@@ -83,8 +83,7 @@ class ResourceOptions:
             raise InputError(f"--gpus-per-worker {gpus:g}: above 1 it must be a whole number.")
         if self.wait is not None and (self.address is None or self.wait < 1):
             raise InputError(
-                f"--wait {self.wait}: give a number of nodes from 1 up, and the cluster's "
-                "--address."
+                f"--wait {self.wait} must be at least 1 node, and needs the cluster's --address."
             )
 
 
@@ -198,4 +197,4 @@ def _shortest(value: Any) -> str:
 
 def say_trials(number: float) -> str:
     """Return how many trials there are, for people; infinity says what ends the study."""
-    return "any number of trials" if math.isinf(number) else f"{number} trials"
+    return "an unlimited number of trials" if math.isinf(number) else f"{number} trials"

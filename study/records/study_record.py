@@ -100,7 +100,7 @@ class StudyRecord:
             held = hold(path, on_taken_over)
         except OSError as error:
             raise InputError(
-                f"cannot write the study's folder {path} ({error.strerror}); name another with "
+                f"cannot write the study's folder {path} ({error.strerror}); choose another with "
                 "--studies-dir."
             ) from None
         try:

@@ -49,11 +49,11 @@ def load_trials(
                 why = damage.pop(trial.number, None) or DamagedFile(
                     f"{folder.path / 'trial.json'} is missing."
                 )
-                mended.append(f"{why} Trial {trial.number} is taken from {file}.")
+                mended.append(f"{why} Trial {trial.number} was recovered from {file}.")
                 if repair:
                     recalled.save(folder.path)
     for left in damage.values():
-        raise InputError(f"{left} optuna.db does not know this trial; restore a backup.")
+        raise InputError(f"{left} This trial is not in optuna.db; restore the file from a backup.")
     return [found[number] for number in sorted(found)], mended
 
 

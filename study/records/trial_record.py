@@ -165,7 +165,7 @@ class TrialRecord:
         try:
             return TrialRecord.of(content)
         except (TypeError, KeyError) as error:
-            raise DamagedFile(f"{path} is of another version ({error}).") from None
+            raise DamagedFile(f"{path} was written by another version ({error}).") from None
 
 
 def cause_before(reason: str) -> Cause:

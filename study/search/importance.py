@@ -81,19 +81,19 @@ class Importance:
         ]
         prefix = f"val/{task.class_metric}/"
         header = [metric.removeprefix(prefix) for metric in metrics]
-        title = "importance for being among the best, in percent (PED-ANOVA; * above chance)"
+        title = "hyperparameter importance in percent (PED-ANOVA; * above chance)"
         return "\n".join([title, table(["parameter", *header], rows), *self.notes()])
 
     def notes(self) -> list[str]:
         """Return what was compared, and how far that goes, in lines."""
         lines = [
-            f"of {self.trials} trials the best {self.top}, at their best epoch up to "
-            f"{self.epoch} of {self.epochs}, the last that all have reached",
+            f"the best {self.top} of {self.trials} trials, by their best epoch up to "
+            f"{self.epoch} of {self.epochs}, the last one all of them reached",
         ]
         if self.diverged:
-            lines.append(f"{self.diverged} whose loss was not finite count as worst")
+            lines.append(f"{self.diverged} diverged (loss not finite) and count as worst")
         if self.trials < FEW:
-            lines.append(f"fewer than {FEW} trials: take this as a hint")
+            lines.append(f"fewer than {FEW} trials: only a hint")
         return lines
 
     def _cell(self, name: str, metric: str) -> str:
@@ -112,8 +112,8 @@ def importance(task: Task, record: StudyRecord) -> Importance:
     compared = [*ended, *diverged]
     if len(ended) < 2 or len(compared) < FEWEST:
         raise InputError(
-            f"The importance of hyperparameters takes {FEWEST} ended trials, but study "
-            f"{record.path.name} has {len(compared)}."
+            f"Hyperparameter importance needs {FEWEST} ended trials; study {record.path.name} "
+            f"has {len(compared)}."
         )
     epoch = min(trial.epochs for trial in ended)
     rows = [best_row(trial.history[:epoch], trial.metric, trial.mode) for trial in ended]

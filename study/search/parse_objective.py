@@ -41,11 +41,11 @@ def parse_goal(task: Task, objective: str | None, require: Sequence[str]) -> Goa
     if objective is not None:
         names = [_resolve("--objective", task, word) for word in objective.split(",")]
         if len(names) > 2 or len(set(names)) < len(names):
-            raise InputError(f"--objective {objective}: name one metric, or two different ones.")
+            raise InputError(f"--objective {objective}: give one metric, or two different ones.")
         if names[0] in COSTS:
             raise InputError(
                 f"--objective {objective}: the first metric decides which epoch of a trial counts; "
-                "name one of validation there."
+                "it must be a validation metric."
             )
         goal = Goal(tuple(Objective(name, _mode(task, name)) for name in names))
     return dataclasses.replace(goal, constraints=parse_constraints(task, require))
@@ -80,7 +80,7 @@ def _resolve(flag: str, task: Task, word: str) -> str:
             return name
     short = [*(name.removeprefix("val/") for name in known), "worst_class"]
     near = did_you_mean(word.removeprefix("val/"), short)
-    raise InputError(f"{flag}: there is no metric {word!r} of {task.name}{near}")
+    raise InputError(f"{flag}: {task.name} has no metric {word!r}{near}")
 
 
 def _mode(task: Task, name: str) -> str:

@@ -75,7 +75,7 @@ def load_space(
     searched = _searched(sections["search"], fixed, settings)
     for name, (place, _) in settings.known(sections["baseline"]).items():
         if name not in searched:
-            raise place.error(f"baseline: {name} is not searched; set it under `fixed`.")
+            raise place.error(f"baseline: {name} is not searched; move it to `fixed`.")
     fixed = {**base, **fixed, **assigned}
     parameters = {name: known for name, known in searched.items() if name not in assigned}
     places = {name: place for name, (place, _) in sections["search"].items()}
@@ -115,10 +115,10 @@ def _searched(
         if name in fixed:
             raise place.error(f"{name} is both fixed and searched; remove one.")
         if not settings.fields[name].metadata["searchable"]:
-            raise place.error(f"{name} is the same for all trials; set it under `fixed`.")
+            raise place.error(f"{name} cannot differ between trials; move it to `fixed`.")
         if not isinstance(entry, dict):
             raise place.error(
-                f"{name} must be like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
+                f"{name} must look like {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}; "
                 "a value for all trials goes under `fixed`."
             )
         parameters[name] = _Entry(name, entry, place, settings).parameter()
@@ -178,10 +178,10 @@ class _Entry:
     def _categorical(self, when: Condition | None) -> Parameter:
         choices = self.entry.get("choices")
         if not isinstance(choices, list) or not choices:
-            raise self._error("choices must be a list of values.")
+            raise self._error("choices must be a non-empty list.")
         values = tuple(self.settings.checked(self.place, self.name, choice) for choice in choices)
         if len(set(values)) < len(values):
-            raise self._error("choices has a value twice.")
+            raise self._error("choices contains a duplicate value.")
         return Parameter(name=self.name, kind="categorical", choices=values, when=when)
 
     def _numeric(self, kind: Literal["int", "float"], when: Condition | None) -> Parameter:
@@ -199,14 +199,14 @@ class _Entry:
         if low >= high:
             raise self._error(f"low must be below high, but got low={low}, high={high}.")
         if log and low <= 0:
-            raise self._error(f"log needs low above 0, but got low={low}.")
+            raise self._error(f"log requires low > 0, but got low={low}.")
         for bound in (low, high):
             self.settings.checked(self.place, self.name, bound)
         step = None
         if "step" in self.entry:
             step = self._number("step", kind)
             if log:
-                raise self._error("log and step exclude each other; remove one.")
+                raise self._error("log and step are mutually exclusive; remove one.")
             steps = (high - low) / step if step > 0 else 0.0
             if not 1 <= steps < float("inf") or abs(steps - round(steps)) > 1e-9 * steps:
                 raise self._error(
@@ -235,7 +235,7 @@ class _Entry:
             return None
         when, fields = self.entry["when"], self.settings.fields
         if not isinstance(when, dict) or len(when) != 1:
-            raise self._error("when must be like {other_parameter: value}.")
+            raise self._error("when must look like {other_parameter: value}.")
         ((other, values),) = when.items()
         if other not in fields:
             raise self._error(f"when: there is no setting {other!r}{did_you_mean(other, fields)}")
@@ -286,10 +286,10 @@ def _order(
             elif other != name:
                 dropped.add(name)
             else:
-                raise places[name].error(f"{name}: when: it cannot depend on itself.")
+                raise places[name].error(f"{name}: when: a parameter cannot depend on itself.")
         if len(waiting) == before:
             names = ", ".join(waiting)
-            raise places[next(iter(waiting))].error(f"when: {names} depend on one another.")
+            raise places[next(iter(waiting))].error(f"when: {names} depend on each other.")
     if not ordered:
-        raise InputError(f"{path} searches nothing; leave a parameter under `search`.")
+        raise InputError(f"{path} leaves nothing to search; keep a parameter under `search`.")
     return list(ordered.values())

@@ -65,8 +65,8 @@ def warm_start(
         before, now = (known.get(key, "only one") for known in (earlier.manifest, manifest))
         if before != now:
             raise InputError(
-                f"--warm-start-from {name}: its {key} is {before}, not "
-                f"{now}; what it found says nothing here. Leave the flag out."
+                f"--warm-start-from {name}: its {key} is {before}, not {now}, so its results "
+                "do not apply here. Drop the flag."
             )
     goal = Goal.of(manifest)
     inside = {
@@ -86,7 +86,7 @@ def warm_start(
     if not alike and not first:
         raise InputError(
             f"--warm-start-from {name}: none of its ended trials lies in this search space. "
-            "Leave the flag out, or widen the space."
+            "Drop the flag, or widen the space."
         )
     return {"from": name, "trials": alike, "first": first}
 

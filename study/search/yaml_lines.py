@@ -61,10 +61,12 @@ def read_sections(path: Path, names: Sequence[str]) -> dict[str, Section]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise Place(path, line).error(
-            f"this is not YAML (a character that cannot be shown, {error.character:#x})."
+            f"this is not valid YAML (unprintable character {error.character:#x})."
         ) from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: this is not YAML ({' '.join(str(error).split())}).") from None
+        raise InputError(
+            f"{path}: this is not valid YAML ({' '.join(str(error).split())})."
+        ) from None
     _check_growth(path, root, {})
     sections: dict[str, Section] = {name: {} for name in names}
     for name, (place, node) in _entries(root, Place(path, 1)).items():
@@ -82,7 +84,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise InputError(f"{path} is no search space: it has more than {MOST_BYTES:,} bytes.")
+            raise InputError(f"{path} is not a search space: larger than {MOST_BYTES:,} bytes.")
         known = (name for mark, name in ENCODINGS.items() if content.startswith(mark))
         return content.decode(next(known, "utf-8"))
     except OSError as error:
@@ -100,11 +102,11 @@ def _check_events(path: Path, text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             level += 1
             if level > MOST_LEVELS:
-                raise place.error(f"this is nested more than {MOST_LEVELS} levels deep.")
+                raise place.error(f"nested more than {MOST_LEVELS} levels deep.")
         elif isinstance(event, yaml.CollectionEndEvent):
             level -= 1
         if getattr(event, "tag", None) not in (None, "!"):
-            raise place.error(f"the tag {event.tag!r} means nothing here; leave it out.")
+            raise place.error(f"the tag {event.tag!r} is not supported; remove it.")
 
 
 def _check_growth(path: Path, node: Any, known: dict[int, tuple[int, int] | None]) -> None:
@@ -134,8 +136,8 @@ def _check_growth(path: Path, node: Any, known: dict[int, tuple[int, int] | None
         size, depth = size + counted[0], max(depth, counted[1])
     if size > MOST_NODES or depth >= MOST_LEVELS:
         raise Place(path, node.start_mark.line + 1).error(
-            f"with its aliases written out this has more than {MOST_NODES:,} values or "
-            f"{MOST_LEVELS} levels; write out what is needed."
+            f"its aliases expand to more than {MOST_NODES:,} values or {MOST_LEVELS} levels; "
+            "use fewer aliases."
         )
     known[id(node)] = size, depth + 1
 
@@ -146,8 +148,8 @@ def _mistake(path: Path, text: str, error: yaml.MarkedYAMLError) -> InputError:
     if mark is not None:
         line = text[: mark.index].rpartition("\n")[2] + text[mark.index :].partition("\n")[0]
         if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in str(error.problem):
-            return place.error("this is not YAML (a tab); indent with spaces.")
-    return place.error(f"this is not YAML ({error.problem}).")
+            return place.error("this is not valid YAML (a tab); indent with spaces.")
+    return place.error(f"this is not valid YAML ({error.problem}).")
 
 
 def _is_nothing(node: Any) -> bool:
@@ -163,7 +165,7 @@ def _entries(node: Any, place: Place) -> dict[str, tuple[Place, yaml.Node]]:
     for key, value in node.value:
         where = Place(place.path, key.start_mark.line + 1)
         if not isinstance(key, yaml.ScalarNode):
-            raise where.error("a name must be a word.")
+            raise where.error("a name must be a plain word.")
         if key.tag == MERGE:
             for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                 if not isinstance(part, yaml.MappingNode):
@@ -172,7 +174,7 @@ def _entries(node: Any, place: Place) -> dict[str, tuple[Place, yaml.Node]]:
             continue
         if key.value in entries:
             first = entries[key.value][0].line
-            raise where.error(f"{key.value!r} stands here twice, also on line {first}; remove one.")
+            raise where.error(f"{key.value!r} is defined twice, first on line {first}; remove one.")
         entries[key.value] = (where, value)
     return {**merged, **entries}
 

@@ -226,18 +226,19 @@ class Confirmation:
             "",
         ]
         lines = [
-            f"\nconfirmed: {self.seeds} trainings each, to the end, with other seeds, on folds on "
-            f"which the search did not choose; scored at {self.winner.size}",
+            f"\nconfirmed: {self.seeds} full trainings each, with new seeds, on folds that the "
+            f"search did not use for selection; scored at {self.winner.size}",
             table(header, rows),
-            f"winner: trial {self.winner.trial.number}, by mean validation; the test chose nothing",
+            f"winner: trial {self.winner.trial.number}, by mean validation; the test played no "
+            "part in the choice",
         ]
         lead = self.lead()
         if lead is not None:
             chance = lead[1] is not None and lead[1][0] <= 0
             other = self.ranking[1].trial.number
             lines[-1] += (
-                f". Ahead of trial {other} by {with_interval(*lead)}, fold by fold"
-                f"{': that may be chance' if chance else ''}"
+                f". Mean lead per fold over trial {other}: {with_interval(*lead)}"
+                f"{', which may be chance' if chance else ''}"
             )
         return "\n".join(lines)
 
@@ -379,6 +380,6 @@ def others_confirmed(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> s
         return ""
     said = " and ".join(name.replace("-", ", ") for name in earlier)
     return (
-        f"confirmed were trials {said}; the best are now {best.replace('-', ', ')}, which are not: "
-        f"python -m study.best {searched.path.name} --confirm SEEDS"
+        f"trials {said} were confirmed, but the best are now {best.replace('-', ', ')}; confirm "
+        f"these with: python -m study.best {searched.path.name} --confirm SEEDS"
     )

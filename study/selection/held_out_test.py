@@ -72,8 +72,8 @@ def load_trained(
     state = folder.load_or_repair_weights(trial.metric, trial.mode)
     if len(state["history"]) != trial.best_epoch:
         raise TrialError(
-            f"{folder.best_checkpoint} is of epoch {len(state['history'])}, not "
-            f"{trial.best_epoch}; if the trial still runs try again later, else repeat it: "
+            f"{folder.best_checkpoint} is from epoch {len(state['history'])}, not "
+            f"{trial.best_epoch}; if the trial is still running, try again later, else repeat it: "
             "python -m study.train "
             f"{task.name} --like {folder.run_id}"
         )
@@ -189,7 +189,7 @@ def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str
             try:
                 write_arrays(ready.folder.path / "test.npz", scored.figure_data)
             except StorageError as error:  # the test is not repeated for its figures
-                print(f"{error} There are no figures of the test split.", file=sys.stderr)
+                print(f"{error} No figures of the test split were saved.", file=sys.stderr)
     return {**test, "openings": len(_openings(ready.record, ready.checkpoint))}
 
 
@@ -248,7 +248,7 @@ def _alone(folder: RunFolder) -> Iterator[None]:
                 held.enter_context(lock.acquire(timeout=0))
         except Timeout:
             assert lock is not None
-            print("another command tests the same weights; waiting for it", file=sys.stderr)
+            print("another command is testing the same weights; waiting for it", file=sys.stderr)
             held.enter_context(lock.acquire())
         except (OSError, NotImplementedError):
             pass  # a file system without locks

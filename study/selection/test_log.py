@@ -91,7 +91,7 @@ def begin_opening(folder: AnyPath, about: Mapping[str, Any]) -> dict[str, Any]:
         (folder / "tests").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"cannot make {folder / 'tests'} ({error.strerror}), so the test split stays closed."
+            f"cannot create {folder / 'tests'} ({error.strerror}), so the test split stays closed."
         ) from None
     record_opening(folder, opening)
     return opening
@@ -121,7 +121,7 @@ def _read(path: AnyPath) -> dict[str, Any]:
         return read_document(path)
     except DamagedFile as error:
         raise InputError(
-            f"{error} It says which weights were tested already: put it back from a backup, or "
+            f"{error} It records which weights have been tested: restore it from a backup, or "
             "delete it and test again."
         ) from None
 
@@ -167,8 +167,8 @@ def describe_test(metric: str, test: Mapping[str, Any]) -> str:
     """Return the line on a test, for people; `metric` is the study's, e.g. `val/mean_ap`."""
     if "metrics" not in test:
         return (
-            f"the test split was opened for trial {test['trial']} at {test['time']}, by a command "
-            "that was cut off before it had scores"
+            f"the test split was opened for trial {test['trial']} at {test['time']} by a command "
+            "that was interrupted before it had scores"
         )
     metric = metric_name(metric)
     names = [f"{split}/{metric}" for split in ("test", "val")]
@@ -176,7 +176,7 @@ def describe_test(metric: str, test: Mapping[str, Any]) -> str:
     texts = [
         with_interval(test["metrics"][name], test.get("intervals", {}).get(name)) for name in names
     ]
-    brackets = " (in brackets: 95 %, bootstrap)" if names[0] in test.get("intervals", {}) else ""
+    brackets = " (brackets: 95 % CI, bootstrap)" if names[0] in test.get("intervals", {}) else ""
     opened = "evaluated once" if test.get("openings", 1) < 2 else f"opened {test['openings']} times"
     if test.get("forced"):
         opened += ", before the trial had ended"

@@ -181,7 +181,7 @@ class _Training:
             if not type(error).__module__.startswith("torch._dynamo"):
                 raise
             reason = str(error).strip().splitlines()[0]
-            raise TrialError(f"compile=true: {reason} Train without it.") from error
+            raise TrialError(f"compile=true: {reason} Train without compile.") from error
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         metrics["num_params"] = self.num_params
         metrics["epoch_seconds"] = time.perf_counter() - started
@@ -282,7 +282,7 @@ class _Training:
         """Return whether an epoch is better than all before it by the first objective."""
         for name in self.how.goal.metrics:
             if name not in metrics:
-                raise TrialError(f"epoch {epoch}: {name} cannot be computed.")
+                raise TrialError(f"epoch {epoch}: cannot compute {name}.")
         first = self.how.goal.objectives[0]
         scores = (first.score(row[first.metric]) for row in self.history)
         return first.score(metrics[first.metric]) > max(scores, default=float("-inf"))
@@ -356,7 +356,7 @@ def _load_splits(
     torch.manual_seed(config.seed)
     splits = task.load_splits(source, config)
     if min(len(splits.train), len(splits.val)) < workers:
-        raise InputError(f"there are fewer images in a split than the {workers} workers.")
+        raise InputError(f"a split has fewer images than the {workers} workers.")
     return splits
 
 

@@ -172,7 +172,7 @@ def test_a_study_that_goes_on_is_estimated_for_what_is_left(
         "--dry-run",
         cwd=tmp_path,
     )
-    assert other.returncode == 2 and "has another epochs" in other.stderr
+    assert other.returncode == 2 and "was created with epochs=" in other.stderr
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,num_params"])

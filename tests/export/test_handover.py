@@ -121,7 +121,7 @@ def nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 STEPS = [
     (damage_weights, (), "is damaged"),
-    (change_data, (), "is not the one of the study"),
+    (change_data, (), "is not the one this study uses"),
     (fail_to_draw, (), "the figures cannot be drawn (RuntimeError: latex could not be found)"),
     (fail_to_export, (), "cannot be exported"),
     (differ, (), "differs from the trained one by 1"),

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from study.records import optuna_storage
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 RANGE = {"x": FloatDistribution(0.0, 1.0)}
 
 

@@ -122,7 +122,7 @@ def test_the_winner_is_the_best_mean_validation(confirmed: Path) -> None:
         assert wide[0] < low <= high < wide[1], "the images that all share add to it"
         assert one["gap"] == pytest.approx(one["test"]["mean"] - one["val"]["mean"])
     shown = run_module("best", "fashion", cwd=confirmed)
-    assert "by mean validation; the test chose nothing" in shown.stdout
+    assert "by mean validation; the test played no part in the choice" in shown.stdout
     assert "optimistic" in shown.stdout
 
 
@@ -296,7 +296,7 @@ def test_the_study_s_objective_is_confirmed_and_another_trial_handed_over(
     assert "confirmed/val/min_accuracy" in parent.data.metrics
     (folder / "confirm" / "0-1").rename(folder / "confirm" / "0-7")  # as if others had been best
     done = run_module("best", cwd=tmp_path)
-    assert "confirmed were trials 0, 7; the best are now 0, 1, which are not" in done.stderr
+    assert "trials 0, 7 were confirmed, but the best are now 0, 1" in done.stderr
 
 
 def scored(record: StudyRecord, number: int, values: list[float], missed: float = 0.0) -> Confirmed:

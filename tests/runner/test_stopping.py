@@ -112,7 +112,7 @@ def test_a_study_of_any_number_of_trials_hears_signals_and_its_time_budget(
     budget = ("--num-samples", "inf", "--time-budget", "15s")
     done = run_module(*study, *budget, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
-    assert "any number of trials of up to 1 epochs" in done.stderr
+    assert "an unlimited number of trials of up to 1 epochs" in done.stderr
     assert (
         "the time budget of 15 s is used up\nto continue for as long again: python -m"
         in done.stderr

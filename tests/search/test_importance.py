@@ -52,7 +52,7 @@ def test_the_knob_that_matters_is_first(tmp_path: Path, num_trials: int) -> None
         assert max(shares, key=lambda name: shares[name]) == knob and shares[knob] > 50
         assert (knob, metric) in found.clear
     text = found.describe(TASK)
-    assert f"of {num_trials} trials the best {num_trials // 4}" in text and "hint" not in text
+    assert f"the best {num_trials // 4} of {num_trials} trials" in text and "hint" not in text
     assert text.splitlines()[1].split() == ["parameter", "val/mean_ap", *TASK.classes]
     json.dumps(found.as_json(), allow_nan=False)
 
@@ -62,7 +62,7 @@ def test_losses_that_are_not_finite_count_as_worst_and_few_trials_are_a_hint(
 ) -> None:
     found = importance(TASK, made_up(tmp_path / "s", 12, diverged=4))
     assert (found.trials, found.diverged) == (12, 4)
-    assert "hint" in found.describe(TASK) and "4 whose loss" in found.describe(TASK)
+    assert "hint" in found.describe(TASK) and "4 diverged" in found.describe(TASK)
 
 
 def test_a_metric_that_never_changes_has_no_importance(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_too_few_trials_are_a_mistake(tmp_path: Path, capsys, monkeypatch) -> No
     closed(made_up(tmp_path / "studies" / "s", 4))
     monkeypatch.chdir(tmp_path)
     assert run_command(lambda: main(["s", "--importance"])) == 2
-    assert "takes 5 ended trials, but study s has 4" in capsys.readouterr().err
+    assert "needs 5 ended trials; study s has 4" in capsys.readouterr().err
 
 
 def test_the_command_line(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -158,7 +158,7 @@ def test_a_copy_becomes_a_study_of_its_own(
     assert best.main(["b", "--studies-dir", str(tmp_path / "studies")]) == 0
     assert "study b (fashion)" in capsys.readouterr().out
     two = extended(tmp_path, "b", 3)
-    assert f"is a copy of {one.path}; from now on it is a study of its own" in caplog.text
+    assert f"is a copy of {one.path}; from now on it is a separate study" in caplog.text
     caplog.clear()
     assert check(tmp_path, "b", two).info.run_id != before
     assert check(tmp_path, "a", extended(tmp_path, "a", 4)).info.run_id == before
@@ -209,7 +209,7 @@ def test_a_copy_on_another_machine_is_told_by_the_commands_that_mlflow_saw(
     uri = ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     train(other, "a", 3)
     assert tune.main([*flags(other, "a", 3), *uri]) == 0
-    assert "goes on with its runs in MLflow" in caplog.text
+    assert "it keeps its runs in MLflow" in caplog.text
     hidden.rename(tmp_path / "studies")
     mine = extended(tmp_path, "a", 4)
     assert "MLflow has a later command of study a than its folder" in caplog.text
