@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=5,
         help="number of trials to show (default: %(default)s)",
     )
-    add_require_flag(parser, "constraint that replaces those of the study")
+    add_require_flag(parser, "constraint that replaces the study's")
     add(
         "--importance",
         action="store_true",
@@ -100,12 +100,12 @@ def _add_winner_flags(parser: argparse.ArgumentParser) -> None:
         "--trial",
         metavar="N",
         type=int,
-        help="with --export or --register: take trial N instead of the winner",
+        help="with --export or --register: use trial N instead of the winner",
     )
     add(
         "--force",
         action="store_true",
-        help="with --trial: allow a trial that has not ended; the record of the test says so",
+        help="with --trial: allow a trial that has not ended (noted in the record of the test)",
     )
 
 
@@ -156,9 +156,11 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     if args.top < 1:
         raise InputError(f"--top must be at least 1, but got {args.top}.")
     if args.trial is not None and args.export is None and args.register is None:
-        raise InputError("--trial says what to hand over; add --export or --register.")
+        raise InputError(
+            "--trial N is the trial to export or register; add --export or --register."
+        )
     if args.force and args.trial is None:
-        raise InputError("--force belongs to --trial N, a trial that has not ended; name it.")
+        raise InputError("--force needs --trial N, the trial that has not ended.")
 
 
 def _open(args: argparse.Namespace) -> StudyRecord:
@@ -176,8 +178,8 @@ def _open(args: argparse.Namespace) -> StudyRecord:
         record.goal = dataclasses.replace(record.goal, constraints=constraints)
     for metric in changed_metrics(record.manifest, record.goal.metrics):
         print(
-            f"{metric} is each trial's own training loss in this old study, with its label "
-            "smoothing and weights: trials that differ in those do not compare by it.",
+            f"in this old study {metric} is each trial's own training loss, including label "
+            "smoothing and class weights: trials that differ in these cannot be compared by it.",
             file=sys.stderr,
         )
     return record

@@ -98,7 +98,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "study COMMAND --help shows a command's flags, study --version the version.",
+            "Run study COMMAND --help for a command's flags, study --version for the version.",
         ]
     )
 
@@ -159,13 +159,13 @@ def run_command(main: Callable[[], int]) -> int:
 def outside_reason(error: Exception) -> str | None:
     """Return in a line what the system refused; None if the error is a fault of ours."""
     if isinstance(error, MemoryError):
-        return "there is no memory left (ulimit -v, or other programs)."
+        return "out of memory; close other programs, or raise ulimit -v."
     if isinstance(error, OSError) and error.errno in OUTSIDE:
         place = f": {error.filename}" if error.filename is not None else ""
         limit = f" (ulimit {LIMITS[error.errno]})" if error.errno in LIMITS else ""
         return f"{error.strerror}{limit}{place}"
     if "can't start new thread" in str(error):
-        return "no more threads may be started; end other programs, or raise ulimit -u or -v."
+        return "cannot start more threads; close other programs, or raise ulimit -u or -v."
     return None
 
 
@@ -270,7 +270,7 @@ def add_machine_flags(parser: argparse._ActionsContainer) -> None:
         "--gpus-per-worker",
         metavar="N",
         type=float,
-        help="GPUs per worker; with a fraction, trials share a GPU (default: 1 if there are any)",
+        help="GPUs per worker; a fraction lets trials share a GPU (default: 1 if there is a GPU)",
     )
     add(
         "--address",
@@ -281,7 +281,7 @@ def add_machine_flags(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         type=int,
         help="with --address: wait until the cluster has N nodes; an autoscaling cluster is "
-        "asked for them",
+        "asked to start them",
     )
 
 
@@ -293,7 +293,7 @@ def _num_samples(text: str) -> float:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number; for no limit give inf"
+            f"{text!r} is not a whole number; use inf for no limit"
         ) from None
 
 
@@ -328,7 +328,9 @@ def config_values(args: argparse.Namespace, config_class: type[TrainConfig]) -> 
 def check_price(price: float | None) -> None:
     """Refuse a `--price-per-hour` that is none."""
     if price is not None and not 0 <= price < float("inf"):
-        raise InputError(f"--price-per-hour must be dollars, 0 or more, but got {price:g}.")
+        raise InputError(
+            f"--price-per-hour must be a price in dollars, at least 0, but got {price:g}."
+        )
 
 
 def parse_time(flag: str, text: str) -> float:

@@ -193,10 +193,13 @@ class TrainConfig:
     momentum: float = setting(0.9, "sgd: Nesterov momentum", low=0.0, high=0.999)
     schedule: str = setting("constant", "learning-rate schedule", choices=SCHEDULES)
     warm_up: float = setting(
-        0.25, "one_cycle: fraction of the steps in which the learning rate rises", low=0.0, high=0.9
+        0.25,
+        "one_cycle: fraction of the steps during which the learning rate rises",
+        low=0.0,
+        high=0.9,
     )
     label_smoothing: float = setting(
-        0.0, "fraction of each target that is spread over all classes", low=0.0, high=0.9
+        0.0, "fraction of each target spread over all classes", low=0.0, high=0.9
     )
     flip: float = setting(0.0, "probability of mirroring a training image", low=0.0, high=1.0)
     shift: float = setting(
@@ -207,7 +210,7 @@ class TrainConfig:
     )
     crop: float = setting(
         1.0,
-        "smallest side of a random crop that is enlarged again, as a fraction of the image's",
+        "smallest side of a random crop, resized to full size, as a fraction of the image's",
         low=0.1,
         high=1.0,
     )
@@ -219,12 +222,12 @@ class TrainConfig:
     )
     compile: bool = setting(
         False,
-        "torch.compile the network; compiling counts in the first epoch's time",
+        "torch.compile the network; compilation counts towards the first epoch's time",
         searchable=False,
     )
     precision: str = setting(
         "auto",
-        "number format of products in training; auto: bfloat16 where the GPU or CPU computes in it",
+        "number format of matrix products in training; auto: bfloat16 where the hardware has it",
         choices=PRECISIONS,
         searchable=False,
     )
@@ -237,7 +240,7 @@ class TrainConfig:
     split_seed: int = setting(0, "seed of the training/validation split", low=0, searchable=False)
     fold: int = setting(
         0,
-        "sixth of the training split that is used for validation",
+        "which sixth of the training split is used for validation",
         low=0,
         high=NUM_FOLDS - 1,
         searchable=False,

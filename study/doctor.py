@@ -122,7 +122,7 @@ def show(found: Survey, problems: list[tuple[str, str]], fits: str | None) -> st
         for note in (report.notes if report else ())
     ]
     if not problems:
-        return "\n".join([*lines, "all is well"])
+        return "\n".join([*lines, "no problems found"])
     lines.append("\nproblems:")
     told: dict[str, list[str]] = {}
     for host, problem in problems:  # one that all machines have is told once

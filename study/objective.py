@@ -188,9 +188,11 @@ class Goal:
             for c in self.constraints
             if (value := best.get(c.metric)) is not None and c.miss(value) > 0
         ]
-        short += [f"{c.metric} is not known" for c in self.constraints if c.metric not in best]
+        short += [f"{c.metric} was not recorded" for c in self.constraints if c.metric not in best]
         required = " and ".join(map(str, self.constraints))
-        return f"no trial keeps {required}; trial {nearest.number} is nearest: {'; '.join(short)}"
+        return (
+            f"no trial satisfies {required}; trial {nearest.number} is closest: {'; '.join(short)}"
+        )
 
 
 def dominates(one: Point, other: Point) -> bool:

@@ -122,4 +122,4 @@ def find_space(name: str) -> Path:
             if name in known:
                 return shipped / f"{name}.yaml"
             raise InputError(f"there is no search space {name!r}{did_you_mean(name, known)}")
-    raise InputError("the search spaces that come with the package are missing; reinstall it.")
+    raise InputError("the search spaces shipped with study are missing; reinstall it.")

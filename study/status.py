@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="SECONDS",
         type=float,
         help=f"with --watch: seconds between updates (default: {WATCH_SECONDS:g}, "
-        f"in an object store {REMOTE_WATCH_SECONDS:g})",
+        f"{REMOTE_WATCH_SECONDS:g} for an object store)",
     )
     add("--json", action="store_true", help="print JSON; with --watch, one object per line")
     add_studies_flag(parser)
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.every is not None and not 0.1 <= args.every <= 86_400:
         raise InputError(f"--every must be 0.1 to 86400 seconds, but got {args.every:g}.")
     if args.every is not None and not args.watch:
-        raise InputError("--every belongs to --watch; add it.")
+        raise InputError("--every needs --watch; add it.")
     from study.records.manifest import find_study
 
     folder = find_study(as_path(args.studies_dir), args.study)
@@ -116,12 +116,12 @@ def describe(state: dict[str, Any], width: int) -> list[str]:
     last = [state["last_report"]] if state["last_report"] is not None else []
     last += [driver["heard"]] if driver["heard"] is not None else []
     text = {
-        True: f"driver   runs ({where})",
-        False: "driver   none runs",
-        None: f"driver   perhaps on another machine ({where})",
+        True: f"driver   running ({where})",
+        False: "driver   not running",
+        None: f"driver   possibly running on another machine ({where})",
     }[driver["alive"]]
     if last:
-        text += f"; last sign of life {duration(min(last))} ago"
+        text += f"; last activity {duration(min(last))} ago"
     first, *rest = lines(state, width)
     return [first, text[:width], *rest]
 

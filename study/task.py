@@ -132,7 +132,7 @@ class Task(abc.ABC):
         """Put the real data set into the data directory: from `paths`, or by download."""
         if paths:
             raise InputError(
-                f"{self.name} imports nothing; put its files into {source.data_dir} yourself."
+                f"{self.name} cannot import data; copy its files into {source.data_dir} yourself."
             )
 
     @abc.abstractmethod

@@ -123,7 +123,7 @@ def _read_params(path: Path) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for name, _ in pairs:
             if sum(name == other for other, _ in pairs) > 1:
-                raise ValueError(f"{name!r} stands there twice")
+                raise ValueError(f"{name!r} appears twice")
         return dict(pairs)
 
     try:
@@ -131,7 +131,7 @@ def _read_params(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--params {path} cannot be read as JSON ({error}).") from None
     if not isinstance(values, dict):
-        raise InputError(f"--params {path} must hold a JSON object, {{'setting': value, ...}}.")
+        raise InputError(f"--params {path} must contain a JSON object, {{'setting': value, ...}}.")
     return values
 
 
@@ -144,10 +144,10 @@ def _last_state(args: argparse.Namespace) -> dict[str, Any]:
     if state is None:
         where = args.run_dir or "no --run-dir"
         raise InputError(
-            f"--resume: there is no last.pt to read ({where}); name its folder by --run-dir."
+            f"--resume: no readable last.pt found ({where}); name its folder with --run-dir."
         )
     if state["task"] != args.task:
-        raise InputError(f"--resume: {args.run_dir} holds a run of {state['task']}.")
+        raise InputError(f"--resume: {args.run_dir} contains a run of {state['task']}.")
     return state
 
 
@@ -157,17 +157,18 @@ def _check_resume(config: TrainConfig, state: dict[str, Any], args: argparse.Nam
     for name, value in dataclasses.asdict(before).items():
         if name != "epochs" and getattr(config, name) != value:
             raise InputError(
-                f"--resume goes on with {name}={value}, but got {getattr(config, name)}; only "
-                "--epochs can change. Leave the flag out, or start another run."
+                f"--resume: the run has {name}={value}, but got {getattr(config, name)}; only "
+                "--epochs can change. Leave the flag out, or start a new run."
             )
     if config.schedule != "constant" and config.epochs != before.epochs:
         raise InputError(
-            f"--resume: schedule={config.schedule} was begun for {before.epochs} epochs, not "
-            f"{config.epochs}. Leave --epochs out, or start another run."
+            f"--resume: schedule={config.schedule} was set up for {before.epochs} epochs, not "
+            f"{config.epochs}. Leave --epochs out, or start a new run."
         )
     if config.epochs <= len(state["history"]):
         raise InputError(
-            f"--resume: {args.run_dir} has {len(state['history'])} epochs; give a larger --epochs."
+            f"--resume: {args.run_dir} already has {len(state['history'])} epochs; use a larger "
+            "--epochs."
         )
 
 
@@ -175,11 +176,13 @@ def _run_folder(task: Task, args: argparse.Namespace) -> RunFolder:
     default = Path("runs") / time.strftime(f"{task.name}-%Y%m%d-%H%M%S-{os.getpid()}")
     folder = RunFolder((args.run_dir or default).absolute())
     if not args.resume and (folder.path / "last.pt").exists():
-        raise InputError(f"{folder.path} holds a run; add --resume, or name another --run-dir.")
+        raise InputError(
+            f"{folder.path} already contains a run; add --resume, or use another --run-dir."
+        )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make {folder.path} ({error.strerror}).") from None
+        raise InputError(f"cannot create {folder.path} ({error.strerror}).") from None
     return folder
 
 

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--system-metrics",
         action="store_true",
-        help="log this machine's use of CPU, memory, GPU, disk and network to the study's run "
+        help="log this machine's CPU, memory, GPU, disk and network usage to the study's run "
         "(needs psutil)",
     )
     add(
@@ -196,9 +196,9 @@ def _check_price(args: argparse.Namespace) -> None:
     price = args.price_per_hour
     check_price(price)
     if price is not None and args.address is not None:
-        raise InputError("--price-per-hour: what runs on a cluster is not estimated; leave it out.")
+        raise InputError("--price-per-hour: the cost on a cluster is not estimated; leave it out.")
     if price is not None and not args.dry_run:
-        raise InputError("--price-per-hour belongs to --dry-run, which estimates; add it.")
+        raise InputError("--price-per-hour needs --dry-run, which estimates the cost; add it.")
 
 
 if __name__ == "__main__":

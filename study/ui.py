@@ -76,16 +76,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with server(uri, args.port) as (process, address):
         show(f"{address}/{place}", args.no_browser)
-        print("Ctrl-C ends it", file=sys.stderr)
+        print("press Ctrl-C to stop the server", file=sys.stderr)
         process.wait()
-    raise StartError("MLflow's server has ended.")
+    raise StartError("MLflow's server has stopped.")
 
 
 def show(link: str, no_browser: bool) -> None:
     """Print the address of a page, and open it."""
     print(link, flush=True)
     if not no_browser and not webbrowser.open(link):
-        print("no browser could be started; open the address yourself", file=sys.stderr)
+        print("cannot start a browser; open the address yourself", file=sys.stderr)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _port(port: int | None) -> int:
         try:
             probe.bind(("127.0.0.1", port or 0))
         except OSError as error:
-            raise InputError(f"--port {port}: {error.strerror}; name another.") from None
+            raise InputError(f"--port {port}: {error.strerror}; choose another port.") from None
         return int(probe.getsockname()[1])
 
 
@@ -142,7 +142,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: 
         if process.poll() is not None or time.monotonic() > until:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise StartError(f"MLflow's server does not start: {' '.join(said) or 'it is silent'}")
+            raise StartError(f"MLflow's server did not start: {' '.join(said) or 'no output'}")
         time.sleep(0.2)
 
 

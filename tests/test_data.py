@@ -123,9 +123,9 @@ def damage_photo(folder: Path) -> Path:
     [
         (damage_jpeg, "cannot be decoded"),
         (damage_size, "is 256x128 pixels, but its photograph is 256x256"),
-        (damage_label, "has the label 7, but classes are 0 to 4"),
+        (damage_label, "has the label 7, but the classes are 0 to 4"),
         (damage_mode, "has mode 1"),
-        (damage_colour, "has the label 9, but classes are 0 to 4"),
+        (damage_colour, "has the label 9, but the classes are 0 to 4"),
         (damage_pair, "has no mask"),
         (damage_photo, "has no photograph"),
     ],
@@ -216,7 +216,7 @@ def test_a_part_of_a_set_is_refused_with_its_numbers(facade_dir: Path, tmp_path:
     with pytest.raises(InputError, match=r"x_0000.jpg has no mask: .* 4 files of 14 have no part"):
         mini_facade.load(source(facade_dir))
     shutil.copy(train / "x_0004.jpg", train / "x_0004.JPEG")
-    with pytest.raises(InputError, match=r"x_0004.* have one name; remove or rename one"):
+    with pytest.raises(InputError, match=r"x_0004.* have the same name; remove or rename one"):
         mini_facade.load(source(facade_dir))
     shutil.rmtree(train.with_name("test_dev"))
     with pytest.raises(InputError, match=r"has a folder train, but no test_dev beside it"):
@@ -264,18 +264,20 @@ def test_a_class_that_is_nowhere_is_told(capsys) -> None:
     some = ImageSet(images, targets, np.array([0, 1]))
     assert say_absent("facade", FACADE.classes, some, "validation") == ["others", "facade"]
     assert capsys.readouterr().err == (
-        "facade: validation has nothing of pillar, window, balcony; no score tells of them, and "
+        "facade: validation has no pillar, window, balcony; they have no score, and "
         "means are over the other 2 classes\n"
     )
     classes = FACADE.classes
     check_classes("facade", classes, Splits(ImageSet(images, targets, np.array([2])), some))
-    with pytest.raises(InputError, match="validation has one class only, others .of 5.: every net"):
+    with pytest.raises(
+        InputError, match="validation has only one class, others .of 5., so every net"
+    ):
         check_classes("facade", classes, Splits(some, ImageSet(images, targets, np.array([1]))))
     labels = np.arange(10, dtype=np.uint8)
     for chosen, said in ((labels, 0), (labels[1:], 1)):
         some = ImageSet(labels, labels, chosen)
         assert len(say_absent("fashion", FASHION.classes, some, "training")) == 10 - said
-    assert "nothing of T-shirt/top; no score tells of it" in capsys.readouterr().err
+    assert "has no T-shirt/top; it has no score" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
@@ -284,8 +286,8 @@ def test_masks_of_one_class_are_refused(facade_dir: Path, tmp_path: Path, comman
         Image.fromarray(np.ones((256, 256), np.uint8)).save(mask)
     done = run_module(command, "facade", "--data-dir", facade_dir, cwd=tmp_path)
     assert done.returncode == 2
-    assert "error: validation has one class only, facade (of 5)" in done.stderr
-    assert "training has nothing of others, pillar, window, balcony" in done.stderr
+    assert "error: validation has only one class, facade (of 5)" in done.stderr
+    assert "training has no others, pillar, window, balcony" in done.stderr
 
 
 def test_cmp_archives_become_a_set(tmp_path: Path, drawn_pairs) -> None:
@@ -355,7 +357,7 @@ def test_what_is_no_part_of_the_database_is_told(tmp_path: Path, drawn_pairs, ca
     error = capsys.readouterr().err
     assert "5 of the 378 facades of part base" in error and "from 5 CMP facades" in error
     assert "1 without a mask (cmp_b0005.JPG)" in error and "(cmp_b0000.xml)" in error
-    with pytest.raises(InputError, match=r"cmp_b0000.JPG is there twice"):
+    with pytest.raises(InputError, match=r"cmp_b0000.JPG appears twice"):
         cmp_facade.build([root, shutil.copytree(root, tmp_path / "again")], tmp_path / "set")
 
 
@@ -367,7 +369,7 @@ def test_the_database_is_not_fetched_without_a_checksum(tmp_path: Path) -> None:
 def test_a_label_beyond_the_database_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.jpg")
     Image.fromarray(np.full((8, 8), 13, np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a.png is no CMP mask"):
+    with pytest.raises(InputError, match=r"a.png is not a CMP mask"):
         cmp_facade.build([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out" / "train").exists()
 

@@ -144,7 +144,7 @@ def test_what_misses_a_constraint_ranks_last_and_the_nearest_is_named(tmp_path: 
     put(record, "finished", (0.1, 1, 0.9), (0.7, 1, 0.79))  # at its best epoch it misses
     assert numbers(record.ranking()) == [2, 1, 0]
     told = record.goal.shortfall(record.ranking()) or ""
-    assert "trial 2 is nearest: val/ap/window is 0.7900, 0.0100 below 0.8" in told
+    assert "trial 2 is closest: val/ap/window is 0.7900, 0.0100 below 0.8" in told
     put(record, "finished", (0.2, 1, 0.8))
     put(record, "finished", (0.3, 1, 0.95))
     assert numbers(record.ranking()) == [4, 3, 2, 1, 0]

@@ -170,7 +170,9 @@ def test_what_a_folder_holds_beside_is_named_by_its_reason(
     assert names == ["a.JPG", "b.jpeg", "c.Png", "without"]
     failed = {Path(entry["file"]).name: entry["reason"] for entry in result["failed"]}
     assert failed.keys() == {"raw.dng", "phone.HEIC", "drawing.eps"}
-    assert all("which is not read; save it as JPEG or PNG" in reason for reason in failed.values())
+    assert all(
+        "which is not supported; save it as JPEG or PNG" in reason for reason in failed.values()
+    )
     line = next(line for line in error.splitlines() if "not used" in line)
     assert line.startswith("6 not used: ") and f"2 no picture ({photos / 'notes.txt'}, " in line
     assert f"1 a folder inside one; name it to have it read ({photos / 'inside'})" in line

@@ -338,7 +338,7 @@ def test_a_thousand_trials_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--price-per-hour", "-1"], "--price-per-hour must be dollars"),
+        (["--price-per-hour", "-1"], "--price-per-hour must be a price in dollars"),
         (["--out", "no/such/folder/x.html"], "name a file in a folder that exists"),
         (["other"], "there is no study 'other'"),
     ],

@@ -211,7 +211,7 @@ def test_it_reads_while_the_driver_writes(tmp_path: Path) -> None:
 
 def test_the_command_of_a_study_that_ended(finished: Finished) -> None:
     done = run_module("status", cwd=finished.home)
-    assert done.returncode == 0 and "driver   none runs" in done.stdout, done.stderr
+    assert done.returncode == 0 and "driver   not running" in done.stdout, done.stderr
     assert "fashion (SAMPLE DATA): 8/8 trials" in done.stdout
     watched = run_module("status", "--json", "--watch", "fashion", cwd=finished.home)
     (line,) = watched.stdout.splitlines()
@@ -226,7 +226,7 @@ def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
             running.read(0.3)
         record.close()
         assert running.wait(30) == 0
-    assert running.seen.count("driver   runs") > 1
+    assert running.seen.count("driver   running") > 1
     assert running.screen.text.count("driver") == 1 and "none runs" in running.screen.text
 
 
@@ -236,7 +236,7 @@ def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
         (["x"], "there is no study 'x'"),
         (["--studies-dir", "nowhere"], "there is no study in"),
         (["--watch", "--every", "-1"], "--every must be 0.1 to 86400 seconds"),
-        (["--every", "1"], "--every belongs to --watch"),
+        (["--every", "1"], "--every needs --watch"),
     ],
 )
 def test_mistakes(record: StudyRecord, monkeypatch, capsys, flags, message: str) -> None:

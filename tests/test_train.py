@@ -40,7 +40,7 @@ def test_a_run_leaves_checkpoint_metrics_and_figures(tmp_path: Path) -> None:
     assert "T-shirt/top" in done.stdout and "SAMPLE DATA" in done.stdout
     assert not (tmp_path / "mlflow.db").exists()
     again = run_module("train", *QUICK, "--run-dir", "run", cwd=tmp_path)
-    assert again.returncode == 2 and "holds a run; add --resume" in again.stderr
+    assert again.returncode == 2 and "already contains a run; add --resume" in again.stderr
 
 
 def test_params_come_from_a_file_and_flags_stand_above(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_resuming_keeps_the_settings_and_changes_only_the_length(tmp_path: Path)
     assert first.returncode == 0, first.stderr
     resume = ("fashion", "--dataset", "sample", "--run-dir", "run", "--resume")
     for flags, message in (
-        (("--learning-rate", "0.1"), "--resume goes on with learning_rate=0.001, but got 0.1"),
-        ((), "has 2 epochs; give a larger --epochs"),
+        (("--learning-rate", "0.1"), "the run has learning_rate=0.001, but got 0.1"),
+        ((), "already has 2 epochs; use a larger --epochs"),
     ):
         done = run_module("train", *resume, *flags, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr
@@ -81,7 +81,7 @@ def test_a_schedule_is_resumed_for_as_many_epochs_as_it_was_begun(
     resume = ("fashion", "--dataset", "sample", "--run-dir", "run", "--resume")
     done = run_module("train", *resume, "--epochs", 6, cwd=tmp_path)
     assert done.returncode == 2
-    assert "schedule=one_cycle was begun for 4 epochs, not 6" in done.stderr
+    assert "schedule=one_cycle was set up for 4 epochs, not 6" in done.stderr
 
 
 def test_a_run_of_before_there_was_a_setting_is_not_resumed_with_another(
@@ -93,7 +93,7 @@ def test_a_run_of_before_there_was_a_setting_is_not_resumed_with_another(
     RunFolder(tmp_path / "run").record(first, {})
     resume = ("fashion", "--dataset", "sample", "--run-dir", "run", "--resume")
     done = run_module("train", *resume, "--optimizer", "sgd", cwd=tmp_path)
-    assert done.returncode == 2 and "goes on with optimizer=adam, but got sgd" in done.stderr
+    assert done.returncode == 2 and "the run has optimizer=adam, but got sgd" in done.stderr
 
 
 def test_flags_may_stand_before_the_task(tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def test_a_breakpoint_in_the_loop_stops_in_this_process(
         (["fashion", "--width1", "x"], "--width1: width1 must be a whole number, but got 'x'"),
         (["fashion", "--limit-batches", "0"], "--limit-batches must be at least 1"),
         (["fashion", "--params", "none.json"], "--params none.json cannot be read"),
-        (["fashion", "--params", "twice.json"], "'width1' stands there twice"),
+        (["fashion", "--params", "twice.json"], "'width1' appears twice"),
         (["fashion", "--params", "deep.json"], "--params deep.json cannot be read"),
-        (["fashion", "--resume"], "there is no last.pt"),
+        (["fashion", "--resume"], "no readable last.pt found"),
         (["fashion", "--threads", "0"], "--threads must be at least 1"),
         (["fashion", "--like", "0123"], "there is no run '0123'"),
         (["facade", "--data-dir", "nowhere"], "there is no facade data set"),

@@ -148,12 +148,12 @@ BAD = [
         ["fashion", "--address", "auto", "--workers-per-trial", "2", "--gpus-per-worker", "0.5"],
         "several workers cannot share a GPU",
     ),
-    (["fashion", "--dry-run", "--price-per-hour", "-1"], "dollars, 0 or more, but got -1"),
-    (["fashion", "--dry-run", "--price-per-hour", "nan"], "dollars, 0 or more, but got nan"),
-    (["fashion", "--price-per-hour", "1"], "--price-per-hour belongs to --dry-run"),
+    (["fashion", "--dry-run", "--price-per-hour", "-1"], "dollars, at least 0, but got -1"),
+    (["fashion", "--dry-run", "--price-per-hour", "nan"], "dollars, at least 0, but got nan"),
+    (["fashion", "--price-per-hour", "1"], "--price-per-hour needs --dry-run"),
     (
         ["fashion", "--dry-run", "--price-per-hour", "1", "--address", "auto"],
-        "what runs on a cluster is not estimated",
+        "the cost on a cluster is not estimated",
     ),
     (["fashion", "--wait", "3"], "and the cluster's --address"),
     (

@@ -54,7 +54,7 @@ def test_the_page_is_there_until_a_signal_and_its_server_ends_with_it(
 
         def answers() -> bool:
             assert process.poll() is None, text.read_text()
-            return "Ctrl-C ends it" in text.read_text()
+            return "press Ctrl-C to stop the server" in text.read_text()
 
         try:
             wait_for(answers)

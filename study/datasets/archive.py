@@ -60,8 +60,8 @@ def unpacked(path: Path) -> Iterator[Path]:
             size = sum(member.file_size for member in targets.values())
             if size > room:
                 raise InputError(
-                    f"{path} needs {size:,} bytes unpacked, and {root.parent} has {room:,}; "
-                    "set TMPDIR to a folder with more room."
+                    f"{path} needs {size:,} bytes unpacked, but {root.parent} has only {room:,} "
+                    "free; set TMPDIR to a folder with more space."
                 )
             for target, member in targets.items():
                 _unpack(path, archive, member, root / target)
@@ -85,11 +85,11 @@ def _opened(path: Path) -> zipfile.ZipFile:
             return zipfile.ZipFile(path, metadata_encoding="utf-8")
         except UnicodeDecodeError:  # names in an encoding that the archive does not tell
             archive = zipfile.ZipFile(path)
-            print(f"{path}: its names are not UTF-8, some may look odd", file=sys.stderr)
+            print(f"{path}: file names in it are not UTF-8; some may look odd", file=sys.stderr)
             return archive
     except UnicodeDecodeError:
         raise InputError(
-            f"{path}: names in it are not the UTF-8 that they say they are; unpack it yourself and "
+            f"{path}: file names in it are marked as UTF-8 but are not; unpack it yourself and "
             "name the folder."
         ) from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
@@ -104,7 +104,7 @@ def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfil
         raise InputError(
             f"{path} would unpack to {size:,} bytes in {len(members):,} files, {size // packed} "
             f"times its size; refused above {MOST_BYTES:,} bytes, {MOST_MEMBERS:,} files or "
-            f"{MOST_RATIO} times. If it is sound, unpack it yourself and name the folder."
+            f"{MOST_RATIO} times. If you trust it, unpack it yourself and name the folder."
         )
     targets: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for member in members:
@@ -113,12 +113,11 @@ def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfil
         target = PurePosixPath(name)
         if target.is_absolute() or ".." in target.parts or name[1:2] == ":":
             raise InputError(
-                f"{path} wants to write outside its folder ({shown}); "
-                "refused, nothing was unpacked."
+                f"{path} would write outside its folder ({shown}); refused, nothing was unpacked."
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise InputError(
-                f"{path}: {shown} is a symbolic link; refused, pack the files themselves."
+                f"{path}: {shown} is a symbolic link, which is refused; pack the files themselves."
             )
         if member.flag_bits & ENCRYPTED:
             raise InputError(
@@ -128,14 +127,14 @@ def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfil
         if member.compress_type not in READABLE:
             number = member.compress_type
             raise InputError(
-                f"{path}: {shown} is compressed by {OTHERS.get(number, 'a method')} "
-                f"(number {number}), which Python does not unpack; unpack it yourself and name the "
+                f"{path}: {shown} is compressed with {OTHERS.get(number, 'a method')} "
+                f"(number {number}) that Python cannot unpack; unpack it yourself and name the "
                 "folder, or pack it with deflate."
             )
         if name.endswith("/"):
             continue
         if target in targets:
-            raise InputError(f"{path} holds {shown} twice; pack it anew.")
+            raise InputError(f"{path} contains {shown} twice; pack it again.")
         targets[target] = member
     return targets
 
@@ -155,7 +154,7 @@ def _unpack(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, targe
         raise InputError(f"{path} is damaged ({shown}: {error}); get it again.") from None
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "set TMPDIR to a folder with more room"
+            what = "set TMPDIR to a folder with more space"
         else:
             what = "unpack it yourself and name the folder"
         reason = (error.strerror if isinstance(error, OSError) else None) or error

@@ -45,7 +45,7 @@ PARTS = {
 HOW_TO_GET = (
     "Import a starter set with `python -m study.data facade --from PATH`, or get "
     + " and ".join(archive for archive, _, _ in PARTS.values())
-    + f" from {URL} (they are not fetched for you: no checksum of them is published) and give "
+    + f" from {URL} (not downloaded for you: no checksum is published) and pass "
     "both with --from, or try the drawn data with --dataset sample."
 )
 SOURCES = "sources.json"  # beside the two folders: what they were built from
@@ -128,7 +128,7 @@ def _usable(found: Mapping[Path, Pairs]) -> list[tuple[Path, Path]]:
     twice = [second for one in found.values() for _, second in one.twice]
     twice += [photo for photo, _ in pairs if seen.setdefault(photo.stem, photo) != photo]
     if twice:
-        raise InputError(f"{twice[0].name} is there twice; give each part of the database once.")
+        raise InputError(f"{twice[0].name} appears twice; pass each part of the database once.")
     for path, one in found.items():
         _say_what_is_there(path, [photo.stem for photo, _ in one.pairs])
     if unused:
@@ -161,7 +161,7 @@ def _read_pair(photo_path: Path, mask_path: Path, size: int) -> tuple[Image.Imag
     try:
         labels, _ = read_mask(mask_path, NAMES, COLORS)
     except InputError as error:
-        raise InputError(f"{mask_path} is no CMP mask: {error}") from None
+        raise InputError(f"{mask_path} is not a CMP mask: {error}") from None
     if labels.shape != whole.size[::-1]:
         height, width = labels.shape
         raise InputError(

@@ -68,7 +68,7 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
     """
     raw = folder(source)
     if len(paths) > 1:
-        raise InputError("Fashion-MNIST is imported from one --from PATH.")
+        raise InputError("Fashion-MNIST takes a single --from PATH.")
     for path in paths:
         with unpacked(path) as root:
             holders = {file.parent for stem in FILES for file in root.rglob(f"{stem}*")}
@@ -77,7 +77,7 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
                 here = {stem for holder in holders for stem in find_files(holder)}
                 raise InputError(
                     f"{path} has no folder with the four files {', '.join(FILES)} or the same with "
-                    f".gz; {len(here)} are in it."
+                    f".gz; it has {len(here)} of them."
                 )
             for file in find_files(whole[0]).values():
                 decode(file)  # refuse a damaged file before it replaces anything
@@ -110,9 +110,9 @@ def load(source: DataSource) -> Entry:
     for stem in FILES:
         if stem not in files:
             raise InputError(
-                f"Fashion-MNIST is not complete: no {folder(source) / stem}[.gz]. Run `python -m "
-                "study.data fashion` to download it, name another folder with --data-dir, or try "
-                "the drawn data with --dataset sample."
+                f"Fashion-MNIST is incomplete: there is no {folder(source) / stem}[.gz]. Run "
+                "`python -m study.data fashion` to download it, name another folder with "
+                "--data-dir, or try the drawn data with --dataset sample."
             )
 
     def build(draft: Path) -> dict[str, Any]:

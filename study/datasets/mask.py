@@ -50,7 +50,7 @@ def read_mask(
     unknown = [value for value in np.unique(values).tolist() if value not in names]
     if unknown:
         raise InputError(
-            f"{path} has the label {unknown[-1]}, but classes are {min(names)} to {max(names)} "
+            f"{path} has the label {unknown[-1]}, but the classes are {min(names)} to {max(names)} "
             f"({', '.join(names.values())}); " + _how_to(names, colors)
         )
     return values.astype(np.uint8), False
@@ -81,7 +81,7 @@ def _by_palette(
     used = np.unique(values)
     if used.max() >= len(palette):
         raise InputError(
-            f"{path} has the number {used.max()}, but its palette ends at {len(palette) - 1}; "
+            f"{path} uses palette index {used.max()}, but its palette ends at {len(palette) - 1}; "
             + _how_to(names, colors)
         )
     if np.array_equal(palette[used], np.repeat(used[:, None], 3, axis=1)):
@@ -121,7 +121,7 @@ def _labels(
     if unknown:
         more = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise InputError(
-            f"{path} has the colour {_hex(unknown[0])}{more}, which no class has; "
+            f"{path} has the colour {_hex(unknown[0])}{more}, which belongs to no class; "
             f"{_how_to(names, colors)}"
         )
     return np.array(found, np.uint8)
@@ -134,7 +134,7 @@ def _how_to(names: Mapping[int, str], colors: Mapping[Color, int]) -> str:
         for label, name in names.items()
     )
     return (
-        "save it as a grey PNG of numbers, or as a PNG in the classes' colours, "
+        "save it as a grey PNG of class numbers, or as a PNG in the classes' colours, "
         f"without smoothing: {classes}."
     )
 

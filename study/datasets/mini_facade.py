@@ -63,7 +63,7 @@ def find_pairs(root: Path) -> Pairs:
     """
     found = pairs.find_pairs(root)
     for first, second in found.twice:
-        raise InputError(f"{first} and {second.name} have one name; remove or rename one.")
+        raise InputError(f"{first} and {second.name} have the same name; remove or rename one.")
     if found.without:
         file, missing, wanted = found.without[0]
         num = len(found.without)
@@ -71,7 +71,7 @@ def find_pairs(root: Path) -> Pairs:
         raise InputError(f"{file} has no {missing}: {wanted} is missing.{more}")
     if not found.pairs:
         named = f" ({found.unused})" if found.unused else ""
-        raise InputError(f"{root} holds no pair of NAME.jpg and NAME.png{named}.")
+        raise InputError(f"{root} contains no pair of NAME.jpg and NAME.png{named}.")
     return found
 
 
@@ -124,7 +124,9 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
             found = _starter_sets(paths[0], root)
             if len(found) > 1:
                 named = ", ".join(f"{one.relative_to(root)}/" for one in found)
-                raise InputError(f"{paths[0]} holds {len(found)} data sets ({named}); name one.")
+                raise InputError(
+                    f"{paths[0]} contains {len(found)} data sets ({named}); choose one."
+                )
             if found:
                 _import_starter_set(found[0], target)
                 return
@@ -203,7 +205,7 @@ def load(source: DataSource) -> Entry:
 
 def _build(draft: Path, *, found: Mapping[str, Pairs], sources: Sequence[Path]) -> dict[str, Any]:
     """Decode, verify and group all images; write their arrays and return what identifies them."""
-    print("facade: verifying and caching the images, once on this machine", file=sys.stderr)
+    print("facade: verifying and caching the images (once per machine)", file=sys.stderr)
     counts, done = {}, Counter[str]()
     for split, name in SPLITS.items():
         counts[name], notes = _decode(found[split], draft, name)

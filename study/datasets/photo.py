@@ -44,7 +44,7 @@ PICTURES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .dib .gif .avif .avifs .jp2 .j2k .jpx .jpf "
     ".ppm .pgm .pbm .pnm .heic .heif .hif .jxl .psd .svg .eps .ico .tga .xcf .wmf .emf".split()
 )
-OTHER_FORMAT = "{}, which is not read; save it as JPEG or PNG"
+OTHER_FORMAT = "{}, which is not supported; save it as JPEG or PNG"
 OTHERS = {  # of formats that are not read: where in the file which bytes stand
     "a HEIC picture": [
         (4, b"ftyp" + brand)
@@ -130,7 +130,7 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise BadImage(_no_image(source)) from None
     except MemoryError:
-        raise BadImage("there is not enough memory for it; make it smaller") from None
+        raise BadImage("not enough memory to read it; make it smaller") from None
     except PermissionError as error:
         raise BadImage(f"cannot be read ({error.strerror})") from None
     except Exception as error:  # whatever a damaged file makes Pillow's readers raise
@@ -176,7 +176,7 @@ def _no_image(source: Path | BinaryIO) -> str:
             for place, mark in marks:
                 if head[place : place + len(mark)] == mark:
                     return OTHER_FORMAT.format(kind)
-    return f"not an image in a format that is read ({', '.join(_formats())})"
+    return f"not an image in a supported format ({', '.join(_formats())})"
 
 
 def averaged(
@@ -190,7 +190,7 @@ def averaged(
 
 
 def _too_large(what: str) -> str:
-    return f"{what}, but at most {MOST_PIXELS // 10**6} million can be read; make it smaller"
+    return f"{what}, but the limit is {MOST_PIXELS // 10**6} million; make it smaller"
 
 
 def _upright_colours(image: Image.Image) -> Photo:
@@ -215,7 +215,7 @@ def _upright_colours(image: Image.Image) -> Photo:
             paper = Image.new("RGBA", image.size, (*WHITE, 255))
             image = Image.alpha_composite(paper, image)
     elif image.mode == "CMYK":
-        notes.append("CMYK turned to RGB")
+        notes.append("CMYK converted to RGB")
     image = _lab_to_rgb(image) if image.mode == "LAB" else image.convert("RGB")
     if orientation is not None:
         image = image.transpose(orientation)

@@ -78,8 +78,8 @@ def check_classes(task: str, classes: Sequence[str], splits: Splits) -> None:
     present = say_absent(task, classes, splits.val, "validation")
     if len(present) == 1 and len(classes) > 1:
         raise InputError(
-            f"validation has one class only, {present[0]} (of {len(classes)}): every network "
-            "would be scored perfect. Add images with other classes, or check how the targets were "
+            f"validation has only one class, {present[0]} (of {len(classes)}), so every network "
+            "would get a perfect score. Add images of other classes, or check how the targets were "
             "written."
         )
 
@@ -92,9 +92,9 @@ def say_absent(task: str, classes: Sequence[str], images: ImageSet, where: str) 
     absent = [name for name, count in zip(classes, counts, strict=False) if not count]
     if absent:
         print(
-            f"{task}: {where} has nothing of {', '.join(absent)}; no score tells of "
-            f"{'it' if len(absent) == 1 else 'them'}, and means are over the other "
-            f"{len(classes) - len(absent)} classes",
+            f"{task}: {where} has no {', '.join(absent)}; "
+            f"{'it has' if len(absent) == 1 else 'they have'} no score, and means are over the "
+            f"other {len(classes) - len(absent)} classes",
             file=sys.stderr,
         )
     return [name for name in classes if name not in absent]

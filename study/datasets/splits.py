@@ -67,7 +67,7 @@ def grouped_split(
     if len(names) < 2:
         raise InputError(
             f"all {len(groups)} images show the same thing, so none can be held out for "
-            "validation; add images of others."
+            "validation; add images of other things."
         )
     num_val = max(1, round(share * len(names)))
     sums = np.zeros((len(names), shares.shape[1] + 1))  # per group: class shares and image count

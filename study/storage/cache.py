@@ -75,8 +75,8 @@ def cached(
             alone = can_lock(cache_dir)
         except OSError as error:
             raise InputError(
-                f"cannot write the cache folder {cache_dir} ({error.strerror}); "
-                "set STUDY_CACHE_DIR to one that can be written."
+                f"cannot write to the cache folder {cache_dir} ({error.strerror}); "
+                "set STUDY_CACHE_DIR to a writable folder."
             ) from None
         if not (folder / "meta.json").exists():
             _build(folder, build, alone)
@@ -89,7 +89,7 @@ def _wait_for(held: ExitStack, place: Path, name: str) -> None:
         held.enter_context(lock(place, PATIENCE_SECONDS))
     except Timeout:
         print(
-            f"waiting for another process that prepares {name} (if it hangs, end it: it "
+            f"waiting for another process that is preparing {name} (if it hangs, end it; it "
             f"holds {place})",
             file=sys.stderr,
         )

@@ -132,7 +132,8 @@ class Claim:
         if silent > SURE_SECONDS:
             raise HoldLost(
                 f"{self._file} could not be renewed for {silent:.0f} s, so another driver may have "
-                "taken the study over. Nothing recorded is lost: the same command goes on."
+                "taken over the study. Nothing recorded is lost: run the same command again to "
+                "resume."
             )
 
     def _renew(self) -> None:
@@ -145,8 +146,8 @@ class Claim:
                     # One that was over and is not sees this claim after its own, and stops.
                     if content["state"] == "holds" and name not in self._over:
                         self._taken = (
-                            f"another driver has taken the study over ({_name(content)}), this one "
-                            "having been silent for too long"
+                            f"another driver has taken over the study ({_name(content)}) because "
+                            "this one was silent for too long"
                         )
                         self._on_taken_over(self._taken)
                         return

@@ -58,8 +58,8 @@ def replacing(path: AnyPath, *, durable: bool = True, shared: bool = False) -> I
         with suppress(OSError):  # the first error says more
             draft.unlink(missing_ok=True)  # a part of a file would fill the disk still more
         raise StorageError(
-            f"cannot write {path} ({error.strerror or error}); make space or mend the disk. "
-            "Nothing recorded so far is lost: the same command goes on."
+            f"cannot write {path} ({error.strerror or error}); free some space or fix the "
+            "disk. Nothing recorded so far is lost: run the same command again to resume."
         ) from error
 
 
@@ -101,7 +101,7 @@ def _parsed(path: AnyPath, text: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
     if digest != _digest(content):
-        raise DamagedFile(f"{path} is damaged: its content does not fit its checksum.")
+        raise DamagedFile(f"{path} is damaged: its content does not match its checksum.")
     assert isinstance(content, dict)
     return content
 

@@ -86,7 +86,7 @@ def hold(folder: AnyPath, on_taken_over: Callable[[str], None]) -> Hold:
             raise taken(folder, holder) from None
         print(
             f"the study was being run on {holder['host']}; waiting up to "
-            f"{OTHER_HOST_SECONDS:.0f} s to learn whether it still is",
+            f"{OTHER_HOST_SECONDS:.0f} s to see whether it still is",
             file=sys.stderr,
         )
         try:

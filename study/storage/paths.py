@@ -184,7 +184,7 @@ class ObjectPath:
                     continue
                 raise StorageError(
                     f"cannot {verb} {self} ({' '.join(str(error).split())}). Nothing recorded so "
-                    "far is lost: the same command goes on."
+                    "far is lost: run the same command again to resume."
                 ) from error
         raise AssertionError
 
@@ -245,12 +245,12 @@ def as_path(text: str) -> AnyPath:
     key, _, query = rest.partition("?")
     if redacted(text) != text or "@" in key.split("/")[0]:
         raise InputError(
-            f"{redacted(text)!r} names keys, which would be kept with the study; set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile in AWS_PROFILE."
+            f"{redacted(text)!r} contains keys, which would be stored with the study; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in AWS_PROFILE."
         )
     if scheme not in SCHEMES or not all(key.strip("/").split("/")):
         raise InputError(
-            f"{text!r} is no folder; name one, or a place like s3://bucket/studies (gs:// works "
-            "as well)."
+            f"{text!r} is not a folder; use a folder, or a URI like s3://bucket/studies (gs:// "
+            "works too)."
         )
     return ObjectPath(scheme, key.strip("/"), query)

@@ -109,7 +109,7 @@ def _check_current_folder() -> None:
     try:
         here = os.getcwd()
     except OSError:
-        raise InputError("the current folder is gone; change to one that is there.") from None
+        raise InputError("the current folder no longer exists; change to one that does.") from None
     try:
         here.encode("utf-8")
     except UnicodeEncodeError:
@@ -125,8 +125,8 @@ def _set_temporary_folder() -> None:
         folder = tempfile.gettempdir()
     except FileNotFoundError:
         raise InputError(
-            "there is no folder for temporary files that can be written (TMPDIR, /tmp, /var/tmp); "
-            "make space, or set TMPDIR to one."
+            "there is no writable folder for temporary files (TMPDIR, /tmp, /var/tmp); free some "
+            "space, or set TMPDIR to one."
         ) from None
     given = os.environ.get("TMPDIR")
     if given is not None and given != folder:
@@ -210,9 +210,9 @@ def _make_own(parent: Path, name: str) -> Path:
             place.mkdir(mode=0o700, exist_ok=True)
             found = place.lstat()
         except OSError as error:
-            raise InputError(f"cannot make the folder {place} ({error.strerror}).") from None
+            raise InputError(f"cannot create the folder {place} ({error.strerror}).") from None
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise InputError(f"{place} is not this user's own folder; set TMPDIR to another place.")
+            raise InputError(f"{place} does not belong to this user; set TMPDIR to another folder.")
     return folder / name
 
 
@@ -234,7 +234,7 @@ def socket_folder() -> Path:
                 print(f"{why}; Ray's files go to {folder}/ray", file=sys.stderr)
             return folder
         why = why or problem
-    raise InputError(f"{why}; set TMPDIR to a folder that can be written, with a short path.")
+    raise InputError(f"{why}; set TMPDIR to a writable folder with a short path.")
 
 
 def _socket_folders(first: Path) -> Iterator[Path]:
@@ -251,11 +251,11 @@ def _socket_problem(folder: Path) -> str | None:
     """Return why Ray cannot have its sockets below a folder, by making one; None if it can."""
     text = str(folder)
     if not folder.is_absolute() or not text.isascii() or not text.isprintable() or " " in text:
-        return f"the path {folder} has signs in it that Ray does not take"
+        return f"the path {folder} contains characters that Ray does not accept"
     longest = text + RAY_PATH
     if len(longest.encode()) > SOCKET_BYTES:
         return (
-            f"the path {folder} is too long by {len(longest.encode()) - SOCKET_BYTES} bytes for "
+            f"the path {folder} is {len(longest.encode()) - SOCKET_BYTES} bytes too long for "
             "Ray's sockets"
         )
     ray = folder / "ray"
@@ -267,5 +267,5 @@ def _socket_problem(folder: Path) -> str | None:
             probe.bind(str(ray / name))
         (ray / name).unlink()
     except OSError as error:
-        return f"no sockets can be made in {ray} ({error.strerror or error})"
+        return f"cannot create sockets in {ray} ({error.strerror or error})"
     return None

@@ -39,7 +39,7 @@ def raise_limits(cores: int) -> None:
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY and limit < least:
             raise InputError(
-                f"ulimit {flag} lets {what} have {limit >> 10} KiB, but Ray needs "
+                f"ulimit {flag} limits {what} to {limit >> 10} KiB, but Ray needs "
                 f"{int(least) >> 10} KiB on this machine; raise it (`ulimit {flag} unlimited`)."
             )
     limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
@@ -47,8 +47,8 @@ def raise_limits(cores: int) -> None:
         used, least = _num_threads(), THREADS + THREADS_PER_CORE * cores
         if limit - used < least:
             raise InputError(
-                f"ulimit -u lets this user have {limit} threads, of which {used} run, but a study "
-                f"on {cores} cores takes {least} or more; raise it."
+                f"ulimit -u allows this user {limit} threads, {used} of them in use, but a study "
+                f"on {cores} cores needs at least {least}; raise it."
             )
 
 
@@ -60,7 +60,7 @@ def _raise_open_files() -> None:
         soft = wanted
     if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
         raise InputError(
-            f"ulimit -n lets a process open {soft} files, but Ray needs {OPEN_FILES}; raise it."
+            f"ulimit -n allows a process {soft} open files, but Ray needs {OPEN_FILES}; raise it."
         )
 
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 MASK = "***"
 ADVICE = (
-    "the password in the tracking URI is used, but kept nowhere; leave it out and set "
-    "{variables} instead"
+    "the password in the tracking URI is used but not stored; better leave it out and set "
+    "{variables}"
 )
 DATABASE = "PGPASSWORD (or write ~/.pgpass)"
 SERVER = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

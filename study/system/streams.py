@@ -42,7 +42,7 @@ class _Lasting(io.FileIO):
         except OSError as error:
             if not self.failed and self.fileno() == 1:
                 with suppress(OSError):
-                    os.write(2, f"standard output cannot be written ({error.strerror})\n".encode())
+                    os.write(2, f"cannot write to standard output ({error.strerror})\n".encode())
             self.failed = True
         return view.nbytes
 

@@ -54,7 +54,7 @@ class FacadeConfig(TrainConfig):
     last_relu: bool = setting(
         True, "hourglass: apply ReLU to the logits, as the reference project does"
     )
-    depth: int = setting(4, "unet: number of times that the size is halved", low=1, high=8)
+    depth: int = setting(4, "unet: number of times the size is halved", low=1, high=8)
     width: int = setting(16, "unet: channels at full size", low=8, high=256)
     growth: float = setting(
         1.6,
@@ -66,7 +66,7 @@ class FacadeConfig(TrainConfig):
     norm: str = setting("batch", "unet: kind of normalisation", choices=("batch", "group"))
     dropout: float = setting(
         0.0,
-        "unet: dropout probability of channels at the coarsest and the last level",
+        "unet: channel dropout probability at the coarsest and the last level",
         low=0.0,
         high=0.9,
     )
@@ -77,16 +77,16 @@ class FacadeConfig(TrainConfig):
     )
     class_power: float = setting(
         0.5,
-        "weighted: a class counts by its share of pixels to the power of minus this",
+        "weighted: a class weighs its share of pixels to the power of minus this",
         low=0.0,
         high=1.0,
     )
     region_share: float = setting(
-        0.5, "dice, lovasz: their fraction of the loss", low=0.0, high=1.0
+        0.5, "dice, lovasz: fraction of the loss; cross-entropy is the rest", low=0.0, high=1.0
     )
     split: str = setting(
         "facade",
-        "what stays together in the split: all crops of a facade, or (image) nothing, which leaks",
+        "what the split keeps together: all crops of a facade, or (image) nothing, which leaks",
         choices=("facade", "image"),
         searchable=False,
     )

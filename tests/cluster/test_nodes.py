@@ -190,7 +190,7 @@ def test_doctor_names_what_no_node_can_do(cluster: Cluster, tmp_path: Path) -> N
     assert any("http://127.0.0.1:9 does not answer" in text for text in told)
     assert any("--cpus-per-worker" in text for text in told)
     done = run_module("doctor", cwd=tmp_path)
-    assert done.returncode == 0 and "all is well" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "no problems found" in done.stdout, done.stdout + done.stderr
     done = run_module("doctor", "--wait", 2, cwd=tmp_path)
     assert done.returncode == 2 and "--address" in done.stderr
 
@@ -246,7 +246,7 @@ def test_doctor_finds_missing_data(
     code, found = doctor(cluster, tmp_path, *flags)
     assert code == 1
     (problem,) = found["problems"]
-    assert "Fashion-MNIST is not complete" in problem["problem"] and problem["host"]
+    assert "Fashion-MNIST is incomplete" in problem["problem"] and problem["host"]
     assert found["nodes"][problem["host"]]["checksum"] is None
     assert sum(report["checksum"] is not None for report in found["nodes"].values()) >= 3
 

@@ -66,7 +66,7 @@ def test_names_of_other_systems_are_understood(tmp_path: Path, capsys) -> None:
     patched(path, b"ae.png", "ä.png".encode())  # UTF-8 that does not say so: the Finder's
     assert content(path) == {"d/x.jpg": b"1", "ä.png": b"2"} and not capsys.readouterr().err
     patched(path, "ä.png".encode(), b"\x81x.png")  # of a code page
-    assert len(content(path)) == 2 and "its names are not UTF-8" in capsys.readouterr().err
+    assert len(content(path)) == 2 and "file names in it are not UTF-8" in capsys.readouterr().err
 
 
 def link(path: Path) -> Path:
@@ -115,9 +115,12 @@ def many(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: with_method(p, 9), "a is compressed by Deflate64 .*unpack it yourself and name"),
-        (lambda p: with_method(p, 93), "a is compressed by zstd"),
-        (lambda p: with_method(p, 77), "a is compressed by a method .number 77."),
+        (
+            lambda p: with_method(p, 9),
+            "a is compressed with Deflate64 .*unpack it yourself and name",
+        ),
+        (lambda p: with_method(p, 93), "a is compressed with zstd"),
+        (lambda p: with_method(p, 77), "a is compressed with a method .number 77."),
         (
             lambda p: with_flags(p, 0x1),
             "secret is encrypted; unpack it yourself, with its password",
@@ -128,8 +131,8 @@ def many(path: Path) -> Path:
         (lambda p: write(p, **{"C:/x": b""}), r"outside its folder"),
         (lambda p: write(p, **{"a\\..\\..\\x": b""}), r"outside its folder"),
         (link, "link is a symbolic link"),
-        (twice, "holds aa twice"),
-        (lying_name, "names in it are not the UTF-8 that they say"),
+        (twice, "contains aa twice"),
+        (lying_name, "file names in it are marked as UTF-8 but are not"),
         (damaged, "is damaged .a: "),
         (bomb, r"would unpack to 125,829,120 bytes in 1 files, \d{3,} times its size"),
         (many, "in 30 files"),

@@ -98,13 +98,13 @@ def transparent(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (unknown_palette, "has the colour #800000 and 3 others, which no class has"),
-        (short_palette, "has the number 4, but its palette ends at 1"),
-        (smoothed, "others, which no class has"),
+        (unknown_palette, "has the colour #800000 and 3 others, which belongs to no class"),
+        (short_palette, "uses palette index 4, but its palette ends at 1"),
+        (smoothed, "others, which belongs to no class"),
         (transparent, "is transparent in places"),
         (
             lambda p: Image.fromarray(LABELS * 50).save(p),
-            "has the label 200, but classes are 0 to 4",
+            "has the label 200, but the classes are 0 to 4",
         ),
         (lambda p: Image.fromarray(LABELS == 1).save(p), "has mode 1"),
         (lambda p: Image.fromarray(LABELS).save(p, "JPEG"), "JPEG changes colours"),
@@ -117,5 +117,5 @@ def test_what_cannot_be_told_is_refused_and_says_how(tmp_path: Path, make, messa
     with pytest.raises(InputError) as caught:
         read(path)
     assert message in str(caught.value) and str(path) in str(caught.value)
-    if "classes" in message or "no class has" in message:
+    if "classes" in message or "belongs to no class" in message:
         assert "0 or #000000 others, 1 or #0080ff facade" in str(caught.value)

@@ -124,7 +124,7 @@ def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
         tmp_path / "a.jpg", quality=95
     )
     read = read_photo(tmp_path / "a.jpg")
-    assert read.notes == ("CMYK turned to RGB",)
+    assert read.notes == ("CMYK converted to RGB",)
     assert np.array_equal(read.pixels[4::8, 4::8] > 128, SCENE > 128)
 
 
@@ -161,8 +161,8 @@ def test_bad_files_say_why(tmp_path: Path) -> None:
         "text.jpg": "not an image",
         "empty.png": "not an image",
         "short.jpg": "truncated",
-        "bomb.bmp": "far too many pixels, but at most 128 million",
-        "large.bmp": "13000x10000 pixels, but at most 128 million",
+        "bomb.bmp": "far too many pixels, but the limit is 128 million",
+        "large.bmp": "13000x10000 pixels, but the limit is 128 million",
         "absent.jpg": "no such file",
         ".": "not a file",
     }.items():
@@ -175,7 +175,9 @@ def test_eps_is_refused_whatever_its_name(tmp_path: Path, suffix: str) -> None:
     """Pillow reads it by starting Ghostscript."""
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(SCENE).save(path, "EPS")
-    with pytest.raises(BadImage, match="an EPS or PostScript file, which is not read; save it as"):
+    with pytest.raises(
+        BadImage, match="an EPS or PostScript file, which is not supported; save it as"
+    ):
         read_photo(path)
 
 
@@ -183,7 +185,7 @@ def test_eps_is_refused_whatever_its_name(tmp_path: Path, suffix: str) -> None:
 def test_only_formats_of_the_list_are_opened(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(SCENE).convert("1" if name == "XBM" else "RGB").save(path, name)
-    with pytest.raises(BadImage, match="is not read|not an image in a format that is read"):
+    with pytest.raises(BadImage, match="is not supported|not an image in a supported format"):
         read_photo(path)
 
 
@@ -201,10 +203,14 @@ def test_a_raw_picture_is_refused_and_not_its_preview_taken(tmp_path: Path) -> N
     Image.fromarray(SCENE).save(tmp_path / "c.NEF", "TIFF")
     (tmp_path / "d.jpg").write_bytes(b"\0\0\0\x18ftypcrx " + bytes(40))
     for name in ("a.tif", "b.tif", "c.NEF", "d.jpg"):
-        with pytest.raises(BadImage, match="a camera's raw picture, which is not read; save it as"):
+        with pytest.raises(
+            BadImage, match="a camera's raw picture, which is not supported; save it as"
+        ):
             read_photo(tmp_path / name)
     (tmp_path / "e.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    with pytest.raises(BadImage, match="a HEIC picture, which is not read; save it as JPEG or PNG"):
+    with pytest.raises(
+        BadImage, match="a HEIC picture, which is not supported; save it as JPEG or PNG"
+    ):
         read_photo(tmp_path / "e.jpg")
 
 

@@ -135,7 +135,7 @@ STEPS = [
     (nothing, ("--register", "a/b"), "cannot contain '/'"),
     (nothing, ("--trial", 2), "has not ended (epoch 1 of 2), so the test split stays closed"),
     (nothing, ("--trial", 7), "has no trial 7 with a result"),
-    (nothing, ("--force",), "--force belongs to --trial N"),
+    (nothing, ("--force",), "--force needs --trial N"),
 ]
 
 

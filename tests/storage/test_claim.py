@@ -84,7 +84,7 @@ def test_whoever_finds_another_holding_stops_for_good(bucket: str, quick: None) 
     held = Claim(folder, lost.append)
     write(folder, OTHER)
     wait_for(lambda: lost, 20)
-    assert "taken the study over (host elsewhere, pid 1)" in lost[0]
+    assert "taken over the study (host elsewhere, pid 1)" in lost[0]
     with pytest.raises(HoldLost, match="host elsewhere, pid 1"):
         held.check()
     held.release()

@@ -113,15 +113,15 @@ def test_another_place_for_sockets_is_said(
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     place = environment.socket_folder()
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "too long by" in told and f"go to {place}/ray" in told
+    assert told.count("\n") == 1 and "bytes too long" in told and f"go to {place}/ray" in told
     monkeypatch.setattr(environment, "_socket_folders", lambda first: iter([long]))
-    with pytest.raises(InputError, match="too long by .* set TMPDIR to a folder"):
+    with pytest.raises(InputError, match="bytes too long .* set TMPDIR to a writable folder"):
         environment.socket_folder()
 
 
 def test_a_temporary_folder_of_another_user_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / f"study-{os.getuid()}").symlink_to("/tmp")
-    with pytest.raises(InputError, match="is not this user's own folder"):
+    with pytest.raises(InputError, match="does not belong to this user"):
         environment._make_own(tmp_path, "cache")
 
 
@@ -143,8 +143,8 @@ def test_loopback_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> N
         (OSError(errno.ENOSPC, "No space left on device", "x"), "No space left on device: x"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files (ulimit -n)"),
         (PermissionError(errno.EACCES, "Permission denied", "/y"), "Permission denied: /y"),
-        (MemoryError(), "there is no memory left"),
-        (RuntimeError("can't start new thread"), "no more threads may be started"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("can't start new thread"), "cannot start more threads"),
     ],
 )
 def test_what_the_system_refuses_is_a_line(

@@ -37,7 +37,7 @@ def check(shell: str, *before: str) -> str:
     [
         ("true", "good"),
         ("ulimit -S -n 64", "good"),  # raised to the hard limit
-        ("ulimit -n 64", "ulimit -n lets a process open 64 files, but Ray needs 512"),
+        ("ulimit -n 64", "ulimit -n allows a process 64 open files, but Ray needs 512"),
         ("ulimit -f 1000", "ulimit -f lets a file have 1000 KiB, but Ray needs"),
         ("ulimit -v 4000000", "ulimit -v lets the memory of a process have 4000000 KiB"),
     ],
@@ -53,7 +53,7 @@ def test_open_files_are_raised_to_what_is_allowed() -> None:
 @pytest.mark.skipif(not can_be_other_user(), reason="needs root, whom -u does not bind")
 def test_threads_of_a_user() -> None:
     told = check("ulimit -u 100", *AS_USER)
-    assert told.startswith("ulimit -u lets this user have 100 threads, of which")
+    assert told.startswith("ulimit -u allows this user 100 threads, ")
     assert check("ulimit -u 5000", *AS_USER).startswith("good")
     assert check("ulimit -u 100").startswith("good"), "root is exempt"
 

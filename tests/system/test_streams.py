@@ -46,7 +46,7 @@ def test_output_that_cannot_be_written_ends_nothing(tmp_path: Path, output: str)
         (tmp_path / "done").unlink()
         if told:
             errors = (tmp_path / "errors").read_text()
-            assert errors.count("standard output cannot be written (") == 1, errors
+            assert errors.count("cannot write to standard output (") == 1, errors
             assert "run_command" not in errors, "no traceback but that of what it starts"
 
 
