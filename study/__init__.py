@@ -6,16 +6,16 @@ import sys
 __version__ = "0.2.0"
 
 
-def _pass_over_current_folder() -> None:
-    """Take no file of the current folder for a library's: a `json.py` or `torch.py` there.
+def _ignore_current_folder() -> None:
+    """Keep files of the current folder, say `json.py` or `torch.py`, from shadowing libraries.
 
-    `python -m` and the workers of Ray look there before all other places. What `PYTHONPATH` names
-    stays, and so does the folder that this package lies in.
+    `python -m` and Ray's workers search the current folder first. Folders in `PYTHONPATH` stay,
+    and so does the folder that contains this package.
     """
     started = os.path.basename(sys.argv[0]) if sys.argv else ""  # "-m" while looking for a module
     try:
         places = ["", os.getcwd()]
-    except OSError:  # it is gone
+    except OSError:  # the folder was deleted
         places = [""]
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if started in ("-m", "default_worker.py"):
@@ -24,4 +24,4 @@ def _pass_over_current_folder() -> None:
                 sys.path.remove(place)
 
 
-_pass_over_current_folder()
+_ignore_current_folder()

@@ -3,7 +3,7 @@
 python -m study.best                    # the study last run
 python -m study.best facade --top 10
 python -m study.best facade --importance   # which hyperparameter moves which metric
-python -m study.best facade --confirm 5 # the three best again, on other folds with other seeds
+python -m study.best facade --confirm 5 # retrain the best three: other folds, other seeds
 python -m study.best facade --export    # evaluates the test split, writes export/facade
 python -m study.best facade --register  # the confirmed winner as a version of an MLflow model
 """
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_winner_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what is done with the best: confirm, export, register."""
+    """Add the flags that act on the winner: confirm, export, register."""
     add = parser.add_argument
     add(
         "--export",
@@ -148,10 +148,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse_contradictions(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together.
+    """Refuse flags that contradict each other.
 
     Raises:
-        InputError: There are such.
+        InputError: Some do.
     """
     if args.top < 1:
         raise InputError(f"--top must be at least 1, but got {args.top}.")
@@ -164,7 +164,7 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
 
 
 def _open(args: argparse.Namespace) -> StudyRecord:
-    """Return the study, with the constraints that were asked for; print what is odd about it."""
+    """Return the study, with the requested constraints; print anything unusual about it."""
     folder = find_study(as_path(args.studies_dir), args.study)
     if args.export is not None or args.register is not None or args.confirm is not None:
         from study.tracking.store import resolve_uri
@@ -202,7 +202,7 @@ def _show(
     confirmation: Confirmation | None,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Print the best trials, unless JSON is wanted; return them as a JSON object."""
+    """Print the best trials unless `--json` is given; return them as a JSON object."""
     task = load_task(record.manifest["task"])
     result = as_json(record, ranking[: args.top])
     texts = [describe(task, record, ranking, args.top)]

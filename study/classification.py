@@ -1,6 +1,6 @@
-"""A task that names what an image shows: it has images, names of classes and a network.
+"""Base class of image classification tasks, which add images, class names and a network.
 
-The rest is here: splits with equal shares of classes, cross-entropy, accuracy, figures.
+It provides stratified splits, cross-entropy, accuracy and figures.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Classification(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return images `(N, C, H, W)` and class indices `(N,)`, both uint8, always the same.
 
-        Every trial asks for them; `study.storage.cache.cached` keeps what takes long to read or to
-        draw, and shares its memory.
+        Every trial calls this. `study.storage.cache.cached` keeps images that are slow to read or
+        draw, in memory shared by all processes.
         """
 
     def identity(self, source: DataSource) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Classification(Task):
         }
 
     def load_splits(self, source: DataSource, config: Any) -> Splits:
-        """Return a split in which every class has the same share on both sides."""
+        """Return a stratified split: every class has the same share in both parts."""
         images, targets = self.load_images(source, "train")
         train, val = stratified_split(targets, VAL_SHARE, config.split_seed, config.fold)
         return Splits(ImageSet(images, targets, train), ImageSet(images, targets, val))
@@ -69,7 +69,7 @@ class Classification(Task):
     def load_full_size(
         self, source: DataSource, config: Any, split: Literal["val", "test"]
     ) -> ImageSet:
-        """Return a split as it is: a class has no size."""
+        """Return the validation or test split; class labels have no size to restore."""
         if split == "val":
             return self.load_splits(source, config).val
         images, targets = self.load_images(source, "test")
@@ -82,7 +82,7 @@ class Classification(Task):
         return cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
 
     def build_meter(self, device: torch.device) -> Meter:
-        """Return accuracy, also per class."""
+        """Return a meter of accuracy, overall and per class."""
         from study.training.meters import ClassificationMeter
 
         return ClassificationMeter(self.classes, device)
@@ -90,11 +90,11 @@ class Classification(Task):
     def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
-        """Return confusion counts."""
+        """Return the confusion counts."""
         return {"confusion": meter.arrays()["confusion"]}
 
     def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
-        """Draw confusion matrix and accuracy per class."""
+        """Draw the confusion matrix and the accuracy per class."""
         from study.figures import plots
         from study.training.metrics import class_accuracies
 

@@ -1,11 +1,11 @@
-"""The command line: `study COMMAND`, and what all commands share: exit codes, messages, flags.
+"""The command line `study COMMAND`, with the exit codes, messages and flags all commands share.
 
     study                              # all commands
     study tune facade --num-samples 50
     python -m study.tune facade --num-samples 50   # the same
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or input, 128 + n stopped by signal n (Ctrl-C: 130).
-`study` alone must answer at once: a command is imported when it is run, and this module imports
+`study` alone must start fast: a command is imported only when it runs, and this module imports
 neither torch nor Ray nor MLflow.
 """
 
@@ -32,10 +32,10 @@ from study.system import environment
 from study.system.redaction import mask_output, without_password
 from study.system.streams import open_streams, outlive_readers
 
-# In the order in which someone new needs them; each is a module of this package.
+# In the order a new user needs them; each is a module of this package.
 COMMANDS = ("tune", "status", "best", "report", "ui", "predict", "train", "data", "doctor")
 FLAGS = ("--help", "--version")  # of `study` itself
-# What a system says of its disks, rights and limits; what a program of ours did not find is a bug.
+# Errors about disks, permissions and limits. ENOENT is not among them: a file not found is a bug.
 OUTSIDE = frozenset(
     getattr(errno, name)
     for name in (
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def dispatch(words: Sequence[str]) -> int:
-    """Run the command that the first word names with the rest; show all commands without one.
+    """Run the command named by the first word with the remaining words; without one, list all.
 
     Raises:
         InputError: There is no such command.
@@ -88,7 +88,7 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def overview() -> str:
-    """Return what `study --help` prints: all commands with a line each."""
+    """Return the text of `study --help`: all commands, one line each."""
     lines = [f"  {name:<8} {summary(name)}" for name in COMMANDS]
     return "\n".join(
         [
@@ -110,7 +110,7 @@ def summary(command: str) -> str:
 
 
 def command_parser(command: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return a command's parser without flags; usage shows the command as it was typed."""
+    """Return a command's parser without flags; its usage line shows the command as typed."""
     started = Path(sys.argv[0])
     if started.name == "study":
         program = f"study {command}"
@@ -122,17 +122,17 @@ def command_parser(command: str, epilog: str | None = None) -> argparse.Argument
 
 
 def run_command(main: Callable[[], int]) -> int:
-    """Run a command's `main` and turn what it raises into a message and an exit code.
+    """Run a command's `main` and turn its exceptions into a message and an exit code.
 
-    `InputError` is how all modules report a user's mistake, so it becomes one line on stderr, as
-    does a full disk, a damaged file, a Ray that does not start, or what the system refuses;
-    anything else is a fault of ours and keeps its traceback (exit code 1).
+    `InputError`, by which all modules report a user's mistake, becomes one line on stderr, and so
+    do a full disk, a corrupted file, a failed start of Ray and errors of the operating system. Any
+    other exception is a bug and keeps its traceback (exit code 1).
     """
     open_streams()
     outlive_readers()
     mask_output()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # Nothing is reported home, by Ray or by MLflow.
+    # No telemetry, neither Ray's nor MLflow's.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     ignore_user_settings()
@@ -140,7 +140,7 @@ def run_command(main: Callable[[], int]) -> int:
         environment.prepare()
         return main()
     except InputError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # in one line
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # on one line
         return 2
     except (StorageError, DamagedFile, StartError) as error:
         print(f"failed: {error}", file=sys.stderr)
@@ -157,7 +157,7 @@ def run_command(main: Callable[[], int]) -> int:
 
 
 def outside_reason(error: Exception) -> str | None:
-    """Return in a line what the system refused; None if the error is a fault of ours."""
+    """Describe an error of the operating system in one line; None if the error is a bug."""
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or raise ulimit -v."
     if isinstance(error, OSError) and error.errno in OUTSIDE:
@@ -186,7 +186,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_study_name(parser: argparse.ArgumentParser) -> None:
-    """Add the name of a study that there is."""
+    """Add the name of an existing study."""
     parser.add_argument(
         "study", metavar="NAME", nargs="?", help="name of the study (default: the one last run)"
     )
@@ -235,7 +235,7 @@ def add_require_flag(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_resource_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what a study runs on, and how many trials."""
+    """Add the number of trials, and the flags of `add_machine_flags`."""
     parser.add_argument(
         "--num-samples",
         metavar="N",
@@ -248,7 +248,7 @@ def add_resource_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine_flags(parser: argparse._ActionsContainer) -> None:
-    """Add the flags that say what trials run on."""
+    """Add the flags for the resources of trials."""
     add = parser.add_argument
     add(
         "--max-concurrent", metavar="N", type=int, help="trials at a time (default: as many as fit)"
@@ -298,7 +298,7 @@ def _num_samples(text: str) -> float:
 
 
 def add_config_flags(parser: argparse.ArgumentParser, config_class: type[TrainConfig]) -> None:
-    """Add a flag for every field of a config, absent from the result unless given."""
+    """Add a flag for every field of a config; flags not given are absent from the result."""
     group = parser.add_argument_group("hyperparameters and settings")
     for name, field in config_fields(config_class).items():
         choices = field.metadata["choices"]
@@ -312,7 +312,7 @@ def add_config_flags(parser: argparse.ArgumentParser, config_class: type[TrainCo
 
 
 def config_values(args: argparse.Namespace, config_class: type[TrainConfig]) -> dict[str, Value]:
-    """Return the values of the flags of `add_config_flags` that were given."""
+    """Return the values of the `add_config_flags` flags that were given."""
     fields = config_fields(config_class)
     given: dict[str, Any] = vars(args)
     values = {}
@@ -326,7 +326,7 @@ def config_values(args: argparse.Namespace, config_class: type[TrainConfig]) -> 
 
 
 def check_price(price: float | None) -> None:
-    """Refuse a `--price-per-hour` that is none."""
+    """Refuse an invalid `--price-per-hour`."""
     if price is not None and not 0 <= price < float("inf"):
         raise InputError(
             f"--price-per-hour must be a price in dollars, at least 0, but got {price:g}."
@@ -334,10 +334,10 @@ def check_price(price: float | None) -> None:
 
 
 def parse_time(flag: str, text: str) -> float:
-    """Return seconds of a flag's time such as `90`, `90s`, `30m`, `8h`, `2d`.
+    """Return the seconds in a time such as `90`, `90s`, `30m`, `8h` or `2d`.
 
     Raises:
-        InputError: It is no such time, or not above zero.
+        InputError: The text is not a time above zero.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     seconds = float(match[1]) * SECONDS[match[2]] if match else 0.0

@@ -1,4 +1,4 @@
-"""A trial's settings (`TrainConfig`): defaults, help and bounds, and how their values are read."""
+"""Settings of a trial (`TrainConfig`): defaults, help texts and bounds, and parsing of values."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "y"), True),
     **dict.fromkeys(("false", "no", "off", "n"), False),
 }
-# As people and Python write numbers; YAML 1.1 takes some of these for words, times or octal.
+# Numbers as people and Python write them; YAML 1.1 reads some as strings, times or octal.
 WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 OTHER_BASE = re.compile(r"[-+]?0([oO][0-7]+|[xX][0-9a-fA-F]+|[bB][01]+)")
 DECIMAL = re.compile(r"[-+]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"([-+]?)\.?(inf|infinity|nan)", re.IGNORECASE)
 SCHEDULES = ("constant", "cosine", "one_cycle")
 PRECISIONS = ("auto", "float32", "bfloat16")
-NUM_FOLDS = 6  # of the training split, see `study.split`
-VAL_SHARE = 1 / NUM_FOLDS  # of the training split, what validates
-LARGEST = 2**63 - 1  # of a whole number: Optuna's and MLflow's databases hold no more
+NUM_FOLDS = 6  # of the training split, see `study.datasets.splits`
+VAL_SHARE = 1 / NUM_FOLDS  # validation's share of the training split
+LARGEST = 2**63 - 1  # integer that fits the databases of Optuna and MLflow
 
 
 class Plain(str):
-    """Text without quotes, from a file or a command line; what it means, its setting says."""
+    """Unquoted text from a file or a command line; the setting's type decides its meaning."""
 
 
 def setting(
@@ -45,19 +45,19 @@ def setting(
     """Declare a field of a `TrainConfig`: default, help text with its unit, inclusive bounds.
 
     Args:
-        default: Also the value that the task's baseline uses.
+        default: Also the baseline's value.
         help: One phrase for `--help`, with the unit.
         low: Smallest allowed value, inclusive.
         high: Largest allowed value, inclusive.
         choices: Allowed words of a string field.
-        searchable: False for settings that trials of one study must share.
+        searchable: False for settings that all trials of a study must share.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": choices}
     return dataclasses.field(default=default, metadata={**metadata, "searchable": searchable})
 
 
 def field_type(field: dataclasses.Field[Any]) -> type:
-    """Return the Python type of a config field, which is the type of its default."""
+    """Return the Python type of a config field: the type of its default."""
     return type(field.default)
 
 
@@ -68,7 +68,7 @@ def default_of(field: dataclasses.Field[Any]) -> Value:
 
 
 def check_value(field: dataclasses.Field[Any], value: object) -> Value:
-    """Return `value` as the field's type; `Plain` text is read as what the field is.
+    """Return `value` as the field's type; `Plain` text is parsed as that type.
 
     Raises:
         InputError: Wrong type, out of bounds, or not one of the choices.
@@ -105,10 +105,10 @@ def check_value(field: dataclasses.Field[Any], value: object) -> Value:
 
 
 def parse_value(field: dataclasses.Field[Any], text: str) -> Value:
-    """Return the value that `text`, from a command line or an MLflow parameter, stands for.
+    """Parse a field's value from text, of a command line or an MLflow parameter.
 
     Raises:
-        InputError: `text` is no such value.
+        InputError: `text` is not a valid value.
     """
     if field_type(field) is bool and text in ("0", "1"):
         return text == "1"
@@ -116,9 +116,9 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Value:
 
 
 def read_number(text: str) -> int | float | None:
-    """Return the number that a text is, or None: `64`, `1_000`, `0o17`, `1e-3`, `1.0e2`, `.inf`.
+    """Parse a number such as `64`, `1_000`, `0o17`, `1e-3`, `1.0e2` or `.inf`; else return None.
 
-    `017` is none: it may mean 17 or, in octal, 15.
+    `017` is ambiguous and not accepted: it may mean 17 or, in octal, 15.
     """
     try:
         if OTHER_BASE.fullmatch(text):
@@ -134,12 +134,12 @@ def read_number(text: str) -> int | float | None:
 
 
 def read_boolean(text: str) -> bool | None:
-    """Return what a text says, or None: true, yes, on and y, or false, no, off and n."""
+    """Parse true, yes, on, y or false, no, off, n; return None for anything else."""
     return BOOLEANS.get(text.lower())
 
 
 def read_plain(text: Plain, kind: type) -> object:
-    """Return plain text as a value of a type, or as what comes nearest to one."""
+    """Parse plain text as a value of a type; text that does not parse is returned as it is."""
     if kind is bool:
         said = read_boolean(text)
         return str(text) if said is None else said
@@ -152,7 +152,7 @@ def read_plain(text: Plain, kind: type) -> object:
 
 
 def how_to_write(written: object, kind: type) -> str:
-    """Return how to write what was likely meant, as the end of a message."""
+    """Return the end of an error message: how to write the value that was probably meant."""
     if kind not in (int, float) or not isinstance(written, str):
         return ""
     if not isinstance(written, Plain):
@@ -172,10 +172,10 @@ def _kind_name(kind: type) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings that every task has. A task extends it with its own fields.
+    """Settings common to all tasks. A task extends it with its own fields.
 
-    A field's name is its name everywhere: YAML key, command-line flag, MLflow parameter and key
-    of the checkpoint's metadata.
+    A field has one name everywhere: YAML key, command-line flag, MLflow parameter and key in the
+    checkpoint's metadata.
 
     Raises:
         InputError: A field has the wrong type or lies outside its bounds.
@@ -271,7 +271,7 @@ def build_config(config_class: type[TrainConfig], values: Mapping[str, object]) 
 
 
 def check_sync(sync_batch_norm: bool, workers: int, gpus: bool) -> None:
-    """Check that workers, with GPUs or without, can synchronise batch normalisation.
+    """Check that a trial's workers can synchronise batch normalisation.
 
     Raises:
         InputError: They cannot.

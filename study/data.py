@@ -4,7 +4,7 @@
     python -m study.data facade --from starter_set   # import a folder or a zip
     python -m study.data facade --check              # only verify
 
-A data set is searched in `--data-dir`, else `$STUDY_DATA_DIR`, else `data/`.
+Data sets are looked up in `--data-dir`, else `$STUDY_DATA_DIR`, else `data/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from study.datasets.source import DataSource, ImageSet, Splits
 from study.errors import InputError
 from study.task import load_task
 
-__all__ = ["DataSource", "ImageSet", "Splits"]  # task files of version 0.1 import them from here
+__all__ = ["DataSource", "ImageSet", "Splits"]  # task files for version 0.1 import these from here
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe(identity: dict[str, Any]) -> str:
-    """Return the identity of a data set as lines for people."""
+    """Return the identity of a data set as readable lines."""
     return "\n".join(f"{key:<12} {value}" for key, value in identity.items())
 
 

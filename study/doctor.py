@@ -1,13 +1,13 @@
-"""Check that everything a study needs is there, on every machine.
+"""Check on every machine that everything a study needs is there.
 
     python -m study.doctor                           # this machine
     python -m study.doctor facade --address auto     # every node of the cluster
     python -m study.doctor facade --address auto --wait 5
 
-Checks Python and package versions, the data set, that the studies' folder can be written and read
-back, CPUs, GPUs and memory, the tracking store from here (only the driver writes it), and without
-a cluster that Ray starts as for a study; says what fits at once. Exit code 1 if something is wrong;
-each problem names what to change.
+Checks Python and package versions, the data set, writing and reading in the studies' folder, CPUs,
+GPUs and memory, the tracking store (from this machine only, since only the driver writes to it)
+and, without a cluster, that Ray starts. Shows how many trials fit at a time. Exit code 1 if there
+is a problem; each problem says what to change.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     nodes = None
     with ThreadPoolExecutor(1) as pool:
         tracking = pool.submit(_tracking_problem, args.tracking_uri)
-        with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+        with redirect_stdout(sys.stderr):  # Ray prints news of its nodes there
             if args.address is not None:
                 join_ray(args.address)
                 nodes = wait_for_nodes(wanted)
@@ -111,7 +111,7 @@ def as_json(found: Survey, problems: list[tuple[str, str]], fits: str | None) ->
 
 
 def show(found: Survey, problems: list[tuple[str, str]], fits: str | None) -> str:
-    """Return the result for people."""
+    """Return the result as readable text."""
     header = ("machine", "Python", "torch", "Ray", "CPUs", "memory", "GPUs", "data")
     lines = [table(header, [_row(host, report) for host, report in found.reports.items()])]
     if fits:
@@ -125,7 +125,7 @@ def show(found: Survey, problems: list[tuple[str, str]], fits: str | None) -> st
         return "\n".join([*lines, "no problems found"])
     lines.append("\nproblems:")
     told: dict[str, list[str]] = {}
-    for host, problem in problems:  # one that all machines have is told once
+    for host, problem in problems:  # a problem of several machines is shown once
         told.setdefault(problem, []).append(host)
     for problem, hosts in told.items():
         where = ", ".join(filter(None, hosts))

@@ -1,4 +1,4 @@
-"""The kinds of failure that are not a bug of ours."""
+"""Errors with a cause outside this program: exceptions that are not bugs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave (flag, file, folder); the message says what to do."""
+    """A mistake in the user's input (flag, file, folder); the message says what to do."""
 
 
 class TrialError(RuntimeError):
-    """A trial that cannot go on; the study goes on."""
+    """A trial cannot continue; the study does."""
 
 
 class Diverged(TrialError):
-    """A trial whose loss is not finite: it failed for its own settings."""
+    """A trial's loss is not finite, because of its own settings."""
 
 
 class DamagedFile(RuntimeError):
-    """A file of ours is missing or not what was written; the message names it."""
+    """A file of a study is missing or corrupted; the message names it."""
 
 
 class StorageError(RuntimeError):
-    """The disk is full or cannot be written: no trial's fault, so the study stops and waits."""
+    """The disk is full or not writable. No trial is at fault, so the study stops."""
 
 
 class StartError(RuntimeError):
@@ -31,7 +31,7 @@ class StartError(RuntimeError):
 
 
 class HoldLost(StorageError):
-    """Another driver may have taken the study over: this one must not write any more."""
+    """Another driver may have taken over the study, so this one must stop writing."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

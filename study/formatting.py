@@ -1,4 +1,4 @@
-"""How people read it: numbers, durations, sizes, tables, and the mark of sample data."""
+"""Formatting for readers: numbers, durations, sizes, tables, and the mark of sample data."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ SAMPLE_DATA = "SAMPLE DATA (drawn, not real)"
 
 
 def number(value: int | float | str | bool) -> str:
-    """Return the value of a setting: three digits of what is not whole."""
+    """Return the value of a setting; floats with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def settings_line(values: Mapping[str, int | float | str | bool]) -> str:
-    """Return settings in one line."""
+    """Return settings on one line."""
     return " ".join(f"{name}={number(value)}" for name, value in values.items())
 
 
 def score(value: float | None) -> str:
-    """Return a score, four decimals; `-` if there is none."""
+    """Return a score with four decimals; `-` if there is none."""
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -28,7 +28,7 @@ def with_interval(value: float, interval: Sequence[float] | None) -> str:
 
 
 def metric_value(value: float) -> str:
-    """Return the value of any metric: a score, or a number of parameters or images."""
+    """Return the value of any metric: a score, or a count such as parameters or images."""
     return score(value) if abs(value) < 100 else f"{value:,.0f}"
 
 
@@ -48,7 +48,7 @@ def pixels(height: object, width: object = None) -> str:
 
 
 def sample_mark(dataset: str) -> str:
-    """Return what marks results on drawn data as such; empty for real data."""
+    """Return the mark of results on sample data; empty for real data."""
     return "" if dataset == "real" else SAMPLE_DATA
 
 
@@ -74,7 +74,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Return a curve as one line of at most so many characters, from its least to its largest."""
+    """Return a curve as one line of at most `width` characters, scaled to its range."""
     if not values:
         return ""
     num = min(width, len(values))
@@ -85,5 +85,5 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, without what would move a terminal's cursor."""
+    """Return a text on one line, without characters that move a terminal's cursor."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

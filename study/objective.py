@@ -1,15 +1,16 @@
-"""What a study is after: an objective or two, and the constraints of a good trial.
+"""Goal of a study: one or two objectives, and constraints on its trials.
 
     study.tune --objective mean_ap                        the facade task's default
     study.tune --objective ap/pillar
     study.tune --objective worst_class --require 'ap/window>=0.8'
-    study.tune --objective accuracy,num_params            two at once: a Pareto front
+    study.tune --objective accuracy,num_params            two objectives: a Pareto front
 
-Names are those of an epoch's metrics, with or without `val/`. The first objective decides which
-epoch of a trial counts, so it is one of validation; all other numbers are of that epoch.
+Names are those of an epoch's metrics, with or without `val/`. The first objective selects a trial's
+best epoch, so it must be a validation metric; all other numbers are taken from that epoch.
 
-Scores are values such that more is better. A point, one score or two, dominates another if it is
-nowhere worse and somewhere better; the Pareto front is what nothing dominates.
+A score is a metric's value with its sign set so that higher is better. A point (one or two scores)
+dominates another if it is nowhere worse and somewhere better; the Pareto front is the set of points
+that no other dominates.
 """
 
 from __future__ import annotations
@@ -22,29 +23,29 @@ from typing import Any, Protocol, TypeVar
 from study.formatting import metric_value
 from study.task import Task
 
-# Metrics that are no result of validation but can be an objective or a constraint.
+# Metrics that do not come from validation but can be an objective or a constraint.
 COSTS = {"num_params": "min", "images_per_second": "max", "epoch_seconds": "min"}
-OPTIONAL = ("objectives", "require")  # keys of a manifest that say more than `metric` and `mode`
-# Of a metric that was not recorded, and of a trial whose loss was not finite: worse than any other.
+OPTIONAL = ("objectives", "require")  # keys of a manifest beyond `metric` and `mode`
+# Miss of a metric that was not recorded, and of a diverged trial: worse than any other.
 WORST_MISS = 1e6
 
 Point = Sequence[float]  # one score, or two
 
 
 class Judged(Protocol):
-    """What a goal asks a trial for; `study.records.trial_record.TrialRecord` answers."""
+    """A trial as a goal sees it, such as `study.records.trial_record.TrialRecord`."""
 
     @property
     def number(self) -> int:
-        """From 0."""
+        """Number of the trial, from 0."""
 
     @property
     def state(self) -> str:
-        """`failed`, or how else it stands."""
+        """`failed`, or another state."""
 
     @property
     def best(self) -> Mapping[str, float] | None:
-        """The row of the best epoch; None before the first."""
+        """Metrics of the best epoch; None before the first."""
 
 
 Trial = TypeVar("Trial", bound=Judged)
@@ -52,19 +53,19 @@ Trial = TypeVar("Trial", bound=Judged)
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A metric by full name, and whether the largest (`max`) or smallest (`min`) is best."""
+    """A metric by full name, and its direction (`max` or `min`)."""
 
     metric: str
     mode: str
 
     def score(self, value: float) -> float:
-        """Return a value such that more is better."""
+        """Return the value as a score: higher is better."""
         return value if self.mode == "max" else -value
 
 
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-    """What a metric must be at least (`>=`) or at most (`<=`)."""
+    """A lower (`>=`) or upper (`<=`) bound on a metric."""
 
     metric: str
     sign: str
@@ -74,7 +75,7 @@ class Constraint:
         return f"{self.metric}{self.sign}{self.bound!r}".removesuffix(".0")
 
     def miss(self, value: float | None) -> float:
-        """Return by how much a value misses, as part of the bound; 0 or less if it does not."""
+        """Return by how much a value violates the bound, relative to it; at most 0 if not."""
         if value is None:
             return WORST_MISS
         short = self.bound - value if self.sign == ">=" else value - self.bound
@@ -87,7 +88,7 @@ class Goal:
 
     Attributes:
         objectives: One or two.
-        constraints: What must hold at a trial's best epoch.
+        constraints: Must hold at a trial's best epoch.
     """
 
     objectives: tuple[Objective, ...]
@@ -95,7 +96,7 @@ class Goal:
 
     @staticmethod
     def of(manifest: Mapping[str, Any]) -> Goal:
-        """Return what a study's manifest says."""
+        """Return the goal in a study's manifest."""
         named = manifest.get("objectives") or [[manifest["metric"], manifest["mode"]]]
         constraints = (read_constraint(text) for text in manifest.get("require", []))
         return Goal(tuple(Objective(*entry) for entry in named), tuple(constraints))
@@ -106,7 +107,7 @@ class Goal:
         return Goal((Objective(task.metric, task.mode),))
 
     def describe(self) -> dict[str, Any]:
-        """Return what a study's manifest says of it, as a JSON object."""
+        """Return the goal as keys of a study's manifest, a JSON object."""
         first = self.objectives[0]
         described: dict[str, Any] = {"metric": first.metric, "mode": first.mode}
         if self.has_two:
@@ -127,12 +128,12 @@ class Goal:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that every epoch must have."""
+        """Metrics that every epoch must report."""
         named = [o.metric for o in self.objectives] + [c.metric for c in self.constraints]
         return tuple(dict.fromkeys(named))
 
     def point(self, row: Mapping[str, float]) -> tuple[float, ...]:
-        """Return an epoch's scores, each the better the larger."""
+        """Return the scores of an epoch."""
         return tuple(objective.score(row[objective.metric]) for objective in self.objectives)
 
     def values(self, trial: Judged) -> list[float] | None:
@@ -141,19 +142,19 @@ class Goal:
         return [best[objective.metric] for objective in self.objectives] if best else None
 
     def misses(self, trial: Judged) -> dict[str, float]:
-        """Return how far a trial is off each bound, as `Constraint.miss`; empty before an epoch."""
+        """Return `Constraint.miss` of each constraint; empty before the first epoch."""
         best = trial.best
         return {str(c): c.miss(best.get(c.metric)) for c in self.constraints} if best else {}
 
     def missed(self, trial: Judged) -> float:
-        """Return how far a trial is off the bounds of violated constraints, added up."""
+        """Return the sum of the misses of all violated constraints."""
         return sum(max(0.0, miss) for miss in self.misses(trial).values())
 
     def ranking(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that have a value and did not fail, best first.
 
-        With two objectives the front comes first, by the first of them, then all others by it.
-        Trials that violate constraints are last, the nearest first.
+        With two objectives the Pareto front comes first, then all other trials, each sorted by the
+        first objective. Trials that violate constraints come last, the smallest violation first.
         """
         ended = [trial for trial in trials if trial.best is not None and trial.state != "failed"]
         on_front = {trial.number for trial in self.front(ended)} if self.has_two else set()
@@ -166,7 +167,7 @@ class Goal:
         return sorted(ended, key=place)
 
     def front(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return the Pareto front of trials that satisfy all constraints, by the first score."""
+        """Return the Pareto front of the trials that satisfy all constraints, by first score."""
         found: list[tuple[Point, Trial]] = [
             (self.point(trial.best), trial)
             for trial in trials
@@ -178,7 +179,7 @@ class Goal:
         ]
 
     def shortfall(self, ranking: Sequence[Judged]) -> str | None:
-        """Return a sentence if no trial satisfies all constraints: which is nearest, how near."""
+        """Return a sentence on the closest trial if none satisfies all constraints, else None."""
         if not self.constraints or not ranking or not self.missed(ranking[0]):
             return None
         nearest, best = ranking[0], ranking[0].best or {}
@@ -202,12 +203,12 @@ def dominates(one: Point, other: Point) -> bool:
 
 
 def front(points: Sequence[Point]) -> list[int]:
-    """Return the places of the points that no other dominates, in their order.
+    """Return the indices of the points that no other dominates, ascending.
 
-    Of points that are equal, all are there.
+    Equal points are all included.
     """
-    # From the best by the first score downwards only the best second score so far can dominate,
-    # and the last point of the front has it.
+    # In descending order of the first score, only the point with the best second score so far can
+    # dominate, and that is the last one kept.
     order = sorted(range(len(points)), key=lambda place: tuple(points[place]), reverse=True)
     kept: list[int] = []
     for place in order:
@@ -223,10 +224,10 @@ def show_values(goal: Goal, trial: Judged) -> str:
 
 
 def read_constraint(text: str) -> Constraint:
-    """Return what `val/ap/window>=0.8` says.
+    """Parse a constraint such as `val/ap/window>=0.8`.
 
     Raises:
-        ValueError: It does not say such a thing.
+        ValueError: The text is not a constraint.
     """
     match = re.fullmatch(r"\s*(.+?)\s*(>=|<=)\s*(\S+)\s*", text)
     if match is None or not abs(float(match[3])) < float("inf"):

@@ -4,10 +4,10 @@
     python -m study.predict export/facade photos/ --out predictions
 
 Images may have any size, mode and orientation, in the formats of `study.datasets.photo.FORMATS`; a
-folder stands for the images directly in it. Segmentation gives, at each image's own size,
-`NAME.classes.png` (a palette PNG of class indices), `NAME.overlay.jpg`, and `legend.png`;
-classification gives the three likeliest classes, and `NAME.input.png`, what the network saw.
-`predictions.json` tells it all.
+folder stands for the images directly in it. Segmentation writes, at each image's own size,
+`NAME.classes.png` (a palette PNG of class indices) and `NAME.overlay.jpg`, and one `legend.png`.
+Classification prints the three likeliest classes and writes `NAME.input.png`, the network's input.
+`predictions.json` contains all results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is searched: parameters with their ranges, and the values of trial 0."""
+"""A search space: searched parameters with their ranges, and the baseline (trial 0)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Parameter:
     log: bool = False
     step: float | int | None = None
     choices: tuple[Value, ...] = ()
-    when: tuple[str, tuple[Value, ...]] | None = None  # other parameter, its values
+    when: tuple[str, tuple[Value, ...]] | None = None  # (other parameter, its values)
 
     def contains(self, value: Value) -> bool:
-        """Return whether a trial could have this value."""
+        """Return whether the value lies in the parameter's range or choices."""
         nearest = self.nearest(value)
         if isinstance(value, float) and isinstance(nearest, float):
             return math.isclose(nearest, value, rel_tol=1e-9)  # steps do not add up exactly
@@ -48,16 +48,16 @@ class Parameter:
         return clipped
 
     def active(self, values: Mapping[str, Value]) -> bool:
-        """Return whether the parameter is searched, given the others' values."""
+        """Return whether the parameter is searched, given the values of the others."""
         return self.when is None or values.get(self.when[0]) in self.when[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """What is searched and what is fixed.
+    """Searched parameters and fixed settings.
 
     Attributes:
-        parameters: A parameter follows the one it depends on.
+        parameters: Ordered so that a parameter follows the one it depends on.
         fixed: Settings of all trials.
         baseline: Values of trial 0, all inside the space.
     """
@@ -67,14 +67,14 @@ class SearchSpace:
     baseline: dict[str, Value]
 
     def describe(self) -> dict[str, Any]:
-        """Return the space as a JSON object, equal for equal spaces."""
+        """Return the space as a JSON object; equal spaces give equal objects."""
         searched = {p.name: dataclasses.asdict(p) for p in self.parameters}
         return {"search": searched, "fixed": self.fixed, "baseline": self.baseline}
 
     def corners(self) -> Iterator[dict[str, Value]]:
-        """Yield trial 0 with one parameter at an end of its range, or at one of its choices.
+        """Yield variants of trial 0 with one parameter at an end of its range, or at each choice.
 
-        A parameter that is searched only with certain values of others has them.
+        For a conditional parameter the others are set so that it is searched.
         """
         by_name = {parameter.name: parameter for parameter in self.parameters}
         for parameter in self.parameters:
@@ -91,7 +91,7 @@ class SearchSpace:
 
     @staticmethod
     def of(description: Mapping[str, Any]) -> SearchSpace:
-        """Return the space that `describe` described, also after a way through JSON."""
+        """Return the space from its description by `describe`, also after a round trip in JSON."""
         parameters = []
         for entry in description["search"].values():
             when = entry["when"]
@@ -104,18 +104,18 @@ class SearchSpace:
 
 
 def find_space(name: str) -> Path:
-    """Return the file of a search space: a path, or the name of one that comes along.
+    """Return the file of a search space: a path, or the name of one shipped with study.
 
     Raises:
         InputError: There is no such file; the nearest name is suggested.
     """
     path = Path(name)
-    if os.path.isfile(name):  # also of a name that can be none
+    if os.path.isfile(name):  # also safe for names that cannot be files
         return path
     if path.suffix.lower() in (".yaml", ".yml"):
         raise InputError(f"there is no search space {path}.")
     package = Path(str(resources.files("study")))
-    # In a checkout that is not installed they lie beside the package.
+    # In a checkout that is not installed they are beside the package.
     for shipped in (package / "search_spaces", package.parent / "search_spaces"):
         if shipped.is_dir():
             known = [file.stem for file in shipped.glob("*.yaml")]

@@ -4,9 +4,9 @@ python -m study.status              # the study last run
 python -m study.status facade --watch
 python -m study.status --json
 
-Reads the study's folder only, and locks nothing: it neither disturbs nor waits for the driver. The
-time that is left is simulated: the trials to come under the study's own rule of stopping, with the
-median time of its epochs so far, as many at a time as run now.
+Only reads the study's folder and takes no lock, so it neither disturbs nor waits for the driver.
+The remaining time is simulated: the trials to come under the study's own stopping rule, with the
+median time of its epochs so far and as many trials at a time as now.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from study.storage.paths import AnyPath, as_path
 from study.system.streams import reader_gone
 
 WATCH_SECONDS = 2.0
-REMOTE_WATCH_SECONDS = 10.0  # of an object store, where every trial is a request
+REMOTE_WATCH_SECONDS = 10.0  # for an object store, where every trial costs a request
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def watch(folder: AnyPath, seconds: float, as_json: bool) -> None:
-    """Show how a study stands again and again, until no driver runs it."""
+    """Show a study's status repeatedly, until no driver runs it."""
     from study.reporting.live_table import Block, moves_cursor
 
     block = Block(sys.stdout) if moves_cursor(sys.stdout) and not as_json else None
@@ -84,10 +84,10 @@ def watch(folder: AnyPath, seconds: float, as_json: bool) -> None:
 
 
 def read_status(folder: AnyPath) -> dict[str, Any]:
-    """Return how a study stands, with its driver, as a JSON object.
+    """Return the status of a study and its driver as a JSON object.
 
     Raises:
-        InputError: There is no study, or a file is damaged that nothing can make up for.
+        InputError: There is no study, or a file is corrupted beyond repair.
         StorageError: The store does not answer.
     """
     from study.records.study_record import StudyRecord
@@ -102,12 +102,12 @@ def read_status(folder: AnyPath) -> dict[str, Any]:
     if driver["alive"] is not False:
         outlook = time_left(record, asked)
     elif asked is not None:
-        asked = dataclasses.replace(asked, budget=None)  # of a start that is over
+        asked = dataclasses.replace(asked, budget=None)  # that of a run that has ended
     return {**snapshot(record, asked, outlook), "driver": driver}
 
 
 def describe(state: dict[str, Any], width: int) -> list[str]:
-    """Return how a study stands in lines for people."""
+    """Return the status of a study as readable lines."""
     from study.formatting import duration
     from study.reporting.snapshot import lines
 
@@ -127,7 +127,7 @@ def describe(state: dict[str, Any], width: int) -> list[str]:
 
 
 def _width() -> int:
-    """Return the columns of the terminal, or what fits a line of a log."""
+    """Return the number of terminal columns, or 120 for a log."""
     return shutil.get_terminal_size((120, 24)).columns
 
 

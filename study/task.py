@@ -1,8 +1,8 @@
-"""A task: what the training loop, a study and an export rely on; and how task files are found.
+"""The task interface used by the training loop, studies and exports, and task discovery.
 
 A task is one file `study/tasks/<name>.py` that ends with `TASK = ...`, and one search space
-`search_spaces/<name>.yaml`. Nothing lists them: they are found by file name. All that a task file
-needs besides its data can be imported from here.
+`search_spaces/<name>.yaml`. There is no registry: tasks are found by file name. A task file can
+import everything it needs besides its data from here.
 """
 
 from __future__ import annotations
@@ -55,31 +55,31 @@ __all__ = [
     "task_names",
 ]
 
-# What the network's images show, in an export's `meta.json`; tells how a photograph is prepared.
+# What the network's images show, kept in an export's `meta.json`: decides how photos are prepared.
 WHOLE = "the whole photograph"
 OBJECT = "one object, light on black, filling the image"
 
 
 def best_row(history: Sequence[Mapping[str, float]], metric: str, mode: str) -> dict[str, float]:
-    """Return the epoch that is best by a metric, the first of equals."""
+    """Return the best epoch by a metric; of equal ones the first."""
     choose = max if mode == "max" else min
     return dict(choose(history, key=lambda row: row[metric]))
 
 
 def base_values(task: Task, dataset: str) -> dict[str, Value]:
-    """Return the settings that differ from the config's defaults for a data set."""
+    """Return the settings of a data set that differ from the config's defaults."""
     return dict(task.sample_settings) if dataset == "sample" else {}
 
 
 class Figure(Protocol):
-    """A figure of matplotlib, of which only this is used."""
+    """A matplotlib figure, reduced to the one method used here."""
 
     def savefig(self, *file: Any, **options: Any) -> None:
-        """Write it to a file."""
+        """Write the figure to a file."""
 
 
 class Meter(Protocol):
-    """Counts over batches and ranks, divided once at the end."""
+    """Counts summed over batches and ranks, divided once at the end."""
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch: logits `(B, K, ...)` float, targets `(B, ...)` int64."""
@@ -88,48 +88,48 @@ class Meter(Protocol):
         """Add up the counts of all ranks."""
 
     def keep_images(self) -> None:
-        """From now on keep what each image contributes, for `resampled`."""
+        """From now on keep the contribution of each image, for `resampled`."""
 
     def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the task's metric `(R,)` on resamples of the images of one process.
 
         Args:
-            groups: `(n,)` group of each image, in the order in which they were seen, from 0.
-            weights: `(R, G)` how often each group counts.
+            groups: `(n,)` group of each image from 0, in the order the images were seen.
+            weights: `(R, G)` how often each group is counted.
         """
 
     def compute(self) -> dict[str, float]:
         """Return metrics by name without the split, e.g. `accuracy`, `ap/window`.
 
-        They are shares in [0, 1] unless the task's `bounds` say otherwise.
+        Values lie in [0, 1] unless the task's `bounds` say otherwise.
         """
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return counts and this rank's predictions, from which figures are drawn."""
+        """Return the counts and this rank's predictions, from which figures are drawn."""
 
 
 class Task(abc.ABC):
-    """All that the training loop, the study and the export know of a task.
+    """Everything the training loop, the study and the export know about a task.
 
-    `study.classification.Classification` has most of it for tasks that name what an image shows.
+    `study.classification.Classification` implements most of it for image classification.
     """
 
     name: str  # "facade": file name, command-line word and stem of the search space
-    title: str  # one phrase for people
+    title: str  # one phrase, for display
     classes: tuple[str, ...]
-    metric: str  # "val/mean_ap": what search, scheduler, checkpoints and study.best use
+    metric: str  # "val/mean_ap": used by search, scheduler, checkpoints and study.best
     mode: Literal["max", "min"] = "max"
     class_metric: str  # "ap": the per-class metric that tables show
-    config_class: type[TrainConfig] = TrainConfig  # its `model`, if any, is the family of networks
+    config_class: type[TrainConfig] = TrainConfig  # `model`, if any, is the network family
     sample_settings: Mapping[str, Value] = {}  # defaults that make `--dataset sample` quick
     normalization: tuple[tuple[float, ...], tuple[float, ...]]  # mean, deviation; images in [0, 1]
-    downloads: bool = False  # whether a missing real data set is fetched without being asked for
+    downloads: bool = False  # whether a missing real data set is downloaded automatically
     shows: str = WHOLE  # how `study.predict` prepares a photograph
     colors: Sequence[tuple[int, int, int]] | None = None  # red, green, blue by class, 0 to 255
-    bounds: Mapping[str, tuple[float, float]] = {}  # of its meter's metrics that are not in [0, 1]
+    bounds: Mapping[str, tuple[float, float]] = {}  # of the meter's metrics outside [0, 1]
 
     def acquire(self, source: DataSource, paths: Sequence[Path]) -> None:
-        """Put the real data set into the data directory: from `paths`, or by download."""
+        """Put the real data set into the data directory, from `paths` or by download."""
         if paths:
             raise InputError(
                 f"{self.name} cannot import data; copy its files into {source.data_dir} yourself."
@@ -137,26 +137,26 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def identity(self, source: DataSource) -> dict[str, Any]:
-        """Verify the data set, cache it, and return what identifies it (checksum, counts).
+        """Verify and cache the data set; return its identity (checksum, counts).
 
         Raises:
-            InputError: Missing or damaged; the message names the file and the ways out.
+            InputError: Missing or corrupted; the message names the file and what to do.
         """
 
     @abc.abstractmethod
     def load_splits(self, source: DataSource, config: Any) -> Splits:
         """Return training and validation images, sharing one memory-mapped cache.
 
-        No setting that can be searched may change what validates, or trials would not compare.
+        No searchable setting may change the validation images, or trials would not be comparable.
         """
 
     @abc.abstractmethod
     def load_full_size(
         self, source: DataSource, config: Any, split: Literal["val", "test"]
     ) -> ImageSet:
-        """Return images as the network takes them with targets at the data set's own size.
+        """Return images at the network's input size, with targets at the data set's own size.
 
-        The test split is closed: only `study.best` asks for it.
+        The test split is held out: only `study.best` requests it.
         """
 
     @abc.abstractmethod
@@ -165,9 +165,9 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, logits: Tensor, targets: Tensor, config: Any) -> Tensor:
-        """Return the mean over images of what each loses, so that parts of a batch add up.
+        """Return the mean loss over the images, so that micro-batches add up.
 
-        It is trained on, and `train/loss`. `val/loss` is plain cross-entropy, whatever this is.
+        This is the training loss, `train/loss`. `val/loss` is always plain cross-entropy.
         """
 
     @abc.abstractmethod
@@ -177,23 +177,23 @@ class Task(abc.ABC):
     def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
-        """Return the small arrays from which `figures` can draw later, without the data set.
+        """Return small arrays from which `figures` can draw later, without the data set.
 
-        `images` are the ones that `meter` has seen, in order.
+        `images` are those that `meter` has seen, in the same order.
         """
         return {}
 
     def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> Mapping[str, Figure]:
-        """Draw what a reader wants to see of one evaluation, by file stem.
+        """Draw the figures of one evaluation, by file stem.
 
-        `note` says what was evaluated and stands below every title.
+        `note` says what was evaluated and appears below every title.
         """
         return {}
 
 
 def task_names() -> list[str]:
     """Return the names of all tasks, sorted."""
-    package = importlib.import_module("study.tasks")  # by its name: tasks rest on this module
+    package = importlib.import_module("study.tasks")  # by name: tasks import this module
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
@@ -201,7 +201,7 @@ def load_task(name: str) -> Task:
     """Return the task in `study/tasks/<name>.py`.
 
     Raises:
-        InputError: There is none; the nearest name is suggested.
+        InputError: There is no such task; the nearest name is suggested.
     """
     names = task_names()
     if name not in names:
@@ -214,7 +214,7 @@ def prepare(task: Task, source: DataSource) -> dict[str, Any]:
     """Verify and cache a task's data set, downloading it if the task allows; return its identity.
 
     Raises:
-        InputError: Missing or damaged; the message names the file and the ways out.
+        InputError: Missing or corrupted; the message names the file and what to do.
     """
     if source.dataset == "real" and task.downloads:
         task.acquire(source, [])
@@ -222,5 +222,5 @@ def prepare(task: Task, source: DataSource) -> dict[str, Any]:
 
 
 def class_key(name: str) -> str:
-    """Return a class name as it stands in metric names: a slash becomes a dash."""
+    """Return a class name as used in metric names: a slash becomes a dash."""
     return name.replace("/", "-")

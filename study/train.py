@@ -4,8 +4,8 @@
     python -m study.train facade --image-size 128 --epochs 1 --limit-batches 4
     python -m study.train facade --like RUN_ID        # repeat a trial from MLflow
 
-Nothing goes to MLflow unless `--track` is given, and a `breakpoint()` anywhere in the loop stops in
-this terminal.
+Nothing is recorded in MLflow without `--track`, and a `breakpoint()` anywhere in the loop opens the
+debugger in this terminal.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _read_params(path: Path) -> dict[str, Any]:
 
 
 def _last_state(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the state in `--run-dir` from which `--resume` goes on."""
+    """Return the state in `--run-dir` to `--resume` from."""
     folder = RunFolder(args.run_dir) if args.run_dir else None
     state = folder.last_state() if folder else None
     for text in folder.damage if folder else []:
@@ -152,8 +152,8 @@ def _last_state(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_resume(config: TrainConfig, state: dict[str, Any], args: argparse.Namespace) -> None:
-    """Make sure that only `epochs` differs from the run that goes on, and that it grows."""
-    before = build_config(type(config), state["config"])  # with defaults of what is newer
+    """Check that only `epochs` differs from the run to resume, and that it grows."""
+    before = build_config(type(config), state["config"])  # newer settings have their defaults
     for name, value in dataclasses.asdict(before).items():
         if name != "epochs" and getattr(config, name) != value:
             raise InputError(
@@ -230,7 +230,7 @@ def _epochs(
     resume: dict[str, Any] | None,
     limit_batches: int | None,
 ) -> Iterator[EpochResult]:
-    """Train with progress bars, on stderr where it is a terminal."""
+    """Train with progress bars on stderr if it is a terminal."""
     from tqdm import tqdm
 
     from study.training.loop import fit
@@ -250,7 +250,7 @@ def _tracked(
     known: dict[str, str],
     args: argparse.Namespace,
 ) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Give what reports an epoch, to MLflow with `--track`; the run there ends with the block."""
+    """Yield a function that reports an epoch, to MLflow with `--track`, until the block ends."""
     if not args.track:
         yield lambda epoch, metrics: None
         return
@@ -274,7 +274,7 @@ def _tracked(
 
 
 def run_note(task: Task, config: TrainConfig, source: DataSource, epoch: int) -> str:
-    """Return the line that says what a score or figure was measured on."""
+    """Return the line below scores and figures: what they were measured on."""
     size = getattr(config, "image_size", None)
     parts = [
         task.name,

@@ -3,8 +3,8 @@
     python -m study.tune facade --num-samples 50
     python -m study.tune facade --dataset sample --num-samples 4     # a drawn data set, minutes
 
-The same command line continues a study that was cut off, and does nothing when it is complete; a
-larger --num-samples extends it. Ctrl-C, SIGTERM and --time-budget let the trials save first.
+The same command resumes an interrupted study and does nothing if the study is complete; a larger
+--num-samples extends it. On Ctrl-C, SIGTERM and at the end of --time-budget, trials save first.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what says which configurations are tried."""
+    """Add the flags that decide which configurations are tried."""
     add = parser.add_argument
     add(
         "--search-space",
@@ -112,7 +112,7 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_stopping_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what says when trials and the study stop, and what is left of them."""
+    """Add the flags that decide when trials and the study stop, and what is kept."""
     add = parser.add_argument
     add(
         "--grace-period",
@@ -157,10 +157,10 @@ def _add_stopping_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(args: argparse.Namespace) -> RunOptions:
-    """Return the options that parsed flags ask for.
+    """Return the options from parsed flags.
 
     Raises:
-        InputError: One is no time.
+        InputError: A time cannot be parsed.
     """
     times = {}
     if args.time_budget is not None:
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check_price(args: argparse.Namespace) -> None:
-    """Refuse a price where nothing is estimated."""
+    """Refuse a price if no cost is estimated."""
     price = args.price_per_hour
     check_price(price)
     if price is not None and args.address is not None:

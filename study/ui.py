@@ -3,10 +3,10 @@
     python -m study.ui                # the study last run
     python -m study.ui facade --no-browser --port 5000
 
-Starts `mlflow server` on this machine, for this machine only, opens the page of the study's trials
-and ends with Ctrl-C. Where tracking is a server already, it opens that. MLflow itself shows one
-closed row of a study at first, since which columns and rows a page has is known to each browser
-alone; the link names a view that was prepared for all.
+Starts `mlflow server` for this machine only, opens the page of the study's trials and runs until
+Ctrl-C. If tracking is already a server, its page is opened. By default MLflow shows a study as one
+collapsed row, because columns and expanded rows are stored in each browser; the link opens a view
+that was prepared for this study.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from study.records.study_record import StudyRecord
 from study.storage.paths import as_path
 from study.storage.sqlite_uri import path_of
 
-START_SECONDS = 120.0  # for MLflow's server on a busy machine; it takes about ten
+START_SECONDS = 120.0  # for MLflow's server on a busy machine; about ten are usual
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,7 +99,7 @@ def server(uri: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes]
     port = _port(port)
     file = path_of(uri)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    # The store is not in the command line, which all users of a machine can read.
+    # Not on the command line, which all users of a machine can read.
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log, _signals_end_it():
@@ -109,7 +109,7 @@ def server(uri: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes]
             env=environment,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for this process, which ends all of the server's
+            start_new_session=True,  # Ctrl-C is for this process, which then ends the server
         )
         try:
             _wait_until_it_answers(process, address, log)
@@ -119,7 +119,7 @@ def server(uri: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes]
 
 
 def _port(port: int | None) -> int:
-    """Return a port that is free, this one if it is given."""
+    """Return a free port: the given one, or any."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -130,7 +130,7 @@ def _port(port: int | None) -> int:
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
-    direct = build_opener(ProxyHandler({}))  # a proxy knows nothing of this machine
+    direct = build_opener(ProxyHandler({}))  # a proxy cannot reach this machine's ports
     until = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -148,7 +148,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: 
 
 @contextmanager
 def _signals_end_it() -> Iterator[None]:
-    """Have a signal that ends this process end the server, too, which it would not hear of."""
+    """End the server, too, when a signal ends this process; the server does not receive it."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -165,7 +165,7 @@ def _signals_end_it() -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started."""
+    """End a process and its children."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

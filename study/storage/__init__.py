@@ -1,1 +1,1 @@
-"""Files written whole or not at all, paths on disk and in S3, locks and claims, the cache."""
+"""Atomic file writes, paths on disk and in S3, locks and claims, and the cache."""

@@ -1,8 +1,8 @@
-"""Arrays built once per machine and memory-mapped by every process that asks for them.
+"""Cache of arrays, built once per machine and memory-mapped by every process that uses them.
 
-An entry is a folder of `.npy` files and a `meta.json`. It is built beside its place under a file
-lock and renamed into it, so eight trials that start at once build it once, and a build that is
-killed leaves nothing that looks finished.
+An entry is a folder of `.npy` files and a `meta.json`. It is built under a file lock in a draft
+folder, which is then renamed: eight trials that start together build it once, and a killed build
+leaves nothing that looks complete.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from study.errors import InputError
 from study.storage.files import can_lock, lock
 from study.system.environment import user_cache
 
-# Part of every key: raise it when the layout of the arrays changes, and old entries are unused.
+# Part of every key: increase it when the layout of the arrays changes, to invalidate old entries.
 LAYOUT = 1
-PATIENCE_SECONDS = 5.0  # before saying that another process is waited for
+PATIENCE_SECONDS = 5.0  # before a message about waiting for another process
 
 
 def cache_home() -> Path:
-    """Return the folder of all entries: `$STUDY_CACHE_DIR`, else one for this user."""
+    """Return the folder of all entries: `$STUDY_CACHE_DIR`, else the user's cache."""
     folder = os.environ.get("STUDY_CACHE_DIR")
     return Path(folder).expanduser().absolute() if folder else user_cache() / "study"
 
 
 class Entry:
-    """One finished cache entry: `arrays[name]` maps the file, `meta` is a JSON object."""
+    """A complete cache entry: `array(name)` maps a file, `meta` is a JSON object."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
 
     def array(self, name: str) -> np.ndarray:
-        """Map an array of the entry; pages are shared by all processes and copied on write."""
+        """Memory-map an array; pages are shared by all processes and copied on write."""
         path = self.folder / f"{name}.npy"
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
         return array
@@ -58,8 +58,8 @@ def cached(
     Args:
         cache_dir: Folder of all entries; created if missing.
         name: Readable first part of the entry's folder.
-        key: What the content depends on; hashed into the folder's name.
-        build: Writes the `.npy` files into the folder given and returns the meta data.
+        key: Everything the content depends on; hashed into the folder's name.
+        build: Writes the `.npy` files into the given folder and returns the metadata.
 
     Raises:
         InputError: The cache folder cannot be written.
@@ -84,7 +84,7 @@ def cached(
 
 
 def _wait_for(held: ExitStack, place: Path, name: str) -> None:
-    """Take the lock of an entry; say so if another process has it."""
+    """Take the lock of an entry; print a message if another process holds it."""
     try:
         held.enter_context(lock(place, PATIENCE_SECONDS))
     except Timeout:
@@ -97,9 +97,9 @@ def _wait_for(held: ExitStack, place: Path, name: str) -> None:
 
 
 def _build(folder: Path, build: Callable[[Path], dict[str, Any]], alone: bool) -> None:
-    """Build an entry beside its place and rename it.
+    """Build an entry in a draft folder and rename it.
 
-    Where there are no locks (`alone` is false), others may build the same: the first one counts.
+    Without locks (`alone` is false) several processes may build the same entry; the first wins.
     """
     own = "" if alone else f"{socket.gethostname()}-{os.getpid()}."
     draft = folder.with_name(f".{folder.name}.{own}draft")
@@ -118,7 +118,7 @@ def _build(folder: Path, build: Callable[[Path], dict[str, Any]], alone: bool) -
 
 
 def file_stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of files: a key that changes when a file does."""
+    """Return path, size and modification time of files: a key that changes when a file does."""
     stamps = []
     for path in paths:
         stat = path.stat()
@@ -127,7 +127,7 @@ def file_stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
 
 
 def array_checksum(arrays: Iterable[np.ndarray]) -> str:
-    """Return the SHA-256 over the contents of arrays."""
+    """Return the SHA-256 of the contents of arrays."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -135,7 +135,7 @@ def array_checksum(arrays: Iterable[np.ndarray]) -> str:
 
 
 def checksum(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 over names and contents of files, in the order given."""
+    """Return the SHA-256 of the names and contents of files, in the given order."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())

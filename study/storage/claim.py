@@ -1,13 +1,13 @@
-"""A driver's claim to a study where no lock can be had: a small file or object that it renews.
+"""A driver's claim to a study where locks are unavailable: a small file or object that it renews.
 
-Each driver writes only its own, `.drivers/ID.json`, and never another's. First it asks: whoever
-asks later sees that, so of two that ask at once at least one sees the other, and only the one with
-the smaller id goes on. It holds the study when all other claims are gone or have not changed for
-`LEASE_SECONDS`; if one of those has changed meanwhile it gives up.
+Each driver writes only its own file, `.drivers/ID.json`. It starts in state "asks": of two drivers
+that ask at the same time at least one sees the other, and only the one with the smaller id
+continues. A driver holds the study once all other claims are gone or unchanged for `LEASE_SECONDS`;
+if one of them changes meanwhile, it gives up.
 
-A holder renews its claim and then looks for others that hold. What it has not renewed for
-`SURE_SECONDS` it does not write on; a write that was begun before may take `SLOW_SECONDS` until
-nobody else can hold the study. The clock is one that goes on while a machine sleeps.
+A holder renews its claim and then looks for other holders. If the last renewal is older than
+`SURE_SECONDS`, it stops writing; a write already under way then has `SLOW_SECONDS` to finish before
+another driver can hold the study. The clock keeps running while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -31,33 +31,31 @@ from study.storage.paths import AnyPath, children, modified
 CLAIMS = ".drivers"
 RENEW_SECONDS = 5.0
 SURE_SECONDS = 15.0
-SLOW_SECONDS = (
-    60.0  # of the slowest write: the store's client gives up a request after nine, thrice
-)
+SLOW_SECONDS = 60.0  # for the slowest write: the client gives up after nine seconds, three times
 LEASE_SECONDS = SURE_SECONDS + SLOW_SECONDS
-POLL_SECONDS = 1.0  # between two looks at the claims of others
+POLL_SECONDS = 1.0  # between looks at other claims
 
 
 def clock() -> float:
-    """Return seconds that also pass while the machine sleeps."""
-    kind = getattr(time, "CLOCK_BOOTTIME", None)  # Linux, whose monotonic clock stands still then
+    """Return the seconds of a clock that keeps running while the machine sleeps."""
+    kind = getattr(time, "CLOCK_BOOTTIME", None)  # Linux, whose monotonic clock stops then
     return time.monotonic() if kind is None else time.clock_gettime(kind)
 
 
 class Claim:
-    """A study that is held by a claim.
+    """A study held by a claim.
 
     Args:
-        folder: Of the study.
-        on_taken_over: Called from another thread, with a sentence, if another driver takes the
-            study over.
+        folder: The study's folder.
+        on_taken_over: Called from another thread, with a message, if another driver takes over the
+            study.
 
     Attributes:
-        took_over: Whether it was another driver's that has not let go of it.
+        took_over: Whether the study was taken over from a driver that had not released it.
 
     Raises:
-        InputError: Another driver runs the study; says which.
-        StorageError: The store does not answer.
+        InputError: Another driver runs the study; the message names it.
+        StorageError: The store does not respond.
     """
 
     def __init__(self, folder: AnyPath, on_taken_over: Callable[[str], None]) -> None:
@@ -73,9 +71,9 @@ class Claim:
         }
         self._file = folder / CLAIMS / f"{self._content['id']}.json"
         self._over: dict[str, dict[str, Any]] = {}  # claims of drivers that are gone
-        self._sure = -math.inf  # when it was last certain that nobody else holds the study
+        self._sure = -math.inf  # when this was last certain to be the only holder
         self._released = threading.Event()
-        self._taken = ""  # by whom, once it is lost
+        self._taken = ""  # the message, once another driver took over
         (folder / CLAIMS).mkdir(exist_ok=True)
         try:
             self._ask()
@@ -92,8 +90,8 @@ class Claim:
         write_text(self._file, json.dumps(self._content), durable=False)
 
     def _ask(self) -> None:
-        """Wait until all other claims are known to be over, or give up."""
-        seen: dict[str, tuple[float, dict[str, Any]]] = {}  # since when it has been the same
+        """Wait until all other claims have expired, or give up."""
+        seen: dict[str, tuple[float, dict[str, Any]]] = {}  # time of its last change
         while True:
             self._write()
             waits = False
@@ -102,7 +100,7 @@ class Claim:
                 if content != before:
                     if content["state"] == "holds" or name < self._file.name:
                         raise taken(self._folder, content)
-                    seen[name] = (clock(), content)  # it asks as well, and gives up
+                    seen[name] = (clock(), content)  # it is asking, too, and will give up
                 if _died_here(content) or clock() - since > LEASE_SECONDS:
                     self._over[name] = content
                 else:
@@ -112,7 +110,7 @@ class Claim:
             time.sleep(POLL_SECONDS)
 
     def _take(self) -> None:
-        """Hold the study, unless it turns out that another driver does."""
+        """Hold the study, unless another driver holds it after all."""
         self._content["state"] = "holds"
         began = clock()
         self._write()
@@ -125,7 +123,7 @@ class Claim:
             (self._folder / CLAIMS / name).unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Refuse to write after a silence in which another driver may have taken the study."""
+        """Raise `HoldLost` if another driver may have taken over since the last renewal."""
         if self._taken:
             raise HoldLost(self._taken)
         silent = clock() - self._sure
@@ -138,12 +136,12 @@ class Claim:
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
-            # A store that is away takes no other driver's claim either.
+            # A store that does not respond accepts no other driver's claim either.
             with suppress(StorageError, OSError):
                 began = clock()
                 self._write()
                 for name, content in _claims(self._folder, but=self._file.name).items():
-                    # One that was over and is not sees this claim after its own, and stops.
+                    # A holder believed dead that is not sees this claim after its own, and stops.
                     if content["state"] == "holds" and name not in self._over:
                         self._taken = (
                             f"another driver has taken over the study ({_name(content)}) because "
@@ -154,15 +152,15 @@ class Claim:
                 self._sure = began
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the study."""
         self._released.set()
         self._thread.join(RENEW_SECONDS)
-        with suppress(StorageError, OSError):  # then it runs out
+        with suppress(StorageError, OSError):  # then the claim expires
             self._file.unlink(missing_ok=True)
 
 
 def claimant(folder: AnyPath) -> dict[str, Any] | None:
-    """Return who holds a study by a claim, as `study.storage.lock.driver_of`; None if nobody does.
+    """Return the holder of a claim, in the form of `study.storage.lock.driver_of`, or None.
 
     Raises:
         StorageError: The store does not answer.
@@ -179,14 +177,14 @@ def claimant(folder: AnyPath) -> dict[str, Any] | None:
 
 
 def _claims(folder: AnyPath, but: str = "") -> dict[str, dict[str, Any]]:
-    """Return what the claims to a study say, by file name, all but one."""
+    """Return the contents of the claims to a study by file name, except one."""
     paths = [path for path in children(folder / CLAIMS) if path.name != but]
     found = {path.name: read_holder(path) for path in paths if not path.name.startswith(".")}
     return {name: content for name, content in found.items() if "state" in content}
 
 
 def read_holder(path: AnyPath) -> dict[str, Any]:
-    """Return what a file says of a driver, empty if there is none or it cannot be read."""
+    """Return a driver's file; empty if it is missing or unreadable."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -195,7 +193,7 @@ def read_holder(path: AnyPath) -> dict[str, Any]:
 
 
 def taken(folder: AnyPath, holder: dict[str, Any]) -> InputError:
-    """Return the error that another driver runs a study."""
+    """Return the error for a study that another driver runs."""
     return InputError(
         f"the study in {folder} is being run by another process ({_name(holder)}); wait for it, or "
         "choose another --name."
@@ -203,7 +201,7 @@ def taken(folder: AnyPath, holder: dict[str, Any]) -> InputError:
 
 
 def _died_here(holder: dict[str, Any]) -> bool:
-    """Return whether the holder was a process of this machine that is gone."""
+    """Return whether the holder was a process of this machine and has ended."""
     here = _process_space()
     if not here or (holder.get("host"), holder.get("processes")) != (socket.gethostname(), here):
         return False
@@ -211,13 +209,13 @@ def _died_here(holder: dict[str, Any]) -> bool:
         state = Path(f"/proc/{holder.get('pid')}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return True
-    return state == "Z"  # ended, but nobody has asked how
+    return state == "Z"  # a zombie: ended, but not reaped
 
 
 def _process_space() -> str:
-    """Name the numbering that process ids of this process belong to, empty if unknown.
+    """Return the boot and PID namespace of this process; empty if unknown.
 
-    Containers may share a host's name, and machines that were copied too.
+    A host name is not enough: containers, and copies of a machine, may share it.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

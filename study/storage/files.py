@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and JSON documents that know whether they were altered.
+"""Atomic file writes, and JSON documents with a checksum.
 
-A document carries the SHA-256 of its own content: `json.dumps(content, sort_keys=True)`, where
-the content is the object without its key `sha256`.
+A document contains the SHA-256 of `json.dumps(content, sort_keys=True)`, where the content is the
+object without its key `sha256`.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from filelock import FileLock
 from study.errors import DamagedFile, StorageError
 from study.storage.paths import AnyPath, ObjectPath
 
-# The file system asks for an object's size and then for so many bytes, so that of one that another
-# command replaces in between a part is read. The checksum tells, and the object is read again.
+# The file system reads an object's size and then that many bytes, so an object that is replaced in
+# between is read in part. The checksum reveals it, and the object is read again.
 TORN_READS = 3
 
 
 @contextmanager
 def replacing(path: AnyPath, *, durable: bool = True, shared: bool = False) -> Iterator[BinaryIO]:
-    """Write a file beside its place and move it there; readers see the old one or the new one.
+    """Write a draft and rename it to the file, so that readers see the old or the new content.
 
     Args:
         path: The file.
-        durable: Whether to wait until it is on the disk, where a loss of power cannot harm it.
+        durable: Whether to flush to disk, so that the file survives a power loss.
         shared: Whether another process may write the same file at the same time.
 
     Raises:
-        StorageError: It cannot be written, for want of space for one; the old file is as it was.
+        StorageError: The file cannot be written (disk full, say); the old one is unchanged.
     """
     if isinstance(path, ObjectPath):
         buffer = io.BytesIO()
@@ -46,7 +46,7 @@ def replacing(path: AnyPath, *, durable: bool = True, shared: bool = False) -> I
         path.write_bytes(buffer.getvalue())
         return
     own = f".{os.getpid()}.{threading.get_ident()}" if shared else ""
-    draft = path.with_name(f".{path.name}{own}.draft")  # one that a kill left is written over
+    draft = path.with_name(f".{path.name}{own}.draft")  # overwrites one left by a killed process
     try:
         with draft.open("wb") as file:
             yield file
@@ -56,7 +56,7 @@ def replacing(path: AnyPath, *, durable: bool = True, shared: bool = False) -> I
         os.replace(draft, path)
     except OSError as error:
         with suppress(OSError):  # the first error says more
-            draft.unlink(missing_ok=True)  # a part of a file would fill the disk still more
+            draft.unlink(missing_ok=True)  # it would only use more space
         raise StorageError(
             f"cannot write {path} ({error.strerror or error}); free some space or fix the "
             "disk. Nothing recorded so far is lost: run the same command again to resume."
@@ -64,7 +64,7 @@ def replacing(path: AnyPath, *, durable: bool = True, shared: bool = False) -> I
 
 
 def write_text(path: AnyPath, text: str, *, durable: bool = True, shared: bool = False) -> None:
-    """Write a text file whole or not at all; see `replacing`."""
+    """Write a text file atomically; see `replacing`."""
     with replacing(path, durable=durable, shared=shared) as file:
         file.write(text.encode())
 
@@ -76,10 +76,10 @@ def write_document(path: AnyPath, content: dict[str, Any], *, shared: bool = Fal
 
 
 def read_document(path: AnyPath) -> dict[str, Any]:
-    """Read what `write_document` wrote.
+    """Read a document written by `write_document`.
 
     Raises:
-        DamagedFile: It is missing, cannot be read, or is not what was written.
+        DamagedFile: The file is missing, unreadable or corrupted.
     """
     for left in reversed(range(TORN_READS if isinstance(path, ObjectPath) else 1)):
         try:
@@ -108,7 +108,7 @@ def _parsed(path: AnyPath, text: bytes) -> dict[str, Any]:
 
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
-    """Yield the file itself, or of one in an object store a copy under the same name.
+    """Yield a local file itself, or a copy of an object under the same name.
 
     Raises:
         FileNotFoundError: There is no such object.
@@ -123,14 +123,14 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 def can_lock(folder: Path) -> bool:
-    """Return whether files in a folder can be locked; on some network drives none can.
+    """Return whether files in a folder can be locked; some network drives have no locks.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder is not writable.
     """
     try:
         import fcntl
-    except ImportError:  # Windows, where all can
+    except ImportError:  # Windows, where locks always work
         return True
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
@@ -143,16 +143,16 @@ def can_lock(folder: Path) -> bool:
 
 
 def lock(path: Path, timeout: float = -1) -> AbstractContextManager[object]:
-    """Return the lock of a file, or nothing where there are no locks.
+    """Return a file lock, or a null context where locks are unavailable.
 
-    `filelock` by itself makes a file there that outlives its process, and waits for it for ever.
+    There, `filelock` would create a file that outlives its process, and wait for it forever.
 
     Args:
-        path: The file, in a folder that exists.
-        timeout: Seconds to wait for it; negative for ever.
+        path: The lock file, in an existing folder.
+        timeout: Seconds to wait; negative: forever.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder is not writable.
     """
     return FileLock(path, timeout=timeout) if can_lock(path.parent) else nullcontext()
 

@@ -1,8 +1,8 @@
-"""Holding a study, so that one driver at a time writes it.
+"""Lock of a study, so that only one driver at a time writes to it.
 
-On a disk, also a shared one, the operating system locks a file. An object store has no locks, nor
-have some network drives (Lustre mounted without them): there each driver has a small file of its
-own, its claim, in `.drivers`, and renews it (`study.storage.claim`).
+On a local or shared disk the operating system locks a file. Object stores and some network drives
+(Lustre mounted without locks) have none: there each driver renews a small file of its own in
+`.drivers`, its claim (`study.storage.claim`).
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from study.storage.claim import CLAIMS, Claim, claimant, read_holder, taken
 from study.storage.files import can_lock, write_text
 from study.storage.paths import AnyPath, ObjectPath, children
 
-# A machine that died holds its lock on a shared disk until the server notices.
+# A dead machine keeps its lock on a shared disk until the file server notices.
 OTHER_HOST_SECONDS = 100.0
 
 
 class Hold(Protocol):
-    """A study that is held.
+    """A study held by this process.
 
     Attributes:
-        took_over: Whether it was another driver's that has not let go of it.
+        took_over: Whether the study was taken over from a driver that had not released it.
     """
 
     took_over: bool
 
     def check(self) -> None:
-        """Make sure that it still is, before writing.
+        """Check before writing that the study is still held.
 
         Raises:
-            HoldLost: Another driver may have it by now.
+            HoldLost: Another driver may have taken over the study.
         """
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the study."""
 
 
 class _Locked:
-    """A file that the operating system keeps locked as long as this process lives."""
+    """A file locked by the operating system as long as this process lives."""
 
-    took_over = False  # whoever had it before is gone, and its writes with it
+    took_over = False  # the previous driver is gone, and so are its writes
 
     def __init__(self, lock: FileLock) -> None:
         self.release = lock.release
@@ -59,21 +59,21 @@ class _Locked:
 
 
 def hold(folder: AnyPath, on_taken_over: Callable[[str], None]) -> Hold:
-    """Hold a study's folder, which exists, or fail.
+    """Hold a study, or fail.
 
     Args:
-        folder: Of the study.
-        on_taken_over: Called from another thread, with a sentence, if another driver takes the
-            study over.
+        folder: The study's folder, which exists.
+        on_taken_over: Called from another thread, with a message, if another driver takes over the
+            study.
 
     Raises:
-        InputError: Another driver runs the study; says which.
-        OSError: The folder cannot be written.
+        InputError: Another driver runs the study; the message names it.
+        OSError: The folder is not writable.
     """
     try:
         if isinstance(folder, ObjectPath) or not can_lock(folder):
             return Claim(folder, on_taken_over)
-        if children(folder / CLAIMS):  # of a machine for which this disk has no locks
+        if children(folder / CLAIMS):  # from a machine where this disk has no locks
             Claim(folder, on_taken_over).release()
     except StorageError as error:
         raise InputError(f"{error} Or name another with --studies-dir.") from None
@@ -99,13 +99,13 @@ def hold(folder: AnyPath, on_taken_over: Callable[[str], None]) -> Hold:
 
 
 def driver_of(folder: AnyPath) -> dict[str, Any]:
-    """Return who runs a study, without touching it: `host`, `pid`, `alive` and `heard`.
+    """Return the driver of a study as `host`, `pid`, `alive` and `heard`; only reads.
 
-    `alive` is None if that cannot be told from this machine; `heard` are the seconds since the
-    driver's own last sign, None if it leaves none.
+    `alive` is None if this machine cannot tell; `heard` is the number of seconds since the driver's
+    last renewal, None if it holds a lock instead of a claim.
 
     Raises:
-        StorageError: The store does not answer.
+        StorageError: The store does not respond.
     """
     claimed = claimant(folder)
     if claimed is not None:
@@ -115,15 +115,15 @@ def driver_of(folder: AnyPath) -> dict[str, Any]:
     holder = read_holder(folder / "driver.json")
     alive = _is_locked(folder / ".lock")
     if not alive and holder and holder.get("host") != socket.gethostname():
-        alive = None  # that host's locks may not show here
+        alive = None  # locks of that host may not be visible here
     who = {"host": holder.get("host"), "pid": holder.get("pid")}
     return {**who, "alive": alive, "heard": None}
 
 
 def _is_locked(path: Path) -> bool | None:
-    """Return whether a process of this machine holds a file's lock; None if nobody knows.
+    """Return whether a process of this machine holds a file's lock; None if unknown.
 
-    Trying to lock it, if only for a moment, would refuse a driver that starts in this moment.
+    Trying the lock, even briefly, could make a driver fail that starts at the same moment.
     """
     try:
         known = Path("/proc/locks").read_text().splitlines()
@@ -138,9 +138,9 @@ def _is_locked(path: Path) -> bool | None:
 
 
 def _devices(path: Path) -> set[str]:
-    """Return the numbers that the device of a file may have in /proc/locks, `08:01` for one.
+    """Return the device numbers a file may have in /proc/locks, such as `08:01`.
 
-    That of its mount; Btrfs and overlays show another one in `stat`.
+    That is the number of its mount; on Btrfs and overlays `stat` shows a different one.
     """
     number = path.stat().st_dev
     found = {(os.major(number), os.minor(number))}

@@ -1,13 +1,14 @@
 """Paths in an object store (S3, Google Cloud Storage), for studies whose nodes share no disk.
 
-`as_path("s3://bucket/studies")` gives an `ObjectPath`, which has of `pathlib.Path` what a study's
-folder needs. An object is replaced whole or not at all, so readers never see a part of one.
-Credentials and endpoint come from where the cloud's own tools take them (environment, profile,
-the role of the machine); a query may name them too: `s3://bucket/studies?region=eu-central-1`.
+`as_path("s3://bucket/studies")` returns an `ObjectPath`, which has the methods of `pathlib.Path`
+that a study's folder needs. Objects are replaced atomically, so readers never see partial content.
+Credentials and endpoint come from the usual places (environment, profile, the machine's role);
+options can also be given in a query: `s3://bucket/studies?region=eu-central-1`.
 
-Not fsspec or universal-pathlib: they would replace the eight methods that ask Arrow, not what is
-around them (which answers are final, errors in a line, the guard of writes). With s3fs a read takes
-two to three times as long, a list up to four; and it needs an older botocore than boto3, Ray's own.
+Why not fsspec or universal-pathlib: they would replace the eight methods that call Arrow, but not
+the code around them (final answers, one-line errors, the write guard). With s3fs a read takes two
+to three times as long, a list up to four times; and it needs an older botocore than boto3, which
+Ray uses.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from study.errors import InputError, StorageError
 from study.system.redaction import redacted
 
 SCHEMES = ("s3", "gs")
-RETRY_SECONDS = (1.0, 4.0)  # beside what the file system tries by itself
-# How Arrow's file systems write what a store answered: its code, or the HTTP status if it has none
-# for it ("AWS Error UNKNOWN (HTTP status 400) during PutObject"). They raise the same type for all.
+RETRY_SECONDS = (1.0, 4.0)  # in addition to the file system's own retries
+# The store's answer in messages of Arrow's file systems: its error code, or the HTTP status if
+# there is none ("AWS Error UNKNOWN (HTTP status 400) during PutObject"). All have the same type.
 ANSWER = re.compile(
     r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during|google::cloud::Status\((\w+)"
 )
-# Of those the ones that stay the same however often one asks.
+# Answers for which a retry is useless.
 HOPELESS = frozenset(
     (
         "ACCESS_DENIED",
@@ -77,14 +78,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class ObjectPath:
-    """A place in an object store; folders exist only as parts of names.
+    """A path in an object store; folders exist only as prefixes of names.
 
     Attributes:
         scheme: `s3` or `gs`.
         key: Bucket and name, `bucket/studies/facade`.
         query: Options for the file system, as in a URI.
-        guard: Called before every attempt to write or delete this or what is below it, and raises
-            an error if that must not be done any more.
+        guard: Called before every attempt to write or delete this path or one below it; raises an
+            error if that is no longer allowed.
     """
 
     scheme: str
@@ -100,26 +101,26 @@ class ObjectPath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last component."""
         return PurePosixPath(self.key).name
 
     @property
     def parent(self) -> ObjectPath:
-        """The place above."""
+        """The parent path."""
         return dataclasses.replace(self, key=str(PurePosixPath(self.key).parent))
 
     def exists(self) -> bool:
-        """Return whether there is an object of this name, or below it."""
+        """Return whether there is an object with this name or below it."""
         info = self._ask("look for", lambda files: files.get_file_info(self.key))
         return bool(info.type.name != "NotFound")
 
     def modified(self) -> float:
-        """Return when the object was written, in seconds since 1970."""
+        """Return the object's modification time in seconds since 1970."""
         info = self._ask("look for", lambda files: files.get_file_info(self.key))
         return float(info.mtime_ns or 0) / 1e9
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        """Yield what is directly below; nothing if there is nothing."""
+        """Yield the direct children; nothing if there are none."""
         from pyarrow.fs import FileSelector
 
         below = FileSelector(self.key, allow_not_found=True)
@@ -131,7 +132,7 @@ class ObjectPath:
 
         Raises:
             FileNotFoundError: There is no such object.
-            StorageError: The store does not answer, or refuses.
+            StorageError: The store does not respond, or refuses.
         """
 
         def read(files: Any) -> bytes:
@@ -144,7 +145,7 @@ class ObjectPath:
         """Replace the content.
 
         Raises:
-            StorageError: The store does not answer, or refuses; the old content is as it was.
+            StorageError: The store does not respond, or refuses; the old content is unchanged.
         """
 
         def write(files: Any) -> None:
@@ -162,14 +163,14 @@ class ObjectPath:
                 raise
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: a folder is there as soon as something is in it."""
+        """Do nothing: a folder exists as soon as it contains something."""
 
     def rmdir(self) -> None:
-        """Delete what marks an empty folder; the store may make one where an object was."""
+        """Delete the marker of an empty folder; a store may leave one where an object was."""
         self._ask("delete", lambda files: files.delete_dir(self.key))
 
     def _ask(self, verb: str, call: Callable[[Any], T]) -> T:
-        """Return what the file system answers; one that is busy is asked again."""
+        """Call the file system; retry unless the answer is final."""
         bucket = self.key.partition("/")[0]
         for pause in (*RETRY_SECONDS, None):
             if self.guard is not None and verb in ("write", "delete"):
@@ -190,13 +191,13 @@ class ObjectPath:
 
 
 def is_hopeless(error: Exception, key: str) -> bool:
-    """Return whether asking a store again is of no use, by the kind of error or its answer.
+    """Return whether a retry is useless, judging by the error's type or the store's answer.
 
     Args:
-        error: What the file system raised.
-        key: Bucket and name that it was about; names that look like codes mean nothing.
+        error: The file system's exception.
+        key: Bucket and name of the request; they are ignored even if they look like error codes.
     """
-    if isinstance(error, ValueError):  # what a URI or a name cannot hold
+    if isinstance(error, ValueError):  # an invalid URI or name
         return True
     bucket, _, name = key.partition("/")
     text = str(error)
@@ -213,12 +214,12 @@ AnyPath: TypeAlias = Path | ObjectPath
 
 
 def modified(path: AnyPath) -> float:
-    """Return when a file or object was written, in seconds since 1970."""
+    """Return the modification time of a file or object in seconds since 1970."""
     return path.stat().st_mtime if isinstance(path, Path) else path.modified()
 
 
 def children(folder: AnyPath) -> list[AnyPath]:
-    """Return what is directly in a folder, by name; nothing if there is no such folder."""
+    """Return the contents of a folder sorted by name; empty if there is no such folder."""
     found: list[AnyPath] = []
     with suppress(FileNotFoundError, NotADirectoryError):
         found += folder.iterdir()
@@ -234,10 +235,10 @@ def _file_system(scheme: str, bucket: str, query: str) -> Any:
 
 
 def as_path(text: str) -> AnyPath:
-    """Return the absolute path, or the place in an object store, that a text names.
+    """Return the absolute path, or the path in an object store, named by a text.
 
     Raises:
-        InputError: It is a URI of another kind, or holds a password.
+        InputError: The text is another kind of URI, or contains a password.
     """
     scheme, separator, rest = text.partition("://")
     if not separator:

@@ -1,7 +1,7 @@
-"""Paths of SQLite files as URIs of SQLAlchemy, and back.
+"""Conversion between paths of SQLite files and SQLAlchemy URIs.
 
-SQLAlchemy, and so MLflow, decodes `%20` in a URI and takes what follows a `?` for options: a path
-put there as it is names another file. Optuna fills in what stands in braces.
+SQLAlchemy, and so MLflow, decodes `%20` in a URI and treats the part after `?` as options, so an
+unescaped path may name another file. Optuna substitutes text in braces.
 
     path_of("sqlite:///mlflow.db")      # /home/me/mlflow.db, relative to the current folder
     path_of("sqlite:////data/a%3Fb.db") # /data/a?b.db
@@ -19,16 +19,16 @@ PREFIX = "sqlite:///"
 
 
 def uri_of(path: Path) -> str:
-    """Return the URI of a file; its path is made absolute."""
+    """Return the URI of a file, with an absolute path."""
     text = str(path.expanduser().absolute())
-    # Nothing else changes the meaning, of braces to Optuna, and MLflow shows it as it is.
+    # No other character has a meaning (braces have one to Optuna); MLflow shows the rest unchanged.
     for sign in "%?#{}":
         text = text.replace(sign, f"%{ord(sign):02X}")
     return PREFIX + text
 
 
 def path_of(uri: str) -> Path | None:
-    """Return the absolute path of a URI's file; None for a store that is no SQLite file.
+    """Return the absolute path of a URI's file; None for a store that is not a SQLite file.
 
     Raises:
         InputError: The URI names no file.
@@ -51,7 +51,7 @@ def path_of(uri: str) -> Path | None:
 
 
 def absolute(uri: str) -> str:
-    """Return a SQLite URI with an absolute path, its options kept.
+    """Return a SQLite URI with its path made absolute and its options kept.
 
     Raises:
         InputError: The URI names no file.

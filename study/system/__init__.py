@@ -1,1 +1,1 @@
-"""The user's environment, made one to work in: streams, limits, control groups, secrets masked."""
+"""The process environment: streams, limits, control groups, and masking of secrets."""

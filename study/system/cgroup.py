@@ -1,6 +1,6 @@
-"""Limits set by control groups, as in containers, slices and batch jobs.
+"""Resource limits set by control groups, as in containers, systemd slices and batch jobs.
 
-Both versions are read, from the group of this process up to the root: each group may set limits.
+Versions 1 and 2 are supported. Every group from that of this process up to the root may set limits.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ ROOT = Path("/")
 
 
 def cpu_quota(root: Path = ROOT) -> float:
-    """Return how many cores may be busy at once; inf without a limit.
+    """Return the number of cores this process may use; inf without a limit.
 
     Args:
-        root: Of the file system; another one in tests.
+        root: Root of the file system; tests pass another one.
     """
     cores = math.inf
     for folder in _groups(root, "cpu"):
-        # Microseconds per period: of version 2 in one file, "max 100000" for no limit.
+        # Microseconds per period. Version 2 has both in one file, "max 100000" for no limit.
         quota, _, period = _read(folder / "cpu.max").partition(" ")
         quota = quota or _read(folder / "cpu.cfs_quota_us")
         period = period or _read(folder / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit() and int(period):  # -1 is version 1's "max"
+        if quota.isdigit() and period.isdigit() and int(period):  # version 1 has -1 for no limit
             cores = min(cores, int(quota) / int(period))
     return cores
 
 
 def memory_limit(root: Path = ROOT) -> float:
-    """Return how many bytes may be used; inf without a limit."""
+    """Return the number of bytes this process may use; inf without a limit."""
     limit = math.inf
     for folder in _groups(root, "memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
             text = _read(folder / name)
             if text.isdigit():
-                limit = min(limit, int(text))  # version 1 says 2^63 - 4096 for no limit
+                limit = min(limit, int(text))  # version 1 has 2^63 - 4096 for no limit
     return limit
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's groups, for a controller, up to the root."""
+    """Yield the folders of this process's groups for a controller, up to the root."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
@@ -53,7 +53,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
         for mount in mounts:
-            # In a container the group may be named as the host sees it, and be the root here.
+            # In a container the group may have the host's name but be mounted as the root.
             inside = Path(group.lstrip("/"))
             for part in (inside, *inside.parents):
                 if ".." not in part.parts and os.path.isdir(folder := root / mount / part):

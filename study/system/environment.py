@@ -1,11 +1,11 @@
-"""The user's environment, repaired where a command could not work in it.
+"""Repair of an environment in which commands would fail.
 
-Every command calls `prepare` before anything else. A setting that would break a study by accident
-(a folder for temporary files that is gone, a user without a name, a proxy for this machine itself)
-is corrected for this process and those that it starts; if that moves files elsewhere, a line says
-so. An environment that cannot be repaired raises `InputError`.
+Every command calls `prepare` before anything else. Settings that would break a study by accident (a
+missing folder for temporary files, a user without a name, a proxy for connections to this machine)
+are corrected for this process and its children; a message says so if files go elsewhere. If an
+environment cannot be repaired, `prepare` raises `InputError`.
 
-Only `make_temporary` chooses folders outside of the studies.
+Only `make_temporary` chooses folders outside the studies.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pathlib import Path
 
 from study.errors import InputError
 
-# Below 108 bytes with what Ray appends: `/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/`
-# and the longest name there.
+# A socket's path must be below 108 bytes, including what Ray appends to its temporary folder: a
+# session folder and the longest name in it.
 SOCKET_BYTES = 107
 RAY_PATH = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store.1"
-# What is meant for other programs of MLflow, or junk to it: a study says where its runs go.
+# Variables for other uses of MLflow, ignored here: a study decides itself where its runs go.
 FOREIGN = (
     "MLFLOW_RUN_ID",
     "MLFLOW_EXPERIMENT_ID",
@@ -44,43 +44,43 @@ FOREIGN = (
     "MLFLOW_ENABLE_ASYNC_LOGGING",
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING",
 )
-IMPORT_BYTES = 2**30  # of addresses, without which libraries end a process when they are loaded
+IMPORT_BYTES = 2**30  # address space; below it, loading libraries kills the process
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def prepare() -> None:
-    """Make the environment one in which a command works.
+    """Repair the environment of this process.
 
     Raises:
-        InputError: It cannot be, and what to do.
+        InputError: It cannot be repaired; the message says what to do.
     """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < IMPORT_BYTES:
         raise InputError(f"ulimit -v allows {limit >> 10} KiB of memory, too little; raise it.")
     _use_utf8()
-    _hear_signals()
-    os.umask(os.umask(0o077) & 0o077)  # files of ours can be read and written by ourselves
+    _reset_signals()
+    os.umask(os.umask(0o077) & 0o077)  # the user can always read and write our files
     _check_current_folder()
     _set_temporary_folder()
     _set_user()
-    _leave_loopback_alone()
-    if shutil.which("bash") is None:  # by which Ray starts its workers
+    _bypass_proxy_for_loopback()
+    if shutil.which("bash") is None:  # Ray starts its workers with it
         os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), os.defpath]))
     for name in FOREIGN:
         os.environ.pop(name, None)
-    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdigit():  # numpy ends over it
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdigit():  # numpy fails otherwise
         del os.environ["SOURCE_DATE_EPOCH"]
     if any(entry[0] == "error" for entry in warnings.filters):
-        # A warning of a library is no error, here and in the processes to come.
+        # Warnings of libraries must not become errors, here or in child processes.
         warnings.resetwarnings()
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
 
 
 def _use_utf8() -> None:
-    """Use UTF-8 for files whatever the locale, and have streams show what they cannot write.
+    """Use UTF-8 for files whatever the locale, and escape characters a stream cannot encode.
 
-    Python decides on the first when it starts, so a command in another locale starts again.
+    Python chooses the file encoding at start-up, so in another locale the command restarts itself.
     """
     main = getattr(sys.modules["__main__"], "__spec__", None)
     name = main.name if main is not None else os.path.basename(sys.argv[0])
@@ -98,9 +98,9 @@ def _use_utf8() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _hear_signals() -> None:
-    """Have the ends of child processes heard, and no signal held back, whoever started us."""
-    if threading.current_thread() is threading.main_thread():  # others may not
+def _reset_signals() -> None:
+    """Undo an inherited SIGCHLD handler and signal mask, so that no signal is lost."""
+    if threading.current_thread() is threading.main_thread():  # only allowed there
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
@@ -120,7 +120,7 @@ def _check_current_folder() -> None:
 
 
 def _set_temporary_folder() -> None:
-    """Let `TMPDIR` name what Python uses: others take it unseen, though it may be gone."""
+    """Set `TMPDIR` to the folder Python uses; other programs do not check that it exists."""
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError:
@@ -136,7 +136,7 @@ def _set_temporary_folder() -> None:
 
 
 def _set_user() -> None:
-    """Give a user id without a name one, and who has no home that can be written another place."""
+    """Set a user name, home and config folder where they are missing or not writable."""
     try:
         entry = pwd.getpwuid(os.getuid())
     except KeyError:  # `docker run -u 54321`
@@ -148,14 +148,14 @@ def _set_user() -> None:
         os.environ["HOME"] = known if os.path.isdir(known) else str(make_temporary("home"))
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         if not os.path.isabs(os.environ.get(name, "/")):
-            del os.environ[name]  # the standard has relative ones ignored
+            del os.environ[name]  # the XDG standard ignores relative paths
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     if "MPLCONFIGDIR" not in os.environ and not _can_write(Path(config)):
-        os.environ["MPLCONFIGDIR"] = str(make_temporary("matplotlib"))  # else matplotlib warns
+        os.environ["MPLCONFIGDIR"] = str(make_temporary("matplotlib"))  # else it warns
 
 
-def _leave_loopback_alone() -> None:
-    """Ask no proxy for this machine itself, whose MLflow and Ray it does not know."""
+def _bypass_proxy_for_loopback() -> None:
+    """Bypass proxies for connections to this machine, such as those to MLflow and Ray."""
     if not any(
         os.environ.get(f"{kind}_proxy") or os.environ.get(f"{kind}_PROXY".upper())
         for kind in ("http", "https", "all", "grpc")
@@ -175,8 +175,8 @@ def _can_write(folder: Path) -> bool:
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether a file can be made in a folder, or in the one that is to hold it."""
-    while not os.path.exists(folder):  # `Path.exists` raises where a folder cannot be entered
+    """Return whether a file can be created in a folder or, if missing, its nearest parent."""
+    while not os.path.exists(folder):  # `Path.exists` raises if a folder cannot be entered
         folder = folder.parent
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -186,7 +186,7 @@ def is_writable(folder: Path) -> bool:
 
 
 def user_cache() -> Path:
-    """Return the folder for caches of this user's: of the home, or where that cannot be written."""
+    """Return this user's cache folder: in the home, or a temporary one if not writable."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(home).expanduser()
     if folder.is_absolute() and _can_write(folder):
@@ -195,10 +195,10 @@ def user_cache() -> Path:
 
 
 def make_temporary(name: str) -> Path:
-    """Make a folder for temporary files that is this user's alone, and stays; return it.
+    """Create a private folder for temporary files, which is not deleted; return it.
 
     Raises:
-        InputError: None can be made.
+        InputError: It cannot be created.
     """
     return _make_own(Path(tempfile.gettempdir()), name)
 
@@ -217,13 +217,13 @@ def _make_own(parent: Path, name: str) -> Path:
 
 
 def socket_folder() -> Path:
-    """Return a folder in which Ray can make its own, with sockets in it.
+    """Return a folder in which Ray can create its session folder and sockets.
 
-    Their paths may have 107 bytes, which a longer `TMPDIR` leaves no room for, and Ray takes ASCII
-    only: then another place is chosen and said.
+    A socket's path is limited to 107 bytes and Ray accepts ASCII only. If `TMPDIR` does not fit,
+    another folder is chosen and a message says so.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such folder.
     """
     first = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     why = ""
@@ -243,12 +243,12 @@ def _socket_folders(first: Path) -> Iterator[Path]:
         if parent and os.path.isdir(parent):
             try:
                 yield _make_own(Path(parent), "s")
-            except InputError:  # another user's, or not to be written
+            except InputError:  # another user's, or not writable
                 continue
 
 
 def _socket_problem(folder: Path) -> str | None:
-    """Return why Ray cannot have its sockets below a folder, by making one; None if it can."""
+    """Return why Ray cannot create sockets below a folder, by trying; None if it can."""
     text = str(folder)
     if not folder.is_absolute() or not text.isascii() or not text.isprintable() or " " in text:
         return f"the path {folder} contains characters that Ray does not accept"
@@ -261,7 +261,7 @@ def _socket_problem(folder: Path) -> str | None:
     ray = folder / "ray"
     try:
         ray.mkdir(exist_ok=True)
-        # A name in it as long as Ray's, since file systems differ in sockets, not in their depth.
+        # A short name suffices: file systems differ in allowing sockets, and the length is checked.
         name = f".study-{os.getpid()}"
         with socket.socket(socket.AF_UNIX) as probe:
             probe.bind(str(ray / name))

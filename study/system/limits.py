@@ -1,8 +1,8 @@
-"""Limits of this process (`ulimit`), too low ones of which make Ray hang or fail misleadingly.
+"""Process limits (`ulimit`): if too low, Ray hangs or fails with misleading errors.
 
-    raise_limits()     # raises InputError for one that is too low
+    raise_limits(cores)     # raises InputError for one that is too low
 
-Limits that may be raised are raised; others that are too low are refused before anything begins.
+Soft limits are raised where allowed; limits that remain too low are refused before anything starts.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from study.errors import InputError
 
 OPEN_FILES = 512
 MOST_OPEN_FILES = 65_536
-# Threads of a study with two workers on 2 cores were 233 at their most (measured, 10 processes).
+# A study with two workers on 2 cores had at most 233 threads (measured, 10 processes).
 THREADS, THREADS_PER_CORE = 190, 25
-STORE_SHARE = 0.3  # of memory, that Ray maps for its store of objects
-ADDRESS_BYTES = 6 * 2**30  # that its processes, and torch, map beside
+STORE_SHARE = 0.3  # of memory, mapped by Ray for its object store
+ADDRESS_BYTES = 6 * 2**30  # mapped in addition by Ray's processes and torch
 
 
 def raise_limits(cores: int) -> None:
-    """Raise what may be raised, and make sure that Ray can start.
+    """Raise soft limits, and check that Ray can start.
 
     Args:
-        cores: That trials will use.
+        cores: CPU cores that trials will use.
 
     Raises:
-        InputError: A limit is too low; says which.
+        InputError: A limit is too low; the message names it.
     """
     _raise_open_files()
     store = STORE_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -65,7 +65,7 @@ def _raise_open_files() -> None:
 
 
 def _num_threads() -> int:
-    """Return how many threads this user has."""
+    """Return the number of threads of this user."""
     count = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,8 +1,8 @@
-"""What must not be shown: passwords and keys, and characters that command a terminal.
+"""Masking of passwords and keys, and escaping of terminal control characters.
 
-All that is shown passes `cleaned`, and what is kept of command lines and errors `redacted`. The
-password of a tracking URI goes to the environment variable in which its own tools look for it, so
-that no message of a library can repeat it.
+All output passes through `cleaned`; command lines and errors pass through `redacted` before they
+are stored. The password of a tracking URI is moved to the environment variable its client reads, so
+that no library can repeat it in a message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SERVER = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 SECRET = r"password|passwd|pwd|secret|token|signature|credential|api_?key|access_?key"
 RULES = [
-    # scheme://user:PASSWORD@host, up to the last @: a password may hold one, and a slash. A number
+    # scheme://user:PASSWORD@host, up to the last @: a password may contain @ and slashes. A number
     # before a slash is a port.
     (r"(://[^\s/:@'\"?#]*:)(?!\d{1,5}(?:[/?#]|$))[^\s'\"<>]{1,400}@", rf"\1{MASK}@"),
     (r"(https?://)(?!\*)[^\s/:@'\"?#]{1,400}@", rf"\1{MASK}@"),  # http://TOKEN@host
@@ -38,12 +38,12 @@ RULES = [
     (r"(?i)(authorization\W{1,6}(?:basic|bearer)\s+)[^\s'\"]+", rf"\1{MASK}"),
 ]
 PATTERNS = [(re.compile(pattern), new) for pattern, new in RULES]
-# Without one of these no rule fits, and long texts are passed on at once.
+# Without one of these no rule matches, so long texts are passed on quickly.
 SIGN = re.compile(rf"://|(?i:{SECRET}|authorization)")
 
 
-# Colours go; what else commands a terminal, or turns the direction of writing, is spelt out. A line
-# that begins with a carriage return is a download's progress.
+# Colours are removed; other control characters, and those that change the writing direction, are
+# escaped. A line that begins with a carriage return is a progress bar.
 COLORS = re.compile(r"\x1b\[[\d;]*m")
 CONTROLS = re.compile(
     r"(?<!^)\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
@@ -51,7 +51,7 @@ CONTROLS = re.compile(
 
 
 def redacted(text: str) -> str:
-    """Return a text with `***` in place of each password, token and key in it."""
+    """Return a text with `***` in place of each password, token and key."""
     if SIGN.search(text):
         for pattern, new in PATTERNS:
             text = pattern.sub(new, text)
@@ -59,27 +59,27 @@ def redacted(text: str) -> str:
 
 
 def cleaned(text: str) -> str:
-    """Return a text as it may be shown on a terminal, whatever names of files are in it."""
+    """Return a text that is safe to show on a terminal, whatever file names it contains."""
     text = COLORS.sub("", text)
     return redacted(CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text))
 
 
 def command_line(module: str, words: Sequence[str]) -> str:
-    """Return what was typed, as it may be shown and kept: `python -m study.tune ...`."""
+    """Return the command line as typed, with secrets masked: `python -m study.tune ...`."""
     return f"python -m study.{module} " + shlex.join(map(masked, words))
 
 
 def masked(word: str) -> str:
-    """Return one value of a command line with `***` in place of a password in it."""
-    whole = re.compile(r"(?s)(://[^/:@?#]*:)(?!\d{1,5}(?:[/?#]|$)).*@")  # blanks and quotes, too
+    """Return one word of a command line with `***` in place of a password in it."""
+    whole = re.compile(r"(?s)(://[^/:@?#]*:)(?!\d{1,5}(?:[/?#]|$)).*@")  # also blanks, quotes
     return redacted(whole.sub(rf"\1{MASK}@", word))
 
 
 def without_password(uri: str) -> str:
-    """Return a tracking URI without its password, which the environment gets instead.
+    """Return a tracking URI without its password, which is moved to the environment.
 
-    A server's password goes to MLflow's variables, and PostgreSQL's to that of its library. Of
-    other databases it stays, because their drivers look nowhere else.
+    A server's password goes to MLflow's variables, and PostgreSQL's to that of its client library.
+    Other databases keep it in the URI, because their drivers read no variable.
     """
     try:
         parts = urlsplit(uri)
@@ -97,14 +97,14 @@ def without_password(uri: str) -> str:
         kept, variables, advice, name = f"{user}@{host}", {}, DATABASE, "PGPASSWORD"
     else:
         return uri
-    if password != MASK:  # as it stands in a command that was kept
+    if password != MASK:  # a masked one, from a stored command
         os.environ.update({**variables, name: unquote(password)})
         print(ADVICE.format(variables=advice), file=sys.stderr)
     return parts._replace(netloc=kept).geturl()
 
 
 def mask_output() -> None:
-    """Let all that this process writes to its standard streams pass `cleaned`."""
+    """Pass everything this process writes to its standard streams through `cleaned`."""
     os.environ.setdefault("PYTHON_COLORS", "0")
     for stream in (sys.stdout, sys.stderr):
         if stream is None or hasattr(stream, "written_unmasked"):

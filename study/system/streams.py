@@ -1,9 +1,9 @@
-"""Standard streams: all three are open, and output and error outlive their readers.
+"""Standard streams: all three are open, and the output streams survive their readers.
 
-When `head` ends in `study.tune 2>&1 | head`, the study goes on: output that nobody reads is dropped
-at the lowest level, so prints by libraries, by threads and at Python's exit do no harm either.
-Output that cannot be written for another reason, such as a full disk, is dropped too, and standard
-error says so.
+When `head` exits in `study.tune 2>&1 | head`, the study continues: output that nobody reads is
+dropped at the lowest level, so prints by libraries, by threads and at Python's exit are safe, too.
+Output that cannot be written for another reason, such as a full disk, is also dropped, with a
+message on standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from study.system.redaction import cleaned
 
 
 class _Lasting(io.FileIO):
-    """A file whose writes go nowhere once its reader is gone."""
+    """A file that drops writes once its reader is gone."""
 
     gone = False
     failed = False
@@ -29,14 +29,14 @@ class _Lasting(io.FileIO):
         view = memoryview(content).cast("B")
         left = view
         try:
-            while left:  # what is without a buffer above looks at no count
+            while left:  # unbuffered callers ignore a short write
                 written = super().write(left)
-                if written is None:  # another process has made it non-blocking
+                if written is None:  # another process made it non-blocking
                     select.select([], [self], [])
                 left = left[written or 0 :]
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # for what is started from now on as well
+            os.dup2(nowhere, self.fileno())  # for child processes, too
             os.close(nowhere)
             self.gone = True
         except OSError as error:
@@ -48,12 +48,12 @@ class _Lasting(io.FileIO):
 
 
 def open_streams() -> None:
-    """Give closed standard streams to `/dev/null`: the next file opened would be taken for one."""
+    """Open closed standard streams on `/dev/null`, or the next file opened would become one."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
             stream = open(number, "r" if number == 0 else "w", closefd=False, encoding="utf-8")
@@ -61,14 +61,14 @@ def open_streams() -> None:
 
 
 def outlive_readers() -> None:
-    """Have this process go on when whoever reads its output ends."""
+    """Let this process continue when the reader of its output exits."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper:  # not that of a notebook or a test
+        if type(stream) is io.TextIOWrapper:  # not a notebook's or a test's
             stream.flush()
             raw = _Lasting(stream.fileno(), "w", closefd=False)
             lasting = io.TextIOWrapper(
-                # Without a buffer, as with `python -u`, there is none here.
+                # Stay unbuffered if the stream was, as with `python -u`.
                 raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors=stream.errors,
@@ -80,12 +80,12 @@ def outlive_readers() -> None:
 
 
 def reader_gone(stream: TextIO) -> bool:
-    """Return whether nobody reads a stream of `outlive_readers` any more."""
+    """Return whether the reader of a stream of `outlive_readers` is gone."""
     buffer = getattr(stream, "buffer", None)
     return getattr(getattr(buffer, "raw", buffer), "gone", False) is True
 
 
 def write_line(text: str) -> None:
-    """Write a line to standard error at once; a signal's handler may do it too."""
+    """Write a line to standard error at once; safe in signal handlers."""
     with suppress(OSError):  # nobody reads it
         os.write(2, f"\n{cleaned(text)}\n".encode())

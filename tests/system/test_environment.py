@@ -129,11 +129,11 @@ def test_loopback_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "intranet.example")
     monkeypatch.delenv("NO_PROXY", raising=False)
-    environment._leave_loopback_alone()
+    environment._bypass_proxy_for_loopback()
     assert os.environ["no_proxy"] == "intranet.example,localhost,127.0.0.1,::1"
     assert urllib.request.proxy_bypass("127.0.0.1")
     monkeypatch.setenv("no_proxy", "*")
-    environment._leave_loopback_alone()
+    environment._bypass_proxy_for_loopback()
     assert os.environ["no_proxy"] == "*"
 
 

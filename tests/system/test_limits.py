@@ -38,8 +38,8 @@ def check(shell: str, *before: str) -> str:
         ("true", "good"),
         ("ulimit -S -n 64", "good"),  # raised to the hard limit
         ("ulimit -n 64", "ulimit -n allows a process 64 open files, but Ray needs 512"),
-        ("ulimit -f 1000", "ulimit -f lets a file have 1000 KiB, but Ray needs"),
-        ("ulimit -v 4000000", "ulimit -v lets the memory of a process have 4000000 KiB"),
+        ("ulimit -f 1000", "ulimit -f limits a file to 1000 KiB, but Ray needs"),
+        ("ulimit -v 4000000", "ulimit -v limits the memory of a process to 4000000 KiB"),
     ],
 )
 def test_limits(shell: str, answer: str) -> None:
