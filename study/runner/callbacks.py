@@ -1,6 +1,6 @@
-"""Ray Tune's events, taken to the study's record; tracking and terminal look there.
+"""Ray Tune callback: writes events to the study's record, which tracking and terminal read.
 
-The callback is rebuilt from the record when a study goes on, as `study.runner.scheduler` is.
+When a study resumes, the callback is rebuilt from the record, like `study.runner.scheduler`.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from study.runner.scheduler import NotPickled, RecordASHA
 from study.runner.stopping import Stopping
 from study.tracking.tracker import StudyTracker
 
-START_SECONDS = 180.0  # for the process of a trial, on a machine that is busy
-CROWDED_SECONDS = 20.0  # before a trial is started again that had no memory beside another
-NUM_CROWDED = 10  # so often in one epoch, then the study stops
+START_SECONDS = 180.0  # for a trial process to start on a busy machine
+CROWDED_SECONDS = 20.0  # before retrying a trial that was killed beside a larger process
+NUM_CROWDED = 10  # such kills in one epoch before the study stops
 
 
 class StudyCallback(NotPickled, tune.Callback):
-    """Takes Ray's events to the study's record, and has tracking and terminal look there.
+    """Writes Ray's events to the study's record, then notifies tracking and terminal.
 
     Args:
         record: The study.
-        tracker: Brings MLflow up to date.
-        progress: Prints.
+        tracker: Keeps MLflow up to date.
+        progress: Prints to the terminal.
         scheduler: Knows which trials were stopped early; None if none ever is.
-        stopping: Whether to leave.
-        watch: Whether Ray itself is there.
-        local: Whether Ray has this machine alone, so that nothing is waited for.
-        concurrent: How many trials fit at a time.
-        max_failures: How often a trial is started again in one epoch.
-        keep: Of how many of the best ended trials the weights stay.
+        stopping: Decides whether the study stops.
+        watch: Detects that Ray itself has died.
+        local: Whether Ray runs on this machine only, so that no node has to be waited for.
+        concurrent: Number of trials that fit at a time.
+        max_failures: Retries of a trial in one epoch.
+        keep: Number of best ended trials whose weights are kept.
         timeout: Seconds without a report after which a trial counts as hung.
     """
 
@@ -77,14 +77,14 @@ class StudyCallback(NotPickled, tune.Callback):
         self.keep = keep
         self.timeout = timeout
         self.clock = DriverClock()
-        self.heard: dict[int, float] = {}  # running trial -> when it last gave a sign
-        self.short = 0.0  # since when fewer trials run than there is room for, and none starts
-        self.saved: set[int] = set()  # running trials that wait for the study to stop
-        self.groups: dict[int, PlacementGroup] = {}  # of the workers of running trials
+        self.heard: dict[int, float] = {}  # running trial -> time of its last sign of life
+        self.short = 0.0  # since when fewer trials run than fit and none has started
+        self.saved: set[int] = set()  # running trials that have saved and wait for the stop
+        self.groups: dict[int, PlacementGroup] = {}  # running trial -> its workers' group
         self.actors: dict[int, str] = {}  # running trial -> its actor, in hexadecimal
         self.strikes: dict[int, int] = {}  # trial -> failures since its last epoch
-        self.crowded: dict[int, int] = {}  # trial -> ends beside something larger since then
-        self.hung: dict[int, str] = {}  # trials that were killed for it -> reason
+        self.crowded: dict[int, int] = {}  # trial -> kills beside a larger process since then
+        self.hung: dict[int, str] = {}  # trials killed because they hung -> reason
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -94,7 +94,7 @@ class StudyCallback(NotPickled, tune.Callback):
             self.stopping.cannot_write(error)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Stop the study if it is time, and trials that hang."""
+        """Stop the study if it is time, and kill trials that hang."""
         self.clock.tick()
         self.watch.check()
         self.stopping.check(saving=bool(self.heard.keys() - self.saved))
@@ -109,7 +109,7 @@ class StudyCallback(NotPickled, tune.Callback):
                 self._free(number)
 
     def _check_starts(self, trials: list[Any]) -> None:
-        """Wait for the processes of trials no longer than they can take."""
+        """Report trial processes that take too long to start."""
         if len(self.heard) >= self.concurrent or self.stopping.why is not None:
             self.short = self.clock.now
         if self.clock.now - self.short < START_SECONDS:
@@ -125,11 +125,11 @@ class StudyCallback(NotPickled, tune.Callback):
             self.progress.say(f"{told}; `ray status` shows what the cluster is waiting for")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Show a trial that starts, anew or again."""
+        """Show a trial that starts or restarts."""
         number = trial.config["trial"]
         self.short = self.clock.now
         self.actors[number] = trial.temporary_state.ray_actor._actor_id.hex()
-        if self.local or trial.config["workers"] == 1:  # others may have to wait for a node
+        if self.local or trial.config["workers"] == 1:  # otherwise it may have to wait for a node
             self.heard[number] = self.clock.now
         self.tracker.touch(number)
         self.progress.epoch(number, self.record.trial(number).epochs)
@@ -137,10 +137,10 @@ class StudyCallback(NotPickled, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Record what a trial reports; `study.runner.trial` says what that can be."""
+        """Record a report of a trial; `study.runner.trial` lists the kinds of reports."""
         number = trial.config["trial"]
         if "group" in result:
-            self._free(number)  # of workers that ran out of memory
+            self._free(number)  # an earlier group that ran out of memory
             self.groups[number] = PlacementGroup(PlacementGroupID.from_hex(result["group"]))
         self.heard[number] = self.clock.now
         with self._writing():
@@ -162,8 +162,8 @@ class StudyCallback(NotPickled, tune.Callback):
                 elif result["epoch"] >= self.record.manifest["epochs"]:
                     ending = "finished"
                 if result["epoch"] == self.record.trial(number).epochs + 1:
-                    # Failures count that come in a row: a spot machine that goes away now and
-                    # then costs its epoch, never the trial.
+                    # Only failures in a row count: losing a spot machine now and then costs an
+                    # epoch, never the trial.
                     self.strikes.pop(number, None)
                     self.crowded.pop(number, None)
                 self.record.report(number, result["metrics"], ending)
@@ -173,19 +173,19 @@ class StudyCallback(NotPickled, tune.Callback):
                     self._ended(number)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End a trial that had all its epochs before it was cut off."""
+        """End a trial that had completed all epochs before it was interrupted."""
         number = trial.config["trial"]
         self._free(number)
         with self._writing():
             self._end_if_finished(number)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a failure after which Ray starts the trial again, or end it."""
+        """Record a failure after which Ray restarts the trial, or end the trial."""
         number = trial.config["trial"]
         self.watch.check()
         self._free(number)
         known = self.record.trial(number)
-        if known.state != "running":  # it has all that counts
+        if known.state != "running":  # already ended
             return
         death = self._death(number, trial)
         trial.config["pause"] = 0.0
@@ -195,7 +195,7 @@ class StudyCallback(NotPickled, tune.Callback):
         self.strikes[number] = self.strikes.get(number, 0) + 1
         if self.strikes[number] > self.max_failures:
             self._fail(number, death)
-            trial.max_failures = 0  # its next process finds that it has ended; none comes after
+            trial.max_failures = 0  # its next process finds it ended and is the last
             return
         micro_batches = known.micro_batches
         if death.cause == "out_of_memory":
@@ -210,7 +210,7 @@ class StudyCallback(NotPickled, tune.Callback):
         )
 
     def _wait_for_memory(self, trial: Any, known: TrialRecord, kill: MemoryKill) -> None:
-        """Start a trial again later that merely ran beside something large."""
+        """Retry later a trial that was killed only because a larger process ran beside it."""
         number = known.number
         self.crowded[number] = self.crowded.get(number, 0) + 1
         if self.crowded[number] == 1:
@@ -223,7 +223,7 @@ class StudyCallback(NotPickled, tune.Callback):
         trial.config["pause"] = CROWDED_SECONDS
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End a trial that Ray does not start again."""
+        """End a trial that Ray does not restart."""
         number = trial.config["trial"]
         self.watch.check()
         self._free(number)
@@ -231,7 +231,7 @@ class StudyCallback(NotPickled, tune.Callback):
             self._fail(number, self._death(number, trial))
 
     def _death(self, number: int, trial: Any) -> Death:
-        if number in self.hung:  # killed by us
+        if number in self.hung:  # killed by this callback
             return Death(reason=self.hung.pop(number), cause="hung")
         return Death.of(trial, self.actors.get(number, ""))
 
@@ -242,7 +242,7 @@ class StudyCallback(NotPickled, tune.Callback):
             self._end(number, "failed", reason, death.cause)
 
     def _free(self, number: int) -> None:
-        """Wait for a trial no more; end its workers, if it has a group, and free what they take."""
+        """Stop tracking a trial; end its workers, if it has any, and free their resources."""
         self.heard.pop(number, None)
         group = self.groups.pop(number, None)
         if group is not None:

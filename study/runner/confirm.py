@@ -1,11 +1,11 @@
-"""The best trials of a search, trained again on folds and seeds that did not choose them.
+"""Confirmation: retrains the best trials of a study on folds and seeds that did not select them.
 
-A search's best validation score is the best of many on the same images, so it promises too much.
-A confirmation is a small study beside it, `studies/NAME/confirm/0-4-7` for the trials 0, 4 and 7:
-all trained to the end, no trial stopped early, on other folds with other seeds. Then the closed
-split is scored with each. The winner is the configuration with the best mean validation score, in
-the study's (first) objective, of those whose means satisfy its constraints; what the test says
-chooses nothing. `study.selection.confirmation` reads the result.
+The best validation score of a search is the best of many on the same images, so it is optimistic.
+A confirmation is a small study inside the study's folder, `studies/NAME/confirm/0-4-7` for trials
+0, 4 and 7: each is trained for all epochs, without early stopping, on other folds with other seeds.
+Then every training is scored on the held-out test. The winner is the configuration with the best
+mean validation score in the study's (first) objective, among those whose means satisfy its
+constraints; the test scores select nothing. `study.selection.confirmation` reads the result.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from study.task import Task, load_task, prepare
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfirmPlan(StudyPlan):
-    """A confirmation as asked for.
+    """A requested confirmation.
 
     Attributes:
         searched: The study whose trials are confirmed.
-        chosen: These trials, by number.
+        chosen: These trials, ordered by number.
     """
 
     searched: StudyRecord
@@ -51,17 +51,17 @@ class ConfirmPlan(StudyPlan):
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name in messages."""
         numbers = ", ".join(str(t.number) for t in self.chosen)
         return f"confirmation of trials {numbers} of study {self.name}"
 
     @property
     def begun_before(self) -> bool:
-        """Whether MLflow may know the study that it confirms."""
+        """Whether MLflow may know the study; always, since the search ran before."""
         return True
 
     def manifest(self) -> dict[str, Any]:
-        """Return what the confirmation's `study.json` says."""
+        """Return the content of the confirmation's `study.json`."""
         known = self.searched.manifest
         kept = ("study", "task", "dataset", "checksum", "epochs", "seed", "sampler", "data")
         return {
@@ -81,19 +81,19 @@ def confirm(
     asked: RunOptions,
     command: str,
 ) -> int:
-    """Train the best trials again with several seeds, test each training; return the exit code.
+    """Retrain the best trials with several seeds, test each training; return the exit code.
 
-    The same command goes on after a crash, a larger number of seeds adds trainings.
+    The same command resumes after a crash; a larger number of seeds adds trainings.
 
     Args:
         searched: The study.
         ranking: Its trials, best first.
-        seeds: Trainings of each.
-        asked: Where data and studies lie, and what the trainings run on.
+        seeds: Trainings per trial.
+        asked: Locations of data and studies, and resources of the trainings.
         command: The command line.
 
     Raises:
-        InputError: A mistake in the flags, or there is nothing to confirm.
+        InputError: The flags are invalid, or there is nothing to confirm.
     """
     if seeds < 2:
         raise InputError(f"--confirm {seeds}: a confidence interval needs at least 2 seeds.")
@@ -104,7 +104,7 @@ def confirm(
     source = DataSource.find(searched.manifest["dataset"], asked.data_dir)
     plan = _plan(task, source, searched, chosen, seeds, asked)
     ended, left = _progress(plan, seeds)
-    if left:  # those that were cut off go on first, in their order
+    if left:  # interrupted ones resume first, in order
         options = dataclasses.replace(plan.options, num_samples=ended + left)
         plan = dataclasses.replace(plan, options=options)
     code = run.run(plan, plan.manifest(), command, conclude=None)
@@ -125,7 +125,7 @@ def confirm(
 
 
 def _finished(record: StudyRecord, trainings: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trainings that were trained to the end, after saying which were not, and why."""
+    """Return the finished trainings, after printing which did not finish and why."""
     for trial in trainings:
         if trial.state != "finished":
             of = confirmation_runs.place_of(record.manifest["confirms"], trial.number).trial
@@ -135,9 +135,9 @@ def _finished(record: StudyRecord, trainings: Sequence[TrialRecord]) -> list[Tri
 
 
 def _progress(plan: ConfirmPlan, seeds: int) -> tuple[int, int]:
-    """Return how many trainings have ended, and how many of those asked for have not.
+    """Return how many trainings have ended, and how many of the requested ones have not.
 
-    A command that asked for more seeds and was cut off may have left one among the first.
+    An interrupted command with more seeds may have left an unfinished one among the first.
     """
     num = len(plan.chosen) * seeds
     if not (plan.folder / "study.json").exists():
@@ -166,7 +166,7 @@ def _plan(
     refuse_other_data(manifest, identity, source.data_dir)
     plan = ConfirmPlan(
         task=task,
-        goal=Goal(searched.goal.objectives[:1]),  # constraints are judged of means, by `find`
+        goal=Goal(searched.goal.objectives[:1]),  # constraints apply to means, see `find`
         name=manifest["study"],
         source=source,
         identity=identity,
@@ -192,10 +192,10 @@ def _test_all(
     finished: Sequence[TrialRecord],
     tracking_uri: str | None,
 ) -> str | None:
-    """Score the closed split with finished trainings, and record that here and in MLflow.
+    """Score finished trainings on the held-out test; record the scores here and in MLflow.
 
     Returns:
-        A sentence if MLflow cannot be told.
+        A message if MLflow cannot be updated.
     """
     from study.selection.held_out_test import prepare, test_once
     from study.tracking import results, store
@@ -212,7 +212,7 @@ def _test_all(
 
 
 def _track(confirmation: Confirmation, tracking_uri: str | None) -> str | None:
-    """Write the result to the confirmation's run in MLflow; as `_test_all`."""
+    """Write the result to the confirmation's run in MLflow; returns as `_test_all`."""
     from study.tracking import results, store
 
     winner, manifest = confirmation.winner, confirmation.record.manifest

@@ -1,4 +1,4 @@
-"""What a study needs before its first trial: its tracking store, and Ray, here or on a cluster."""
+"""Connections made before the first trial: the tracking store, and Ray, local or on a cluster."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from study.system.environment import is_writable
 
 
 def reach_tracking_and_start_ray(study: StudyPlan) -> str:
-    """Return the tracking URI as `reach_tracking` does.
+    """Return the tracking URI, as `reach_tracking` does, and start Ray for a new local study.
 
-    MLflow takes seconds to make a SQLite store, and Ray to start: for a new study, if nothing
-    speaks against either, both do it at once.
+    Creating a SQLite store and starting Ray take seconds each, so both are done in parallel where
+    possible.
     """
     from study.tracking import store
 
@@ -30,7 +30,7 @@ def reach_tracking_and_start_ray(study: StudyPlan) -> str:
     if not new or study.options.address is not None or not store.is_usable_file(uri):
         return reach_tracking(study)
     forget_other_rays()
-    import ray  # noqa: F401 - not in two threads that import at once
+    import ray  # noqa: F401 - before two threads would import it in parallel
 
     with ThreadPoolExecutor(1) as thread:
         reached = thread.submit(reach_tracking, study)
@@ -43,9 +43,9 @@ def reach_tracking_and_start_ray(study: StudyPlan) -> str:
 
 
 def reach_tracking(study: StudyPlan) -> str:
-    """Return the tracking URI, after making sure that a new study reaches it.
+    """Return the tracking URI; for a new study, check first that the store answers.
 
-    A study that goes on does not wait for a server that is away: what it has to say is sent later.
+    A resumed study does not wait for a server that is down: its data are sent later.
 
     Raises:
         InputError: The store of a new study does not answer.
@@ -54,7 +54,7 @@ def reach_tracking(study: StudyPlan) -> str:
 
     uri = store.resolve_uri(study.options.tracking_uri)
     try:
-        # The runs of one begun before may lie in an experiment of another name.
+        # An older study may have its runs in an experiment of another name.
         store.reach(uri, None if study.begun_before else study.name)
     except InputError as error:
         if not study.folder.exists():
@@ -64,24 +64,24 @@ def reach_tracking(study: StudyPlan) -> str:
 
 
 def is_complete(study: StudyPlan) -> bool:
-    """Return whether the study has all its trials, so that no cluster is needed."""
+    """Return whether the study has all its trials and needs no cluster."""
     record = study.begun()
     return record is not None and record.num_ended() >= study.options.num_samples
 
 
 def join_cluster(study: StudyPlan, stopping: Stopping, uri: str) -> StudyPlan:
-    """Join the cluster, wait for its nodes, check them all, and plan for what they have.
+    """Join the cluster, wait for its nodes, check them, and allocate their resources.
 
     Raises:
-        InputError: There is no such cluster, or something on it is not as it must be.
-        StudyStopped: While waiting.
+        InputError: There is no such cluster, or a check of a node failed.
+        StudyStopped: The study was stopped while waiting.
     """
     from study.tracking import store
 
     assert study.options.address is not None
     join_ray(study.options.address)
-    stopping.catch_signals()  # Ray has set its own for SIGTERM
-    with redirect_stdout(sys.stderr):  # Ray prints there what becomes of nodes
+    stopping.catch_signals()  # Ray has installed its own SIGTERM handler
+    with redirect_stdout(sys.stderr):  # Ray prints node events to stdout
         nodes = wait_for_nodes(study.options, stopping.check)
         study = study.with_resources(nodes)
         check_nodes(study.folder.parent, study.task.name, study.source, nodes, stopping.check)

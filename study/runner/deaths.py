@@ -1,4 +1,4 @@
-"""Deaths of trials' processes, and their causes as Ray Tune reports them."""
+"""Deaths of trial processes and their causes, read from Ray Tune's errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from study.runner.faults import MemoryKill, cause_of, out_of_memory, root_cause
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Death:
-    """Why the process of a trial ended.
+    """Cause of the end of a trial process.
 
     Attributes:
-        reason: A phrase for people.
+        reason: Phrase for people.
         cause: The same for programs.
-        kill: Set if Ray's memory monitor ended it.
+        kill: Set if Ray's memory monitor killed it.
     """
 
     reason: str
@@ -30,13 +30,13 @@ class Death:
 
     @staticmethod
     def of(trial: Any, actor: str) -> Death:
-        """Return why the last process of one of Tune's trials ended.
+        """Return why the last process of a Ray Tune trial ended.
 
         Args:
-            trial: Ray Tune's.
-            actor: The id of the process's actor in hexadecimal.
+            trial: Ray Tune's trial.
+            actor: Id of the process's actor, in hexadecimal.
         """
-        file = trial.error_file  # Ray adds to it, and copies it for `get_error` only later
+        file = trial.error_file  # Ray appends to it; `get_error` reads a later copy
         text = Path(file).read_text().strip().rpartition("Failure # ")[2] if file else "unknown"
         if (kill := MemoryKill.of(text, actor)) is not None:
             return Death(reason=str(kill), cause="out_of_memory", kill=kill)
@@ -53,25 +53,25 @@ class Death:
 
 
 def _error(trial: Any, text: str) -> BaseException | None:
-    """Return the error of which Ray Tune has written the text; None if Tune has not kept it.
+    """Return the error whose text Ray Tune has written; None if Tune has not kept it.
 
-    It keeps errors of Ray, which hold what a trial raised; one that cannot be unpickled has text
-    alone.
+    Tune keeps Ray's errors, which wrap the exception of the trial. If one cannot be unpickled, only
+    its text is available.
     """
     file = trial.pickled_error_file
     if not file:
         return None
     try:
         error: BaseException = pickle.loads(Path(file).read_bytes())
-    except Exception:  # what the constructor of a class in it raises, or a module that is missing
+    except Exception:  # a constructor in it raises, or a module is missing
         return None
-    return root_cause(error) if str(error).strip() in text else None  # else an earlier one
+    return root_cause(error) if str(error).strip() in text else None  # else of an earlier failure
 
 
 def take_memory_kills_as_deaths() -> None:
-    """Have Ray Tune take the end of an actor for want of memory for the death that it is.
+    """Make Ray Tune treat an out-of-memory kill as the death of an actor.
 
-    Ray 2.60 says it with an error that its Tune does not know and ends the whole study for.
+    Ray 2.60 raises an error for it that Tune does not handle, which would end the whole study.
     """
     manager: Any = RayActorManager
     if hasattr(manager, "study_original"):

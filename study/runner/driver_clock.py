@@ -1,4 +1,4 @@
-"""Clock of a study's driver, which stands still while the driver does."""
+"""Clock that counts only the time in which the driver runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ MOST_SECONDS = 5.0  # between two ticks; Ray Tune's loop takes a tenth of a seco
 class DriverClock:
     """Seconds in which the driver ran.
 
-    One that is stopped (Ctrl-Z), asleep with its machine, or waiting for a slow disk hears no
-    trial, so that such time says nothing about trials.
+    While the driver is suspended (Ctrl-Z), its machine asleep or its disk slow, it receives no
+    reports, so that time must not count against trials.
     """
 
     def __init__(self) -> None:
@@ -19,6 +19,6 @@ class DriverClock:
         self._last = time.monotonic()
 
     def tick(self) -> None:
-        """Note that the driver runs."""
+        """Record that the driver is running."""
         last, self._last = self._last, time.monotonic()
         self.now += min(self._last - last, MOST_SECONDS)

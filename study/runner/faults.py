@@ -1,12 +1,12 @@
-"""Faults of a trial, told apart by what helps.
+"""Faults of a trial, classified by how they are handled.
 
-| fault | what happens |
+| fault | handling |
 |---|---|
-| out of memory | batches in twice as many parts, from the last checkpoint |
-| ended by Ray for want of memory, something larger running beside it | again after a while |
-| exception, process or machine that died or hangs | again, `--max-failures` times in one epoch |
-| loss that is not finite, wrong input | failed: again it would end the same |
-| disk full | no trial's fault: the study stops, and the same command goes on |
+| out of memory | resumes from the last checkpoint with twice as many micro-batches |
+| killed by Ray's memory monitor beside a larger process | retried after a pause |
+| exception; process or machine died or hangs | retried, up to `--max-failures` times per epoch |
+| loss not finite, invalid input | failed: a retry would end the same way |
+| disk full | not the trial's fault: the study stops; the same command resumes it |
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from study.records.trial_record import Cause, TrialRecord
 from study.storage.files import write_text
 from study.system.redaction import redacted
 
-NUM_ALIKE = 3  # so many first trials that fail alike end a study
+NUM_ALIKE = 3  # the study stops if this many first trials fail for the same reason
 
-# How torch, CUDA and Ray say that memory was short.
+# Out-of-memory errors of torch, CUDA and Ray.
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|cannot allocate memory"
     r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|running low on memory|OutOfMemory",
@@ -34,10 +34,10 @@ OUT_OF_MEMORY = re.compile(
 )
 
 
-# Of how much the largest other process uses, a process uses at least so much that is to blame for
-# a want of memory.
+# A process is blamed for running out of memory if it used at least this share of what the largest
+# other process used.
 BLAME = 0.8
-# As Ray 2.60 tells it when its memory monitor has ended processes.
+# The format of Ray 2.60 when its memory monitor has killed processes.
 MEMORY = re.compile(r"was ([\d.]+)GB used / ([\d.]+)GB limit")
 CONSIDERED = re.compile(
     r"(Selected to kill: )?\((?:Actor\((\w+)\): )?[^\n]*?pid=(\d+), actual memory used=([\d.]+)GB"
@@ -47,13 +47,13 @@ USER = re.compile(r"^(\d+)\t([\d.]+)\t", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemoryKill:
-    """A process that Ray's memory monitor has ended.
+    """A process killed by Ray's memory monitor.
 
     Attributes:
-        own: GB that the process used.
-        largest: GB of the largest process beside it.
+        own: GB used by the process.
+        largest: GB used by the largest other process.
         used: GB in use on its machine.
-        limit: GB that there are.
+        limit: GB available on its machine.
     """
 
     own: float
@@ -63,12 +63,12 @@ class MemoryKill:
 
     @staticmethod
     def of(text: str, actor: str = "") -> MemoryKill | None:
-        """Return what the text of an error says of it; None if it is another error.
+        """Parse the text of an error; None if it is another kind of error.
 
         Args:
-            text: Of the error.
-            actor: The id of the process's actor in hexadecimal; by default it is the largest of
-                those that were ended.
+            text: The error's text.
+            actor: Id of the process's actor, in hexadecimal; by default the largest killed process
+                is taken.
         """
         memory = MEMORY.search(text)
         if memory is None:
@@ -86,7 +86,7 @@ class MemoryKill:
 
     @property
     def blamed(self) -> bool:
-        """Whether the process itself took much of the memory."""
+        """Whether the process itself used much of the memory."""
         return self.own >= BLAME * self.largest
 
     def __str__(self) -> str:
@@ -101,14 +101,14 @@ class MemoryKill:
 
 
 def out_of_memory(error: BaseException | str) -> bool:
-    """Return whether an error, or the text of one, means that memory was short."""
+    """Return whether an error, or the text of one, is an out-of-memory error."""
     if isinstance(error, MemoryError):
         return True
     return OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def reason_of(error: BaseException) -> str:
-    """Return one line for people."""
+    """Return the reason for a failure, in one line."""
     text = str(error).strip()
     if (kill := MemoryKill.of(text)) is not None:
         return str(kill)
@@ -117,7 +117,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Return the cause of a trial's failure that an error of ours, of torch or of Python is."""
+    """Return the cause of a trial's failure, given its exception."""
     if isinstance(error, Diverged):
         return "diverged"
     if isinstance(error, InputError):
@@ -128,28 +128,28 @@ def cause_of(error: BaseException) -> Cause:
 def keep_traceback(folder: RunFolder, error: BaseException) -> None:
     """Write the traceback of an error to `error.txt`."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    with suppress(StorageError):  # the error itself says more
+    with suppress(StorageError):  # the original error matters more
         write_text(folder.error_file, redacted("".join(traceback.format_exception(error))))
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return what a worker raised, out of the errors that Ray wraps around it."""
+    """Return the exception that a worker raised, unwrapped from Ray's errors."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         return root_cause(next(iter(failures.values())))
     cause = getattr(error, "cause", None) or getattr(error, "_base_exc", None)
     if not isinstance(cause, BaseException):
         return error
-    if hasattr(error, "_traceback_str"):  # the worker's, which did not come along
+    if hasattr(error, "_traceback_str"):  # the worker's traceback, which is not pickled
         cause.add_note(error._traceback_str)
     return root_cause(cause)
 
 
 def common_failure(trials: Sequence[TrialRecord]) -> str | None:
-    """Return the reason for which all of the first trials failed, None if there is no such.
+    """Return the reason for which all of the first trials failed; None if there is none.
 
-    Trials that were stopped early do not count, and there is no such reason if a trial got
-    further than those that failed. Numbers in reasons may differ.
+    Trials stopped early do not count. None also if a trial got further than those that failed.
+    Numbers in the reasons may differ.
     """
     counted = (trial for trial in trials if trial.state != "stopped")
     first = list(islice(counted, NUM_ALIKE))
