@@ -1,4 +1,4 @@
-"""A study as asked for, checked completely before Ray starts."""
+"""Plan of a study: the command's request, fully checked before Ray starts."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from study.storage.paths import AnyPath, ObjectPath, as_path
 from study.task import Task, base_values, load_task, prepare
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-NAME_LENGTH = 200  # a file's name has 255 bytes at most, and MLflow and exports add to it
-MAX_SEED = 2**62  # what SQLite, numpy and torch take, with room for the numbers of trials
+NAME_LENGTH = 200  # file names have at most 255 bytes, and MLflow and exports add to it
+MAX_SEED = 2**62  # limit of SQLite, numpy and torch, less room for trial numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """A study as asked for; only what needs Ray is left to check.
+    """A requested study, checked except for what needs Ray.
 
     Attributes:
         task: The task.
-        goal: What the study is after.
-        name: Of the study.
+        goal: Objectives and constraints.
+        name: Name of the study.
         source: The data.
-        identity: What identifies the data set.
-        space: What is searched.
-        settings: Settings that all trials share.
-        epochs: Of a trial that is not stopped.
-        resources: Per trial; None on a cluster, which is asked later.
-        options: What the command asks for.
+        identity: Description and checksum of the data set.
+        space: The search space.
+        settings: Settings shared by all trials.
+        epochs: Epochs of a trial that is not stopped early.
+        resources: Resources per trial; None on a cluster until it is joined.
+        options: Options of the command.
     """
 
     task: Task
@@ -77,12 +77,12 @@ class StudyPlan:
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Name in messages."""
         return f"study {self.name}"
 
     @property
     def begun_before(self) -> bool:
-        """Whether MLflow may know the study."""
+        """Whether the study was started before, so that MLflow may know it."""
         return self.folder.exists()
 
     @property
@@ -91,7 +91,7 @@ class StudyPlan:
         return self.options.asha(self.epochs)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what `study.json` says of the study, before it has run."""
+        """Return the content of `study.json` for a new study."""
         manifest = {
             "study": self.name,
             "task": self.task.name,
@@ -108,7 +108,7 @@ class StudyPlan:
         }
         name = self.options.warm_start_from
         begun = any((self.folder / file).exists() for file in ("study.json", "optuna.db"))
-        if name and begun:  # what it told then is in the study's own manifest
+        if name and begun:  # the study's manifest has what was taken over
             manifest["warm_start"] = {"from": name}
         elif name:
             earlier = StudyRecord.read(find_study(as_path(self.options.studies_dir), name))
@@ -116,7 +116,7 @@ class StudyPlan:
         return manifest
 
     def begun(self) -> StudyRecord | None:
-        """Return the study's record as it is, None if it has not begun.
+        """Return the study's record; None if the study has not been started.
 
         Raises:
             InputError: The folder holds another study.
@@ -128,10 +128,10 @@ class StudyPlan:
         return record
 
     def refuse_changed_metrics(self) -> None:
-        """Make sure that the trials to come measure what those of an old study did.
+        """Refuse new trials if the objective of an old study is now computed differently.
 
         Raises:
-            InputError: They would not, and the study is after that metric.
+            InputError: It is, and the study has trials left to run.
         """
         if not (self.folder / "study.json").exists():
             return
@@ -150,7 +150,7 @@ class StudyPlan:
             )
 
     def with_resources(self, nodes: Sequence[Node]) -> StudyPlan:
-        """Return the plan for these machines."""
+        """Return the plan with the resources of these machines."""
         resources = allocate(nodes, self.options)
         sync = bool(self.settings["sync_batch_norm"])
         check_sync(sync, resources.workers, resources.gpus_per_worker > 0)
@@ -158,7 +158,7 @@ class StudyPlan:
 
 
 def make_plan(options: RunOptions) -> StudyPlan:
-    """Check what a command asks for completely.
+    """Build the plan of a command, checking everything that needs no Ray.
 
     Raises:
         InputError: The first mistake found.
@@ -200,7 +200,7 @@ def make_plan(options: RunOptions) -> StudyPlan:
 
 
 def _check_name(name: str) -> None:
-    """Refuse a name that cannot be one of a folder everywhere."""
+    """Refuse a name that is not a valid folder name on every system."""
     if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
         raise InputError(
             f"--name {name[:40]!r}: use at most {NAME_LENGTH} letters, digits, dots, dashes "
@@ -209,7 +209,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_numbers(options: RunOptions) -> None:
-    """Refuse numbers that can never be right."""
+    """Refuse numbers outside their valid range."""
     if not 0 <= options.seed <= MAX_SEED:
         raise InputError(f"--seed must be 0 to 2**62, but got {str(options.seed)[:40]}.")
     if options.grace_period is not None and options.grace_period < 1:
@@ -225,7 +225,7 @@ def _check_numbers(options: RunOptions) -> None:
 
 
 def _check_warm_start(options: RunOptions, name: str) -> None:
-    """Refuse an earlier study of which the study of this name could learn nothing."""
+    """Refuse a warm start that would have no effect."""
     if options.warm_start_from == name:
         raise InputError(f"--warm-start-from {name}: this is the study itself; name another one.")
     if options.warm_start_from and options.sampler == "random":
@@ -235,7 +235,7 @@ def _check_warm_start(options: RunOptions, name: str) -> None:
 
 
 def _space(task: Task, options: RunOptions) -> tuple[SearchSpace, TrainConfig]:
-    """Return what is searched, and the configuration of the baseline."""
+    """Return the search space and the configuration of the baseline."""
     assigned = parse_assignments(options.set, task.config_class)
     if "seed" in assigned:
         raise InputError("--set seed: trial i uses the study's seed plus i; use --seed instead.")
@@ -250,14 +250,14 @@ def _space(task: Task, options: RunOptions) -> tuple[SearchSpace, TrainConfig]:
         assigned,
     )
     config = build_config(task.config_class, {**space.fixed, **space.baseline})
-    for values in space.corners():  # settings that exclude each other are found before Ray starts
+    for values in space.corners():  # finds incompatible settings before Ray starts
         build_config(task.config_class, values)
     _check_batches(space, config.batch_size, options.workers_per_trial)
     return space, config
 
 
 def _check_studies_dir(text: str) -> None:
-    """Make sure that the store of the studies, if it is not a disk, can be asked."""
+    """Check that the studies' object store, if it is one, answers."""
     place = as_path(text)
     if isinstance(place, ObjectPath):
         try:

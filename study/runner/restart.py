@@ -1,10 +1,10 @@
-"""Going on after Ray has died: the same command once more, in the place of this process.
+"""Restart after Ray has died: the same command is executed in place of this process.
 
-Calls into a Ray whose GCS or raylet is gone or stopped never return, those that would end it
-neither (Ray 2.60, measured), so it cannot be started again in this process. `exec` replaces the
-program and leaves the process as it is to others: its id, its terminal, its parent.
+Calls into a Ray whose GCS or raylet is dead or stopped never return, not even those that shut it
+down (Ray 2.60, measured), so Ray cannot be restarted in this process. `exec` replaces the program
+but keeps the process id, the terminal and the parent.
 
-What the command must still know afterwards is in `$STUDY_RESTART`.
+`$STUDY_RESTART` passes state on to the new program.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ MOST = 3  # restarts in a row without an epoch in between
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restart:
-    """What a command knows of itself from before Ray died.
+    """State passed from the command before a restart to the one after it.
 
     Attributes:
-        begun: When it was typed, in seconds of the machine's monotonic clock.
-        row: How many restarts came in a row without an epoch in between.
-        progress: Epochs and ends that were recorded at the last one.
-        why: For which reason it is not to go on but to end; None to go on.
-        exit_code: With which it ends then.
+        begun: Start of the first command, in seconds of the machine's monotonic clock.
+        row: Restarts in a row without an epoch in between.
+        progress: Number of epochs and ended trials recorded at the last restart.
+        why: Reason to close the study instead of resuming it; None to resume.
+        exit_code: Exit code in that case.
     """
 
     begun: float
@@ -50,20 +50,20 @@ class Restart:
 
     @staticmethod
     def take() -> Restart:
-        """Return what the environment says, and leave nothing there for other processes."""
+        """Read the state from the environment, and remove it there for child processes."""
         told = os.environ.pop(VARIABLE, None)
         if told is None:
             return Restart(begun=time.monotonic())
         return Restart(**json.loads(told))
 
     def after(self, death: str, record: StudyRecord, stopping: Stopping, local: bool) -> Restart:
-        """Return what the next start is to know.
+        """Return the state for the next start.
 
         Args:
-            death: What became of Ray, in a sentence.
+            death: Message about what happened to Ray.
             record: The study.
-            stopping: Whether it was to stop anyway.
-            local: Whether Ray can be started again.
+            stopping: Whether the study was stopping anyway.
+            local: Whether Ray can be restarted.
         """
         trials = record.trials()
         progress = sum(trial.epochs + (trial.state != "running") for trial in trials)
@@ -77,7 +77,7 @@ class Restart:
 
 
 def is_command() -> bool:
-    """Return whether this process is one of our commands, not a notebook or another's program."""
+    """Return whether this process is a study command, not a notebook or another program."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     by_name = spec is not None and str(spec.name).startswith("study.")
@@ -92,18 +92,18 @@ def go_on_after(
     tidy: Callable[[], None],
     local: bool,
 ) -> None:
-    """Replace this process by the same command; if that cannot be, have the study stop.
+    """Replace this process by the same command; if that is impossible, stop the study.
 
     Args:
-        death: What became of Ray, in a sentence.
-        before: What was known of restarts so far.
+        death: Message about what happened to Ray.
+        before: State from the last restart.
         record: The study.
-        stopping: Whether it was to stop anyway.
-        tidy: Takes a live table from the terminal.
+        stopping: Whether the study was stopping anyway.
+        tidy: Removes the live table from the terminal.
         local: Whether Ray was started by this process.
     """
     kill_ray()
-    # A terminal that cannot be tidied up must not keep us here.
+    # A terminal that blocks must not keep this process here.
     tidying = threading.Thread(target=tidy, daemon=True)
     tidying.start()
     tidying.join(TIDY_SECONDS)

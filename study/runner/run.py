@@ -1,8 +1,8 @@
-"""A study from its plan to its end: opened, run under Ray Tune, tracked, closed.
+"""Run of a study: opens it, runs its trials under Ray Tune, tracks them, and closes it.
 
-Trials run in Ray's processes, and `study.runner.callbacks` takes what they report to the study's
-record. Whatever ends the study, a signal or a fault, the record is closed and MLflow gets what it
-lacks.
+Trials run in Ray's processes, and `study.runner.callbacks` writes their reports to the study's
+record. Whatever ends the study, a signal or an error, the record is closed and MLflow is brought up
+to date.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from study.runner.callbacks import StudyCallback
     from study.runner.scheduler import RecordASHA
 
-TRACKING_SECONDS = 120.0  # to wait at the end for a tracking store that does not answer
-HASTY_SECONDS = 5.0  # for all that is left, after a signal
+TRACKING_SECONDS = 120.0  # to wait for an unresponsive tracking store at the end
+HASTY_SECONDS = 5.0  # the same after a signal, in total
 
 
 def run(
@@ -54,16 +54,16 @@ def run(
     command: str,
     conclude: Callable[[StudyPlan, StudyRecord], str] | None = summary,
 ) -> int:
-    """Run or continue a study, print how it ended, and return the exit code.
+    """Run or resume a study, print how it ended, and return the exit code.
 
     Args:
-        study: What is asked for.
-        manifest: Of the study, from `study.manifest()`.
-        command: The command line, to be kept, and named as the one that goes on.
-        conclude: What to print of the study at its end; None for nothing.
+        study: The plan.
+        manifest: The study's manifest, from `study.manifest()`.
+        command: The command line, kept in the record and shown as the one that resumes.
+        conclude: Returns the summary printed at the end; None for no summary.
 
     Raises:
-        InputError: The study cannot be run as asked for.
+        InputError: The study cannot be run as requested.
     """
     study.refuse_changed_metrics()
     restart = Restart.take()
@@ -92,14 +92,14 @@ def run(
 
 
 class Run:
-    """A study that is open, from its first trial to its last.
+    """An open study, from its first trial to its last.
 
     Args:
-        study: What is asked for.
+        study: The plan.
         record: The study, open for writing.
-        uri: Of the tracking store.
+        uri: The tracking URI.
         stopping: Whether to stop.
-        restart: What is known from before Ray died.
+        restart: State from before Ray died.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class Run:
             self.facts,
             system_metrics=study.options.system_metrics,
         )
-        self.screen = ExitStack()  # with the live table, if there is one
+        self.screen = ExitStack()  # holds the live table, if any
         self.watch: RayWatch | None = None
 
     def work(self) -> None:
-        """Run the trials that are left, then close the study whatever came in between."""
-        for trial in self.record.trials():  # what an earlier command could not send
+        """Run the remaining trials, then close the study, whatever happens."""
+        for trial in self.record.trials():  # sends what an earlier command could not
             self.tracker.touch(trial.number)
         self.record.drop_losers(self.study.options.keep_weights)
         try:
@@ -141,7 +141,7 @@ class Run:
                 asked = self.study.options.num_samples
                 print(f"{self.study.title} already has its {asked} trials.", file=sys.stderr)
         except StudyStopped:
-            pass  # `stopping` knows why
+            pass  # `stopping` has the reason
         except BaseException:
             self.stopping.exit_code = 1
             raise
@@ -149,7 +149,7 @@ class Run:
             self._close()
 
     def tell_end(self, command: str) -> int:
-        """Say why the study stopped and how it goes on; return the command's exit code."""
+        """Print why the study stopped and how to resume it; return the command's exit code."""
         if self.stopping.why is not None:
             print(f"\n{self.stopping.why}", file=sys.stderr)
         if self._time_is_up():
@@ -157,16 +157,16 @@ class Run:
         if not self._is_complete():
             print(f"not complete; continue with: {command}", file=sys.stderr)
             return self.stopping.exit_code
-        # Trials that the time budget cut off go on with the next command.
+        # Trials interrupted by the time budget resume with the next command.
         cut_off = len(self.record.trials()) > self.record.num_ended()
         return 0 if self.record.ranking() or cut_off else 1
 
     def _left(self) -> float:
-        """Return how many trials are to end; infinity without limit."""
+        """Return how many more trials have to end; infinity without a limit."""
         return self.study.options.num_samples - self.record.num_ended()
 
     def _time_is_up(self) -> bool:
-        """Return whether a study without a number of trials has had its time."""
+        """Return whether a study without a trial limit has used its time budget."""
         return math.isinf(self.study.options.num_samples) and self.stopping.spent
 
     def _is_complete(self) -> bool:
@@ -176,30 +176,30 @@ class Run:
         """Run trials under Ray Tune until none is left.
 
         Raises:
-            StudyStopped: The study is to stop before; `stopping` knows why.
+            StudyStopped: The study stops before that; `stopping` has the reason.
         """
-        if self.stopping.why is not None:  # of before Ray died
+        if self.stopping.why is not None:  # from before Ray died
             raise StudyStopped
         resources = self.study.resources
         if self.local:
             start_ray(resources)
-        self.stopping.catch_signals()  # Ray has set its own for SIGTERM
+        self.stopping.catch_signals()  # Ray has installed its own SIGTERM handler
         assert resources is not None
         self.watch = RayWatch(self._on_death, self.local, dashboard=resources.workers > 1)
         rule = StoppingRule.of(self.study.options, self.study.epochs)
         progress = self.screen.enter_context(progress_for(self.record, rule))
         self.stopping.tell = progress.tell
         progress.say(self._opening(resources))
-        logging.getLogger("ray").setLevel(logging.CRITICAL)  # failures are told by us
-        # Ray prints there what becomes of nodes; of the only one the watch tells it.
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # the callback reports failures
+        # Ray prints node events to stdout; the watch reports those of a local node.
         with open(os.devnull, "w") as nowhere:
             with redirect_stdout(nowhere if self.local else sys.stderr):
-                # On this machine: Ray has nothing to share.
+                # A local folder: Ray itself shares no files between nodes.
                 with tempfile.TemporaryDirectory(prefix="study-ray-") as scratch:
                     self._tuner(resources, progress, self.watch, scratch).fit()
 
     def _opening(self, resources: Resources) -> str:
-        """Return what is about to run, and where it can be seen, in lines."""
+        """Return the opening lines: what is about to run, and where to see it."""
         study, begun = self.study, bool(self.record.trials())
         at_random = ", random search" if study.options.sampler == "random" else ""
         return (
@@ -215,13 +215,13 @@ class Run:
     def _tuner(
         self, resources: Resources, progress: Progress, watch: RayWatch, scratch: str
     ) -> Tuner:
-        """Return Ray Tune, ready to run the trials that are left.
+        """Return the Ray Tuner that runs the remaining trials.
 
         Args:
-            resources: Of each trial.
-            progress: Prints.
-            watch: Whether Ray is there.
-            scratch: Folder for what Ray writes.
+            resources: Resources per trial.
+            progress: Prints to the terminal.
+            watch: Detects that Ray has died.
+            scratch: Folder for Ray's files.
         """
         from ray import tune
 
@@ -254,7 +254,7 @@ class Run:
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[self._callback(resources, progress, watch, scheduler)],
-                # Which failures count is decided by the callback: not all are the trial's.
+                # The callback decides which failures count: not all are the trial's fault.
                 failure_config=tune.FailureConfig(max_failures=-1),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -267,7 +267,7 @@ class Run:
         watch: RayWatch,
         scheduler: RecordASHA | None,
     ) -> StudyCallback:
-        """Return what takes Ray's events to the record; arguments as of `_tuner`."""
+        """Return the callback that writes Ray's events to the record; arguments as for `_tuner`."""
         from study.runner.callbacks import StudyCallback
 
         options = self.study.options
@@ -286,7 +286,7 @@ class Run:
         )
 
     def _shared(self, resources: Resources, scratch: str) -> dict[str, Any]:
-        """Return what the Ray configs of all trials have in common."""
+        """Return the part of the Ray config that all trials share."""
         study = self.study
         return {
             "task": study.task.name,
@@ -294,7 +294,7 @@ class Run:
             "data_dir": str(study.source.data_dir),
             "cache_dir": str(study.source.cache_dir),
             "folder": str(self.record.path / "trials"),
-            "ray_folder": scratch,  # Ray Train makes one of this name on other machines
+            "ray_folder": scratch,  # Ray Train creates it on other machines
             "epochs": study.epochs,
             "goal": self.record.goal.describe(),
             "workers": resources.workers,
@@ -304,27 +304,27 @@ class Run:
         }
 
     def _on_death(self, why: str) -> None:
-        """Go on after Ray has died, in a process anew if that can be."""
+        """Restart the command after Ray has died, if possible."""
         go_on_after(why, self.restart, self.record, self.stopping, self.screen.close, self.local)
 
     def _close(self) -> None:
-        """End Ray, bring MLflow up to date and let another command have the study."""
+        """Shut down Ray, bring MLflow up to date and release the study."""
         stopping = self.stopping
         self.screen.close()
         if self.watch is not None:
             self.watch.close()
         if not shut_down_ray():
-            if stopping.exit_code == 1 and stopping.why is None:  # a fault of ours
+            if stopping.exit_code == 1 and stopping.why is None:  # an internal error
                 traceback.print_exc()
                 stopping.request("an internal error ended the study", 1)
             self._on_death("Ray hangs")
-        if not stopping.abandoned:  # else the runs are another driver's now
+        if not stopping.abandoned:  # else the runs belong to another driver now
             self._close_tracking()
         self.record.close(stopping.abandoned)
         stopping.release_signals()
 
     def _close_tracking(self) -> None:
-        """Send MLflow what it lacks, and say so if that cannot be."""
+        """Send MLflow the missing data; print a message if that fails."""
         status = "FAILED" if self.stopping.exit_code == 1 else "KILLED"
         if self._is_complete():
             status = "FINISHED"

@@ -1,8 +1,7 @@
-"""What Ray Tune asks: which trial comes next, and which one stops early.
+"""Searcher and scheduler for Ray Tune: which trial comes next, and which one stops early.
 
-Both are answered from the study's record, and rebuilt from it when a study goes on. Ray insists on
-pickling them, as the callback in `study.runner.callbacks`, from time to time; what it gets is
-empty.
+Both answer from the study's record and are rebuilt from it when a study resumes. Ray pickles them,
+and the callback in `study.runner.callbacks`, from time to time; the pickles are empty.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from study.selection.proposals import proposals_of
 
 
 class NotPickled:
-    """Leaves its state behind when Ray pickles it."""
+    """Pickles without its state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class RecordSearcher(NotPickled, Searcher):
-    """Hands Ray the trials that were cut off, then new ones from the record.
+    """Gives Ray the interrupted trials first, then new ones from the record.
 
     Args:
         record: The study.
-        stopping: Asked before each trial, told if the disk is full.
-        shared: The part of a trial's Ray config that all trials have.
+        stopping: Checked before each trial; informed if the disk is full.
+        shared: The part of the Ray config that all trials share.
     """
 
     def __init__(self, record: StudyRecord, stopping: Stopping, shared: dict[str, Any]) -> None:
@@ -62,7 +61,7 @@ class RecordSearcher(NotPickled, Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Do nothing: the study's callback has told the record."""
+        """Do nothing: the study's callback writes the record."""
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the record is the state."""
@@ -72,15 +71,15 @@ class RecordSearcher(NotPickled, Searcher):
 
 
 class RecordASHA(NotPickled, FIFOScheduler):
-    """Has ASHA stop trials; it knows the rungs of trials that ran before this process.
+    """ASHA over the study's record, including trials that ran before this process.
 
     Args:
-        record: The study; trials are told apart by its numbers.
+        record: The study, whose trial numbers identify trials.
         grace_period: Epochs before the first rung.
-        reduction_factor: The best one in so many goes on at each rung.
+        reduction_factor: One trial in this many continues at each rung.
 
     Attributes:
-        stopped: Numbers of the trials that were told to stop.
+        stopped: Numbers of the trials that were stopped.
     """
 
     def __init__(self, record: StudyRecord, grace_period: int, reduction_factor: float) -> None:
@@ -96,16 +95,16 @@ class RecordASHA(NotPickled, FIFOScheduler):
     def _goes_on(self, number: int, row: Mapping[str, float]) -> bool:
         goal = self.record.goal
         if any(objective.metric not in row for objective in goal.objectives):
-            return True  # of a file that was mended
+            return True  # an epoch from a repaired file
         return self._rungs.goes_on(number, int(row["epoch"]), goal.point(row))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Return whether a trial goes on; the last epoch ends it anyway."""
+        """Return whether a trial continues; the last epoch ends it in any case."""
         number = trial.config["trial"]
         goes_on = str(TrialScheduler.CONTINUE)
         if "epoch" not in result or result["epoch"] <= self.record.trial(number).epochs:
-            return goes_on  # not of an epoch, or decided before
-        # Ray flattens results for schedulers.
+            return goes_on  # not an epoch, or already decided
+        # Ray flattens results before schedulers see them.
         known = {name: result.get(f"metrics/{name}") for name in self.record.goal.metrics}
         metrics = {name: value for name, value in known.items() if value is not None}
         if self._goes_on(number, {"epoch": result["epoch"], **metrics}):

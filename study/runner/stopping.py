@@ -1,7 +1,7 @@
-"""Stopping a study in good order: signals, the time budget, and what makes going on pointless.
+"""Orderly stop of a study: on signals, at the end of the time budget, and on fatal errors.
 
-The trials see a file in the study's folder, save where they are, in the middle of an epoch too,
-and say so; then the study ends. The same command goes on from there.
+The trials see a stop file in the study's folder, save their state, even in the middle of an epoch,
+and report that; then the study ends. The same command resumes from there.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from study.storage.files import write_text
 from study.storage.paths import AnyPath
 from study.system.streams import write_line
 
-GRACE_SECONDS = 8.0  # for trials to save; of the 20 that stopping may take
+GRACE_SECONDS = 8.0  # for trials to save, of 20 for the whole stop
 SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
 
 
 class StudyStopped(BaseException):
-    """Leaves Ray Tune's loop; as KeyboardInterrupt, no handler of errors may catch it."""
+    """Leaves Ray Tune's loop; like KeyboardInterrupt, not caught by `except Exception`."""
 
 
 class Stopping:
-    """Whether the study is to stop, and why.
+    """Whether the study has to stop, and why.
 
     Args:
-        budget: Seconds after which it stops; None for never.
-        begun: From when on, by the monotonic clock; None from now on.
+        budget: Time budget in seconds; None for no limit.
+        begun: Start of the budget, by the monotonic clock; None for now.
 
     Attributes:
-        why: In a sentence for people; None as long as the study goes on.
-        exit_code: Of the command, once the study has stopped.
-        spent: Whether it stopped because the time budget is used up.
-        abandoned: Whether another driver has the study now.
-        waits: Whether trials can save in the middle of an epoch, so that waiting helps.
-        tell: Prints a line while a signal is handled, where nothing may wait for a lock.
+        why: Message with the reason; None while the study continues.
+        exit_code: Exit code of the command once the study has stopped.
+        spent: Whether the reason is that the time budget is used up.
+        abandoned: Whether another driver has taken over the study.
+        waits: Whether to wait for trials to save in the middle of an epoch.
+        tell: Prints a line in a signal handler, where waiting for a lock is not allowed.
     """
 
     def __init__(self, budget: float | None, begun: float | None = None) -> None:
@@ -53,19 +53,19 @@ class Stopping:
         self.waits = True
         self.tell: Callable[[str], None] = write_line
         self.abandoned = False
-        self._file: AnyPath | None = None  # none before the study is open
+        self._file: AnyPath | None = None  # None until the study is open
         self._before: dict[signal.Signals, Any] = {}
         self._begun = time.monotonic() if begun is None else begun
         self._since = 0.0
 
     def watch(self, folder: AnyPath) -> None:
-        """Begin: the trials of the study in this folder are the ones to ask."""
+        """Begin: stop requests go to the trials of the study in this folder."""
         self._file = folder / ".stop"
         self._file.unlink(missing_ok=True)
         self.catch_signals()
 
     def catch_signals(self) -> None:
-        """Stop in good order on Ctrl-C, SIGTERM and a closed terminal; at once on a second one."""
+        """Stop in an orderly way on Ctrl-C, SIGTERM or SIGHUP, and at once on a second signal."""
         for known in SIGNALS:
             before = signal.getsignal(known)
             if before is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
@@ -73,7 +73,7 @@ class Stopping:
                 signal.signal(known, self._on_signal)
 
     def release_signals(self) -> None:
-        """Give the signals back."""
+        """Restore the earlier signal handlers."""
         for known, before in self._before.items():
             signal.signal(known, before)
 
@@ -82,20 +82,20 @@ class Stopping:
             os._exit(self.exit_code)
         self.exit_code = 128 + number
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        if name == "SIGHUP":  # the terminal is gone: whoever writes to it fails
+        if name == "SIGHUP":  # the terminal is gone: writing to it fails
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for output in (1, 2):
                 if stat.S_ISCHR(os.fstat(output).st_mode):
                     os.dup2(nowhere, output)
-        self.tell(f"{name}: saving the running trials; a second one stops at once")
+        self.tell(f"{name}: saving running trials; a second one stops at once")
         self.request(f"stopped by {name}", self.exit_code)
 
     def request(self, why: str, exit_code: int) -> None:
         """Ask the trials to save and the study to stop; the first reason counts.
 
         Args:
-            why: In a sentence.
-            exit_code: Of the command.
+            why: Message with the reason.
+            exit_code: Exit code of the command.
         """
         if self.why is None:
             self.why, self.exit_code = why, exit_code
@@ -103,35 +103,35 @@ class Stopping:
             try:
                 if self._file is not None:
                     write_text(self._file, "")
-            except StorageError as error:  # epochs that are saved must do
+            except StorageError as error:  # trials resume from their last epoch instead
                 print(error, file=sys.stderr)
                 self.waits = False
 
     def cannot_write(self, error: StorageError) -> None:
-        """Stop because the study's folder cannot be written, or must not be any more."""
+        """Stop because the study's folder cannot, or must no longer, be written."""
         if isinstance(error, HoldLost):
             self.abandon(str(error))
         else:
             self.request(str(error), 1)
 
     def abandon(self, why: str) -> None:
-        """Leave the study to another driver, which has its own trials; ask none to stop.
+        """Leave the study to another driver, without a stop file, which its trials would see.
 
         Args:
-            why: In a sentence.
+            why: Message with the reason.
         """
         self.abandoned = True
         if self.why is None:
             self.why, self.exit_code, self.waits = why, 1, False
 
     def check(self, saving: bool = False) -> None:
-        """Leave Ray's loop, or a wait for nodes, if it is time.
+        """Leave Ray's loop, or a wait for nodes, if the study has to stop.
 
         Args:
-            saving: Whether a trial has not yet said that it is saved.
+            saving: Whether a trial has yet to report that it is saved.
 
         Raises:
-            StudyStopped: It is time.
+            StudyStopped: The study has to stop, and trials have saved or the grace period is over.
         """
         elapsed = time.monotonic() - self._begun
         if self.budget is not None and elapsed > self.budget:

@@ -1,4 +1,4 @@
-"""The end of a study in the terminal: what came out, and what to type next."""
+"""Summary printed at the end of a study: results, and commands to run next."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.runner.plan import StudyPlan
 
 
 def places(study: StudyPlan) -> list[str]:
-    """Return the flags by which another command finds a study."""
+    """Return the flags with which another command finds the study."""
     args = study.options
     flags = {
         "--studies-dir": None if args.studies_dir == "studies" else args.studies_dir,
@@ -29,7 +29,7 @@ def page_command(study: StudyPlan) -> str:
 
 
 def summary(study: StudyPlan, record: StudyRecord) -> str:
-    """Return the end of a study: counts, the best trials, and what to type next."""
+    """Return the summary of a study: counts, the best trials, and commands to run next."""
     count = counts(record.trials())
     states = ", ".join(f"{number} {state}" for state, number in count.items() if number)
     title = f"\nstudy {study.name}: {states}   {sample_mark(study.source.dataset)}"

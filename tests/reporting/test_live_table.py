@@ -164,7 +164,7 @@ def test_all_that_is_said_stays_and_the_table_goes(tmp_path: Path, columns: int,
     screen = run.screen.text.splitlines()
     assert screen[0] == "begins"
     if how == "Ctrl-C":
-        assert "Ctrl-C: saving the running trials; a second one stops at once" in screen
+        assert "Ctrl-C: saving running trials; a second one stops at once" in screen
         assert "StudyStopped" in run.screen.text and "^C" not in run.screen.text
         return
     for number in range(3 if how == "ends" else 1):
@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_a_clean_screen(tmp_path: Path, sample: DataSource) -> Non
         running.press(b"\x03")
         assert running.wait() == 130
     text = assert_clean(running)
-    assert text.count("Ctrl-C: saving the running trials; a second one stops at once") == 1
+    assert text.count("Ctrl-C: saving running trials; a second one stops at once") == 1
     assert "stopped by Ctrl-C" in text and "continue with: python -m study.tune" in text
 
 
