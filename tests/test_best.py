@@ -62,7 +62,7 @@ def test_the_export_is_complete(finished: Finished, exported: dict) -> None:
     assert meta["metrics"]["test/accuracy"] == exported["test"]["test/accuracy"]
     assert meta["run_id"] and meta["data"]["checksum"] and meta["origin"]["version.torch"]
     card = (folder / "README.md").read_text()
-    assert "drawn sample data" in card and "Ankle boot" in card
+    assert "sample data drawn by the program" in card and "Ankle boot" in card
     assert (folder / "figures" / "test" / "confusion_matrix.png").exists()
     assert (folder / "figures" / "validation" / "learning_curves.png").exists()
 
@@ -109,7 +109,7 @@ def test_the_test_split_is_evaluated_once_and_recorded(finished: Finished, expor
         (["fashio"], "/studies; did you mean 'fashion'?"),
         (["--studies-dir", "nowhere"], "there is no study in"),
         (["--top", "0"], "--top must be at least 1"),
-        (["fashion", "--export", "."], "is no earlier export"),
+        (["fashion", "--export", "."], "is not an earlier export"),
         (["fashion", "--export", "space.yaml"], "space.yaml is a file; name a folder"),
         (["fashion", "--export", "/proc/export"], "cannot write /proc/export"),
     ],

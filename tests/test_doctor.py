@@ -44,4 +44,4 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_at_once(
     monkeypatch.chdir("/proc")
     assert doctor.main([]) == 1
     out = capsys.readouterr().out
-    assert "cannot write /proc/studies" in out and "/proc cannot be written" in out
+    assert "cannot write /proc/studies" in out and "/proc is not writable" in out

@@ -146,7 +146,7 @@ def test_every_kind_of_file_in_one_call(segmenting: Path, tmp_path: Path, capsys
                 assert list(image.size) == entry["size"]
     failed = {Path(entry["file"]).name: entry["reason"] for entry in result["failed"]}
     assert failed["text.jpg"].startswith("not an image") and "no such file" in failed["absent.png"]
-    assert "without an image" in failed["nothing"] and "download" in failed["a.jpg"]
+    assert "without images" in failed["nothing"] and "download" in failed["a.jpg"]
     for name in failed:
         assert f"{name}: " in error
 
@@ -174,8 +174,8 @@ def test_what_a_folder_holds_beside_is_named_by_its_reason(
         "which is not supported; save it as JPEG or PNG" in reason for reason in failed.values()
     )
     line = next(line for line in error.splitlines() if "not used" in line)
-    assert line.startswith("6 not used: ") and f"2 no picture ({photos / 'notes.txt'}, " in line
-    assert f"1 a folder inside one; name it to have it read ({photos / 'inside'})" in line
+    assert line.startswith("6 not used: ") and f"2 not an image ({photos / 'notes.txt'}, " in line
+    assert f"1 a subfolder; name it to include it ({photos / 'inside'})" in line
     assert line.endswith("3 hidden or the system's")
     assert sum(map(len, result["unused"].values())) == 6
 
@@ -210,8 +210,8 @@ def test_garments_get_three_classes(garments: Path, tmp_path: Path, capsys) -> N
     )
     assert code == 0 and "SAMPLE DATA" in error and result["dataset"] == "sample"
     dark, light = result["images"]
-    assert dark["notes"] == ["dark on light: inverted", "cut to 50x120 pixels"]
-    assert light["notes"] == ["cut to 50x120 pixels"] and dark["top"] == light["top"]
+    assert dark["notes"] == ["dark on light: inverted", "cropped to 50x120 pixels"]
+    assert light["notes"] == ["cropped to 50x120 pixels"] and dark["top"] == light["top"]
     chances = [best["probability"] for best in dark["top"]]
     assert len(chances) == 3 and chances == sorted(chances, reverse=True) and sum(chances) < 1
     with Image.open(tmp_path / "out" / dark["input"]) as image:
@@ -267,10 +267,10 @@ def test_mistakes(segmenting: Path, tmp_path: Path, capsys) -> None:
         (tmp_path, "out", "there is no export in"),
         (damaged, "out", "cannot be loaded"),
         (strange, "out", "an output of shape (3, 4) is neither"),
-        (other, "out", "meta.json is damaged"),
+        (other, "out", "meta.json is corrupted"),
         (many, "out", "a model of 4 channels"),
         (segmenting, "a.png", "cannot write --out"),
-        (segmenting, "ours", "is not what this command wrote"),
+        (segmenting, "ours", "was not written by this command"),
     ):
         code, _, error = run(capsys, export, image, "--out", tmp_path / out)
         assert code == 2 and message in error and len(error.splitlines()) == 1

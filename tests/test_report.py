@@ -276,7 +276,7 @@ def test_failures_that_differ_in_numbers_are_one(tmp_path: Path, trials: list[Tr
     rows = facts.failures(study(tmp_path / "s", trials))
     assert [(row["what"], row["count"], row["trials"]) for row in rows] == [
         ("failed", 2, "3, 4"),
-        ("tried again", 1, "0"),
+        ("retried", 1, "0"),
     ]
     assert "0.009" in rows[0]["reason"]
 
@@ -315,7 +315,7 @@ def test_a_study_of_one_trial(tmp_path: Path, state: str) -> None:
 
 
 def test_a_study_that_has_only_begun_and_numbers_that_are_none(tmp_path: Path) -> None:
-    assert "No trial has begun" in page(study(tmp_path / "s", []))
+    assert "No trial has started" in page(study(tmp_path / "s", []))
     odd = trial(0, "finished", [0.5, 0.6])
     odd.history[1]["val/ap/pillar"] = float("nan")
     assert "NaN" not in json.dumps(charts_of(page(study(tmp_path / "odd", [odd]))))

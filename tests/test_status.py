@@ -163,7 +163,8 @@ def test_lines_fit_and_move_no_cursor(record: StudyRecord, width: int) -> None:
     assert max(map(len, text)) <= width and all(row.isprintable() for row in text)
     first = "s (SAMPLE DATA): 3/6 trials (1 finished, 1 stopped, 1 failed, 1 running)"
     assert text[0] == first[:width]
-    assert "1 min 40 s" in "".join(text) and "epoch 2: 2/3, 4: 1/1, 8: 1/1 went on" in "".join(text)
+    whole = "".join(text)
+    assert "1 min 40 s" in whole and "epoch 2: 2/3, 4: 1/1, 8: 1/1 continued" in whole
     assert any(row.startswith("trial   3  ███░") for row in text)
 
 

@@ -88,7 +88,7 @@ def test_a_server_that_there_is_already_is_opened(
 def test_what_cannot_be_shown_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = extended(tmp_path, "s", 1)
     where = ["--studies-dir", str(record.path.parent), "--no-browser", "--tracking-uri"]
-    with pytest.raises(InputError, match="has no run of study s; name the study's"):
+    with pytest.raises(InputError, match="has no run of study s; name the study's store"):
         ui.main(["s", *where, f"sqlite:///{tmp_path / 'other.db'}"])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -98,5 +98,5 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
             ui.main(["s", "--port", port, *where, f"sqlite:///{tmp_path / 'mlflow.db'}"])
     client = client_of(tmp_path)
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
-    with pytest.raises(InputError, match="was deleted; type the study's command again, or `mlflow"):
+    with pytest.raises(InputError, match="was deleted; run the study's command again, or `mlflow"):
         ui.main(["s", *where, f"sqlite:///{tmp_path / 'mlflow.db'}"])

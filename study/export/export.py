@@ -126,8 +126,8 @@ class Draft:
             raise
         except Exception as error:  # a task's own code, and matplotlib's
             raise TrialError(
-                f"the figures cannot be drawn ({type(error).__name__}: {error}), so nothing is "
-                "tested."
+                f"the figures cannot be drawn ({type(error).__name__}: {error}), so the test was "
+                "not run."
             ) from error
         shutil.rmtree(rehearsal.folder)
 
@@ -144,7 +144,7 @@ class Draft:
         except Exception as error:  # the test is not repeated for its figures
             shutil.rmtree(self.folder / "figures" / "test", ignore_errors=True)
             reason = error if isinstance(error, DamagedFile) else f"{type(error).__name__}: {error}"
-            print(f"{reason} There are no figures of the test split.", file=sys.stderr)
+            print(f"{reason} The export has no figures of the test split.", file=sys.stderr)
 
     def _write_texts(self, model: Model, test: Mapping[str, Any]) -> None:
         meta = self._meta(model, test)
@@ -215,8 +215,8 @@ def reload(path: Path) -> Any:
         return load_program(path).module()
     except UnsafeArchive as error:
         raise TrialError(
-            f"the exported model would not be loaded again: {error}; write this network with "
-            "operators of torch alone."
+            f"the exported model could not be loaded again: {error}; use only torch operators in "
+            "this network."
         ) from None
 
 

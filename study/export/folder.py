@@ -51,7 +51,7 @@ def make_ready(folder: Path) -> Path:
             pass
     except (OSError, RuntimeError) as error:  # the second for a link that leads to itself
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {folder} ({why}); name another.") from None
+        raise InputError(f"cannot write {folder} ({why}); name another folder.") from None
     return target
 
 
@@ -64,11 +64,16 @@ def _check_earlier(folder: Path, target: Path) -> None:
     """
     earlier = all((target / name).exists() for name in ("model.pt2", "meta.json"))
     if not earlier and any(target.iterdir()):
-        raise InputError(f"{target} is no earlier export; name an empty folder.")
+        raise InputError(
+            f"{target} is not empty and is not an earlier export; name an empty folder."
+        )
     if target in (Path.cwd(), *Path.cwd().parents):
-        raise InputError(f"--export {folder} is where you are; go elsewhere, or name another.")
+        raise InputError(
+            f"--export {folder} is, or contains, the current directory; name another folder, or "
+            "change directory."
+        )
     if os.path.ismount(target):
-        raise InputError(f"--export {folder} is a volume of its own; name a folder in it.")
+        raise InputError(f"--export {folder} is a mount point; name a folder inside it.")
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     for _ in _walk(target):  # all that is to stay can be read
@@ -123,7 +128,7 @@ def publish(draft: Path, target: Path) -> None:
         _exchange(draft, target)
     except OSError as error:
         raise StorageError(
-            f"cannot put the export in {target} ({error.strerror}), which is as it was; name "
+            f"cannot move the export to {target} ({error.strerror}), which is unchanged; name "
             "another folder. The test is not repeated."
         ) from None
     try:
@@ -132,8 +137,8 @@ def publish(draft: Path, target: Path) -> None:
         kept = target.with_name(f"{target.name}.kept-{draft.name[-8:]}")
         draft.rename(kept)
         raise StorageError(
-            f"the export is in {target}, but of what was there {error.filename} could not be kept "
-            f"({error.strerror}): it is in {kept}."
+            f"the export is in {target}, but {error.filename}, which was there before, could not "
+            f"be kept ({error.strerror}): it is in {kept}."
         ) from None
 
 

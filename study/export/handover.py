@@ -134,8 +134,8 @@ class Exported:
         """Return test and export for people; `place` says where the export is."""
         return (
             f"\n{describe_test(metric, self.test)}\n{per_class_table(task, self.scores, 'test')}"
-            f"\n\n{place}; the reloaded model.pt2 differs from the trained model by "
-            f"at most {self.difference:.1e} in a logit"
+            f"\n\n{place}; the logits of the reloaded model.pt2 differ from the trained model's "
+            f"by at most {self.difference:.1e}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -198,8 +198,8 @@ def _export(
     run_id = results.ensure_run(uri, record, task, training)
     if order.model is not None:
         registry.check(uri, order.model)
-    again = f", its training {training.number} of the confirmation" if winner.confirmed else ""
-    print(f"testing trial {winner.number} and exporting it{again}", file=sys.stderr)
+    again = f" (training {training.number} of its confirmation)" if winner.confirmed else ""
+    print(f"testing and exporting trial {winner.number}{again}", file=sys.stderr)
     with export_folder.draft_of(target) as beside:
         try:
             ready = prepare(task, source, record, training)
@@ -241,12 +241,12 @@ def _refuse_unfinished(winner: Winner) -> None:
         return
     command = winner.record.manifest.get("starts", [{}])[-1].get("command", "the study's command")
     driver = driver_of(winner.record.path)
-    way = "wait for it" if driver["alive"] else f"it goes on with: {command}"
+    way = "wait for it" if driver["alive"] else f"resume it with: {command}"
     raise InputError(
         f"trial {winner.number} has not ended (epoch {training.epochs} of "
-        f"{winner.record.manifest['epochs']}), so the test split stays closed: {way}. Or name "
-        f"another by --trial, or take this one as it is by --trial {winner.number} --force, which "
-        "is recorded."
+        f"{winner.record.manifest['epochs']}), so the test split stays closed: {way}. Or choose "
+        f"another trial with --trial, or test this one as it is with --trial {winner.number} "
+        "--force (this is recorded)."
     )
 
 

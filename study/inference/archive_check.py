@@ -171,7 +171,7 @@ def checked(path: Path | str) -> bytes:
     except UnsafeArchive:
         raise
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise UnsafeArchive(f"its graph is none ({type(error).__name__}: {error})") from None
+        raise UnsafeArchive(f"its graph is invalid ({type(error).__name__}: {error})") from None
     if members.get(INPUTS):
         _check_inputs(members[INPUTS])
     new = io.BytesIO()
@@ -194,15 +194,15 @@ def _members(path: Path) -> dict[str, bytes]:
         infos = archive.infolist()
         root = infos[0].filename.split("/")[0] if infos else ""
         if sum(info.file_size for info in infos) > path.stat().st_size:
-            raise UnsafeArchive("it unpacks to more than it is")
+            raise UnsafeArchive("it unpacks to more bytes than the file has")
         for info in infos:
             name = info.filename.removeprefix(f"{root}/")
             if info.orig_filename != info.filename or name == info.filename:
-                raise UnsafeArchive(f"{info.orig_filename!r} lies outside of its one folder")
+                raise UnsafeArchive(f"{info.orig_filename!r} is outside its one folder")
             if name not in MEMBERS and not PAYLOAD.fullmatch(name):
-                raise UnsafeArchive(f"it holds {name!r}, which no export holds")
+                raise UnsafeArchive(f"it contains {name!r}, which no export contains")
             if name in members:
-                raise UnsafeArchive(f"it holds {name!r} twice")
+                raise UnsafeArchive(f"it contains {name!r} twice")
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
                 raise UnsafeArchive(f"{name!r} is compressed or encrypted")
             members[name] = archive.read(info)
@@ -218,7 +218,7 @@ def _text(members: dict[str, bytes], name: str) -> Any:
     try:
         return json.loads(members[name])
     except ValueError as error:
-        raise UnsafeArchive(f"{name!r} is no JSON ({error})") from None
+        raise UnsafeArchive(f"{name!r} is not JSON ({error})") from None
 
 
 def _check_payloads(config: Any, folder: str, members: dict[str, bytes]) -> None:
@@ -245,7 +245,7 @@ def _check_graph(program: dict[str, Any]) -> None:
     module = program["graph_module"]
     module["metadata"] = {}
     if module.pop("treespec_namedtuple_fields", None):
-        raise UnsafeArchive("it takes or gives named tuples")
+        raise UnsafeArchive("its inputs or outputs are named tuples")
     program["torch_version"] = re.sub(r"[^\w.+<= -]", "", str(program.get("torch_version", "")))
     _check({key: value for key, value in program.items() if key != "torch_version"}, "")
 
@@ -256,7 +256,7 @@ def _check(value: Any, key: str) -> None:
         if "metadata" in value and "target" in value:  # a node: where in the source it comes from
             value["metadata"] = {}
         if value.get("custom_obj_values"):
-            raise UnsafeArchive("it holds objects that are no tensors")
+            raise UnsafeArchive("it contains objects that are not tensors")
         names = key.endswith("_values") or key in ("range_constraints", "opset_version")
         for name, part in value.items():
             _match(NAME, name)
@@ -354,10 +354,10 @@ def _parsed(text: Any) -> ast.Expression:
 def _check_tree(tree: Any) -> None:
     """Refuse inputs and outputs of other types than tuples, lists and dicts with names."""
     if tree["type"] not in TREES:
-        raise UnsafeArchive(f"it takes or gives {tree['type']!r}")
+        raise UnsafeArchive(f"its inputs or outputs are {tree['type']!r}")
     names = json.loads(tree["context"] or "null") or []
     if not isinstance(names, list):  # would import the module of an enumeration
-        raise UnsafeArchive(f"it takes or gives {tree['context']!r}")
+        raise UnsafeArchive(f"its inputs or outputs are {tree['context']!r}")
     for name in names:
         _match(NAME, name)
     for child in tree["children_spec"]:
@@ -380,7 +380,9 @@ def _check_inputs(content: bytes) -> None:
     except UnsafeArchive:
         raise
     except Exception as error:  # whatever a foreign archive makes the readers raise
-        raise UnsafeArchive(f"{INPUTS!r} is no pickled tensor ({type(error).__name__})") from None
+        raise UnsafeArchive(
+            f"{INPUTS!r} is not a pickled tensor ({type(error).__name__})"
+        ) from None
     for word in words:
         if word not in TENSOR_WORDS and not STORAGE.fullmatch(word):
             raise UnsafeArchive(f"{INPUTS!r} unpickles {word!r}")

@@ -47,7 +47,7 @@ def cut_out(photo: Photo, width: int, height: int) -> tuple[np.ndarray, list[str
         mask = distance > TRIM + np.percentile(distance[frame], 75)
     mask = _without_specks(mask)
     if mask.mean() < LEAST:
-        notes.append("nothing stands out from the background: taken whole")
+        notes.append("nothing stands out from the background: whole image used")
         mask = np.ones_like(mask)
     else:
         # Black stays black, and the background becomes it.
@@ -57,7 +57,7 @@ def cut_out(photo: Photo, width: int, height: int) -> tuple[np.ndarray, list[str
     if (bottom - top, right - left) != mask.shape:
         scale = image.width / small.width
         size = f"{round((right - left) * scale)}x{round((bottom - top) * scale)}"
-        notes.append(f"cut to {size} pixels")
+        notes.append(f"cropped to {size} pixels")
     return _centred(grey[top:bottom, left:right].round().astype(np.uint8), width, height), notes
 
 

@@ -64,12 +64,12 @@ class ExportedModel:
             palette = tuple((int(r), int(g), int(b)) for r, g, b in colors)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InputError(
-                f"{file} is damaged ({type(error).__name__}: {error}); export again."
+                f"{file} is corrupted ({type(error).__name__}: {error}); export again."
             ) from None
         if channels not in (1, 3) or shows not in (WHOLE, OBJECT) or len(palette) != len(classes):
             raise InputError(
-                f"{file}: a model of {channels} channels, {len(classes)} classes, "
-                f"{len(palette)} colors, that shows {shows!r}, is none for photographs."
+                f"{file}: a model with {channels} channels, {len(classes)} classes and "
+                f"{len(palette)} colors that shows {shows!r} cannot be applied to photos."
             )
         return ExportedModel(path, meta, classes, palette, channels, height, width, shows)
 

@@ -42,7 +42,7 @@ def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]], Unus
     unused = UnusedFiles()
     for name in names:
         if "://" in name:
-            reason = "an address; download the image and name the file"
+            reason = "a URL; download the image and name the file"
             failed.append({"file": name, "reason": reason})
         elif os.path.isdir(name):
             found = []
@@ -55,14 +55,14 @@ def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]], Unus
                 if is_systems(path.name):
                     unused.add(SYSTEM, path)
                 elif path.is_dir():
-                    unused.add("a folder inside one; name it to have it read", path)
+                    unused.add("a subfolder; name it to include it", path)
                 elif looks_like_picture(path):
                     found.append(path)
                 else:
-                    unused.add("no picture", path)
+                    unused.add("not an image", path)
             files += found
             if not found:
-                failed.append({"file": name, "reason": "a folder without an image in it"})
+                failed.append({"file": name, "reason": "a folder without images"})
         else:
             files.append(Path(name))
     return list(dict.fromkeys(files)), failed, unused
@@ -122,7 +122,8 @@ def predict(
     else:
         shape = tuple(logits.shape[1:])
         raise InputError(
-            f"{model.path}: an output of shape {shape} is neither a class nor a map of classes."
+            f"{model.path}: an output of shape {shape} is neither class scores nor a "
+            "segmentation map."
         )
     results.new.append(entry)
     return entry
@@ -180,7 +181,7 @@ class Results:
             raise InputError(f"cannot write --out {folder} ({error.strerror}).") from None
         except (ValueError, LookupError, TypeError, AttributeError):
             raise InputError(
-                f"{self._file} is not what this command wrote; name another folder with --out."
+                f"{self._file} was not written by this command; name another folder with --out."
             ) from None
 
     def name_for(self, file: Path) -> str:

@@ -65,8 +65,8 @@ def headline(
     rows.append(("trials", f"{ended}{asked}", states))
     share = f"{100 * ledger.epochs / ledger.full:.0f} % of {ledger.full:,}" if ledger.full else ""
     rows.append(("epochs trained", f"{ledger.epochs:,}", f"{share} without early stopping"))
-    work = f"{duration(ledger.total)} of work by trials of {ledger.workers} worker"
-    rows.append(("time", duration(ledger.active), work + ("s" if ledger.workers > 1 else "")))
+    work = f"{duration(ledger.total)} of worker time; workers per trial: {ledger.workers}"
+    rows.append(("time", duration(ledger.active), work))
     cost = ledger.money(ledger.total)
     if cost is not None:
         rows.append(("cost", dollars(cost), f"at {dollars(ledger.price or 0.0)} an hour"))
@@ -110,7 +110,7 @@ def failures(record: StudyRecord) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for trial in record.trials():
         told = [("failed", trial.reason or "unknown")] if trial.state == "failed" else []
-        told += [("tried again", str(failure["reason"])) for failure in trial.failures]
+        told += [("retried", str(failure["reason"])) for failure in trial.failures]
         for what, reason in told:
             found[what, re.sub(NUMBER, "", reason)].append((trial.number, reason))
     return [
@@ -148,13 +148,13 @@ def hints(task: Task, record: StudyRecord, confirmation: Confirmation | None) ->
     if best.best_epoch == record.manifest["epochs"]:
         found.append(
             f"The best epoch of the best trial is its last, {best.best_epoch}: more --epochs may "
-            "give more (a study of its own, since trials would not compare)."
+            "help (in a new study, because the trials would not be comparable)."
         )
     ended = sum(count[state] for state in ("finished", "stopped", "failed"))
     if count["failed"] > 0.2 * ended:
-        found.append(f"{count['failed']} of {ended} trials failed: see the reasons below.")
+        found.append(f"{count['failed']} of {ended} trials failed; the reasons are below.")
     if ended < FEW:
-        found.append(f"Fewer than {FEW} trials: what matters for the score is a guess so far.")
+        found.append(f"Fewer than {FEW} trials: the importances are only a guess so far.")
     if confirmation is None and count["finished"] and len(ranking) > 2:
         found.append(
             "The best score is not confirmed: python -m study.best "
@@ -181,7 +181,7 @@ def _near_bound(task: Task, parameter: Parameter, value: Value | None) -> str | 
         if high > low and distance <= EDGE * (high - low) and bound != limits[name]:
             return (
                 f"The best {parameter.name}, {number(value)}, is within {100 * EDGE:.0f} % of its "
-                f"bound ({name}: {number(bound)}): widen it in a new study."
+                f"bound ({name}: {number(bound)}): widen the range in a new study."
             )
     return None
 
@@ -209,9 +209,9 @@ def saved(ledger: Ledger) -> str:
         return ""
     whole = ledger.total + ledger.saved
     text = f"Early stopping saved {ledger.full - ledger.epochs:,} epochs, about "
-    text += f"{duration(ledger.saved)} of work ({100 * ledger.saved / whole:.0f} % of what all "
+    text += f"{duration(ledger.saved)} of worker time ({100 * ledger.saved / whole:.0f} % of "
     amount = _money(ledger, ledger.saved)
-    return text + "trials to the end would have taken" + (f"; {amount})." if amount else ").")
+    return text + "training all trials to the end" + (f"; {amount})." if amount else ").")
 
 
 def _money(ledger: Ledger, seconds: float) -> str | None:
@@ -263,6 +263,6 @@ def commands(record: StudyRecord) -> list[tuple[str, str]]:
     ranking = record.ranking()
     if ranking and (run_id := record.run_folder(ranking[0].number).run_id):
         task = manifest["task"]
-        found.append(("the best trial again", f"python -m study.train {task} --like {run_id}"))
-    found.append(("the winner, tested once and exported", f"python -m study.best {name} --export"))
+        found.append(("repeat the best trial", f"python -m study.train {task} --like {run_id}"))
+    found.append(("test and export the winner", f"python -m study.best {name} --export"))
     return found

@@ -100,7 +100,7 @@ class Progress:
         word = {"stopped": "stopped early", "failed": "FAILED"}.get(trial.state, trial.state)
         why = f"  {trial.reason}" if trial.reason else ""
         if goal.missed(trial):
-            score += "(misses what is required)  "
+            score += "(violates a constraint)  "
         best = self.record.front() if goal.has_two else self.record.ranking()[:1]
         on_top = trial.number in [one.number for one in best] and not goal.missed(trial)
         star = f"  * {'on the front' if goal.has_two else 'best'} so far" if on_top else ""
@@ -124,7 +124,7 @@ class Progress:
             parts.append("running: " + ", ".join(shown))
         if best:
             values = show_values(self.record.goal, best[0])
-            missed = ", misses what is required" if self.record.goal.missed(best[0]) else ""
+            missed = ", violates a constraint" if self.record.goal.missed(best[0]) else ""
             parts.append(f"best {values} (trial {best[0].number}{missed})")
         if self.record.goal.has_two:
             parts.append(f"{len(self.record.front())} on the front")

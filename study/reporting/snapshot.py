@@ -86,7 +86,7 @@ def _left(outlook: Outlook) -> dict[str, Any]:
         "seconds": outlook.seconds,
         "low": outlook.low,
         "high": outlook.high,
-        "how": "simulated with this study's epochs so far, as many trials at a time as run now",
+        "how": "simulated from this study's epochs so far, with as many concurrent trials as now",
     }
 
 
@@ -165,7 +165,7 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
     rows = [f"{state['study']}{sample}: {ended}{total} trials" + (f" ({words})" if words else "")]
     if best:
         room = max(8, min(40, width - 60))
-        notes = ", misses what is required" if best["missed"] else ""
+        notes = ", violates a constraint" if best["missed"] else ""
         notes += f", {state['front']} on the front" if state["front"] is not None else ""
         rows.append(
             f"best     {score(best['value'])} {state['metric']}, trial {best['trial']}, epoch "
@@ -183,7 +183,7 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
         rungs = (
             f"{r['epoch']}: {r['reached'] - r['stopped']}/{r['reached']}" for r in state["rungs"]
         )
-        rows.append(f"rungs    epoch {', '.join(rungs)} went on")
+        rows.append(f"rungs    epoch {', '.join(rungs)} continued")
     for trial in state["running"][:NUM_RUNNING]:
         share = trial["epoch"] / trial["epochs"]
         done = round(12 * share)
@@ -197,7 +197,7 @@ def lines(state: dict[str, Any], width: int) -> list[str]:
     more = len(state["running"]) - NUM_RUNNING
     if more > 0:
         rows.append(f"           and {more} more")
-    for key, word in (("failures", "failed"), ("tried_again", "again")):
+    for key, word in (("failures", "failed"), ("tried_again", "retried")):
         for reason, number in list(state[key].items())[:NUM_REASONS]:
             rows.append(f"{word:<8} {number}: {reason}")
     return [printable(row)[:width] for row in rows]

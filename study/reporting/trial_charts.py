@@ -22,7 +22,12 @@ from study.reporting.spending import spans_of
 Chart = dict[str, Any]
 
 MOST_EACH = 10  # whole numbers on an axis that are all marked
-WORDS = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "runs"}
+WORDS = {
+    "finished": "finished",
+    "stopped": "stopped early",
+    "failed": "failed",
+    "running": "running",
+}
 
 
 def history(record: StudyRecord) -> Chart:

@@ -1,8 +1,8 @@
-"""Whether a tracking store can be used, told at once and in a sentence.
+"""Checks that a tracking store can be used: fails fast, with one sentence.
 
-MLflow tries a database that cannot be opened ten times, in 103 seconds, whatever the reason, and
-an HTTP server with many layers of text. Here a store is tried once, before MLflow, and reasons that
-no waiting mends are told apart from a server that is away.
+MLflow tries to open a database ten times, over 103 seconds, whatever the error, and wraps an HTTP
+error in many layers of text. Here a store is tried once, before MLflow, and permanent errors are
+distinguished from a server that is temporarily unreachable.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from study.errors import InputError
 from study.storage import sqlite_uri
 from study.system.environment import is_writable
 
-DATABASES = ("postgresql", "mysql", "mssql")  # and SQLite; the others that MLflow knows are servers
-LOCK_SECONDS = 20.0  # to wait for another program's change
+DATABASES = ("postgresql", "mysql", "mssql")  # and SQLite; MLflow's other stores are servers
+LOCK_SECONDS = 20.0  # wait for another program's lock
 OTHER = "name another store with --tracking-uri"
-# What the layers below say, and what it means; the first that fits.
+# Patterns of lower-level errors and their meanings; the first match wins.
 REASONS = (
     (
         r"not known|name resolution|translate host name|Failed to resolve|nodename nor servname",
-        "there is no host {host}; check the address",
+        "the host {host} was not found; check the address",
     ),
-    (r"timed out|[Tt]imeout", "{host} does not answer in time; check the address and the network"),
+    (r"timed out|[Tt]imeout", "{host} timed out; check the address and the network"),
     (
         r"\b40[13]\b|[Uu]nauthorized|[Ff]orbidden|authentication failed|Access denied",
-        "{host} refuses; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        "{host} denies access; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
     ),
     (
         r"CERTIFICATE|SSLError",
         "the certificate of {host} is not trusted; set MLFLOW_TRACKING_SERVER_CERT_PATH",
     ),
-    (r"\b404\b|JSONDecodeError|not in JSON", "{host} is no MLflow server; check the address"),
-    (r"No module named '(?P<what>\w+)'", "it needs a driver; type: pip install {what}"),
-    (r"disk is full|No space left", f"the disk is full; make space, or {OTHER}"),
-    (r"database is locked", f"another program keeps it locked; end that, or {OTHER}"),
+    (r"\b404\b|JSONDecodeError|not in JSON", "{host} is not an MLflow server; check the address"),
+    (r"No module named '(?P<what>\w+)'", "its database driver is missing; run: pip install {what}"),
+    (r"disk is full|No space left", f"the disk is full; free some space, or {OTHER}"),
+    (r"database is locked", f"it is locked by another program; end that program, or {OTHER}"),
     (
         r"not a database|malformed",
-        f"it is no SQLite database, or damaged; move it away, or {OTHER}",
+        f"it is not a SQLite database, or it is corrupted; move it away, or {OTHER}",
     ),
-    (r"readonly|unable to open|denied|[Rr]ead-only", f"it cannot be written; {OTHER}"),
+    (r"readonly|unable to open|denied|[Rr]ead-only", f"it is not writable; {OTHER}"),
 )
 
 
 def check_access(uri: str) -> None:
-    """Make sure that a store can be opened, as far as can be told without MLflow.
+    """Check that a store can be opened, as far as possible without MLflow.
 
-    A SQLite file is opened for writing, or its folder is made and tried; another database is asked
-    once; a server is left to MLflow.
+    A SQLite file is opened for writing, or its folder is created and checked; another database is
+    connected to once; a server is left to MLflow.
 
     Raises:
-        InputError: It cannot; says why.
+        InputError: It cannot be opened; says why.
     """
     path = sqlite_uri.path_of(uri)
     if path is not None:
@@ -67,7 +67,7 @@ def check_access(uri: str) -> None:
             engine = sqlalchemy.create_engine(uri)
             engine.connect().close()
             engine.dispose()
-        except Exception as error:  # each driver raises its own
+        except Exception as error:  # each driver has its own exceptions
             raise refusal(uri, error) from None
 
 
@@ -75,13 +75,13 @@ def _check_file(uri: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal(uri, f"{path.parent} cannot be made, {error.strerror}; {OTHER}") from None
-    if not is_writable(path.parent):  # SQLite makes a journal beside
-        raise refusal(uri, f"{path.parent} cannot be written; {OTHER}, or go to another folder")
+        raise refusal(uri, f"cannot create {path.parent} ({error.strerror}); {OTHER}") from None
+    if not is_writable(path.parent):  # SQLite creates a journal beside the file
+        raise refusal(uri, f"{path.parent} is not writable; {OTHER}, or change directory")
     if not os.path.lexists(path):
         return
     if not path.is_file():
-        raise refusal(uri, f"{path} is no file; move it away, or {OTHER}")
+        raise refusal(uri, f"{path} is not a file; move it away, or {OTHER}")
     try:
         file = f"{path.as_uri()}?mode=rw"
         with closing(sqlite3.connect(file, uri=True, timeout=LOCK_SECONDS)) as store:
@@ -92,7 +92,12 @@ def _check_file(uri: str, path: Path) -> None:
 
 
 def refusal(uri: str, error: Exception | str) -> InputError:
-    """Return the error that says why a store cannot be used; `error` is a sentence or a cause."""
+    """Return the error that says why a store cannot be used.
+
+    Args:
+        uri: Of the store.
+        error: The reason as a string, or the exception that was raised.
+    """
     host = urlsplit(uri).hostname or "the server"
     text = " ".join(str(error).split())
     if isinstance(error, str):
@@ -101,6 +106,6 @@ def refusal(uri: str, error: Exception | str) -> InputError:
         if found := re.search(pattern, text):
             told = meaning.format(host=host, what=found.groupdict().get("what"))
             return InputError(f"the tracking store {uri} cannot be used: {told}.")
-    cause = re.search(r"\[Errno \d+\] [\w ]+", text)  # out of many layers of HTTP
+    cause = re.search(r"\[Errno \d+\] [\w ]+", text)  # from under many layers of HTTP
     reason = cause[0] if cause else (str(error).strip() or type(error).__name__).splitlines()[0]
     return InputError(f"the tracking store {uri} does not answer ({reason}).")

@@ -1,14 +1,14 @@
-"""Draws figures of trials and the report in a process that takes what time training leaves.
+"""Draws the trials' figures and the report in a separate, low-priority process.
 
-Matplotlib keeps Python busy for tenths of a second, in which the driver could not hear its trials.
+Matplotlib blocks Python for tenths of a second, during which the driver could not react to trials.
 
-    drawing = Drawing(drawn=print)                       # called with the job that is done
+    drawing = Drawing(drawn=print)                       # called with each job that is done
     drawing.request(trial, "facade", folder, note)       # None: drawn later
-    drawing.request_report(path)                         # the same, of the study's page
+    drawing.request_report(path)                         # the same, for the study's page
     drawing.close()
 
-The process, this module run by its name, reads a JSON object per line and answers each with one. It
-ends when its input does, so it outlives no driver, not even one that is killed.
+The process runs this module with `-m`, reads a JSON object per line and answers each with one.
+It exits at the end of its input, so it never outlives the driver, even if that is killed.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from study.records.trial_record import TrialRecord
 
 NICENESS = 10
-ANSWER_SECONDS = 100.0  # for what takes seconds; at its end a study waits a little longer
+ANSWER_SECONDS = 100.0  # for work of a few seconds; at its end a study waits slightly longer
 
 
 class Drawing:
-    """Starts the process when it is needed, and again when it is gone.
+    """Starts the drawing process on demand, and restarts it if it died.
 
     Args:
-        drawn: Told, by another thread, what is there: a trial's figures, or the report.
+        drawn: Called from another thread with each job that is done: figures or the report.
     """
 
     def __init__(self, drawn: Callable[[Job], None]) -> None:
@@ -57,7 +57,7 @@ class Drawing:
 
     @property
     def busy(self) -> bool:
-        """Whether there are figures that were asked for and not fetched."""
+        """Whether any requested figures have not been fetched."""
         return bool(self._asked or self._answers)
 
     def request(
@@ -67,17 +67,17 @@ class Drawing:
         folder: RunFolder,
         note: str,
     ) -> list[str] | None:
-        """Ask for learning curves and the figures of the best epoch, or for what became of them.
+        """Request the learning curves and best-epoch figures of a trial, or fetch the result.
 
         Args:
-            trial: What is drawn of.
-            task: Its name.
+            trial: The trial.
+            task: Name of its task.
             folder: Of the trial.
             note: Line below the titles.
 
         Returns:
-            What was found damaged, in sentences; None if the figures are still to be drawn, which
-            `drawn` will tell.
+            Sentences about corrupted files; None if the figures are not drawn yet (`drawn` is
+            called when they are).
 
         Raises:
             StorageError: The disk is full.
@@ -87,7 +87,7 @@ class Drawing:
         return self._fetch(TrialJob(trial.number), wanted)
 
     def request_report(self, path: AnyPath) -> list[str] | None:
-        """Ask for the page of a study, written after all figures that were asked for before.
+        """Request a study's page; it is written after all figures requested before.
 
         Args:
             path: The study's folder.
@@ -112,14 +112,14 @@ class Drawing:
         return None
 
     def forget(self, job: Job) -> None:
-        """Have it drawn anew when it is asked for again."""
+        """Draw the job again the next time it is requested."""
         self._asked.discard(job)
         self._answers.pop(job, None)
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None and self._process.stdin is not None:
-            with suppress(OSError):  # it is gone already
+            with suppress(OSError):  # it has already exited
                 self._process.stdin.close()
 
     def _work(self) -> None:
@@ -127,13 +127,13 @@ class Drawing:
             job, line = self._wanted.get()
             answer = self._ask(line) or self._ask(line)
             what = "no report" if isinstance(job, ReportJob) else f"{job}: no figures"
-            died = f"{what}, the process that draws died twice."
+            died = f"{what}: the drawing process died twice."
             self._answers[job] = json.loads(answer) if answer else {"damage": [died]}
             self._asked.discard(job)
             self._drawn(job)
 
     def _ask(self, line: str) -> str:
-        """Return the answer; nothing if the process died, or had to be killed for its silence."""
+        """Return the answer; empty if the process died, or timed out and was killed."""
         if self._process is None or self._process.poll() is not None:
             self._process = _start()
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -141,12 +141,12 @@ class Drawing:
         limit = threading.Timer(ANSWER_SECONDS, self._process.kill)
         limit.daemon = True
         limit.start()
-        with suppress(OSError):  # of writing to a process that is gone
+        with suppress(OSError):  # the process has exited
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         limit.cancel()
-        if not answer:  # its end is heard before it counts as ended
+        if not answer:  # its pipe closes before the process is reaped
             self._process.kill()
             self._process.wait()
         return answer
@@ -158,12 +158,12 @@ def _start() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for the driver, which has figures to wait for
+        start_new_session=True,  # Ctrl-C goes to the driver only, which waits for the figures
     )
 
 
 def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
-    """Return the line that says what the figures of a trial show."""
+    """Return the line below the titles of a trial's figures: what they show."""
     dataset, epochs = record.manifest["dataset"], record.manifest["epochs"]
     size = record.config(trial).get("image_size")
     parts = [
@@ -178,11 +178,11 @@ def figure_note(task: Task, record: StudyRecord, trial: TrialRecord) -> str:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the input ends."""
     os.nice(NICENESS)
     ignore_user_settings()
     answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keep what libraries print out of the answers
     with os.fdopen(answers, "w") as out:
         for line in sys.stdin:
             out.write(json.dumps(_answer(json.loads(line))) + "\n")
@@ -203,7 +203,7 @@ def _draw(wanted: dict[str, Any]) -> list[str]:
         draw_run(folder, load_task(wanted["task"]), *about)
     except StorageError:
         raise
-    except Exception as error:  # a task's own; it must not keep the metrics from being sent
+    except Exception as error:  # from the task's code; the metrics must still be sent
         folder.damage.append(f"{folder.path}: no figures ({type(error).__name__}: {error}).")
     return folder.damage
 
@@ -217,7 +217,7 @@ def _report(wanted: dict[str, Any]) -> list[str]:
         report_page.write(StudyRecord.read(path))
     except StorageError:
         raise
-    except Exception as error:  # for a page nothing else may suffer
+    except Exception as error:  # a failed page must not affect anything else
         return [f"{path}: no report ({type(error).__name__}: {error})."]
     return []
 

@@ -65,12 +65,12 @@ def follow_move(file: Path) -> None:
                 _replace(store, f"{old}/", f"{new}/")
             store.commit()
             if along or not found:
-                text = "the tracking store %s was moved; its artifacts are those in %s, not in %s"
+                text = "the tracking store %s was moved; its artifacts are now in %s instead of %s"
                 logger.warning(text, file, here, root)
             else:
                 text = (
-                    "the artifacts of earlier runs of %s are neither in %s nor any more in %s; if "
-                    "you have them, move them to the first; new ones go there"
+                    "the artifacts of earlier runs of %s are neither in %s nor in %s; if you have "
+                    "them, move them to the first folder, where new ones are written"
                 )
                 logger.warning(text, file, here, root)
 

@@ -47,7 +47,7 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.experiment.primaryMetric.name": record.manifest["metric"],
         f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
-        NOTE: f"A study of {task.title}. Its run describes it; below that run lie its trials.",
+        NOTE: f"A study of {task.title}. Its run describes it; the trials are nested below it.",
     }
 
 
@@ -100,10 +100,10 @@ def study_note(
     data = manifest.get("data", {}).get("dataset", manifest["dataset"])
     lines = [f"**{task.title}**, {data}. Objective {record.goal}. Trials: {states or 'none yet'}."]
     place = f"#/experiments/{experiment}/runs/{parent}/artifacts/{REPORT_FILE}?{TRAINING}"
-    trials = f"[All trials, the best on top]({trials_place(experiment)})"
-    lines.append(f"\n{trials} \u00b7 [The study as one page]({place})")
+    trials = f"[All trials, best first]({trials_place(experiment)})"
+    lines.append(f"\n{trials} \u00b7 [Report of the study]({place})")
     if manifest["dataset"] != "real":
-        lines.insert(0, "**Sample data, drawn by the program: no result of real images.**\n")
+        lines.insert(0, "**Sample data, drawn by the program: not a result on real images.**\n")
     if ranking:
         lines += ["", *_trial_rows(record, ranking[:NUM_BEST], experiment, runs)]
         lines += ["", f"Best of {len(ranking)} on the same validation images, so optimistic.", ""]
@@ -154,15 +154,15 @@ def trial_note(record: StudyRecord, trial: TrialRecord) -> str:
     epochs = f"{trial.epochs} of {record.manifest['epochs']} epochs"
     how = {
         "finished": f"Trained to the end, {epochs}.",
-        "stopped": f"Stopped early after {epochs}: others were better at this rung.",
+        "stopped": f"Stopped early after {epochs}: other trials were better at this rung.",
         "failed": f"Failed after {epochs}: {trial.reason}",
-    }.get(trial.state, f"Runs; {epochs}.")
+    }.get(trial.state, f"Running; {epochs}.")
     lines = [how]
     if trial.best:
         scores = [
             f"{m} {metric_value(trial.best[m])}" for m in record.goal.metrics if m in trial.best
         ]
         lines.append(f"Best epoch {trial.best_epoch}: {', '.join(scores)}.")
-    lines += [f"Tried again in epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
+    lines += [f"Retried in epoch {f['epoch']}: {f['reason']}" for f in trial.failures]
     settings = ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
     return "\n\n".join([*lines, f"Settings: {settings}"])

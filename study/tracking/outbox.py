@@ -92,13 +92,15 @@ class Outbox:
         """Note that the job taken last was done."""
         self.num_sent += 1
         if self.trouble is not None:
-            logger.warning("tracking is back; what is missing is sent now")
+            logger.warning("tracking is back; sending what is missing")
         self.trouble = None
 
     def failed(self, job: Job, reason: str) -> None:
         """Note that a job failed. It is tried again after a while, unless the outbox is closing."""
         if self.trouble is None:
-            logger.warning("tracking fails, training goes on and all is sent later: %s", reason)
+            logger.warning(
+                "tracking failed; training continues and everything is sent later: %s", reason
+            )
         self.trouble = reason
         with self._changed:
             if self._closing:

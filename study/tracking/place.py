@@ -1,7 +1,7 @@
-"""Where a study is in MLflow: its experiment and its own run, wherever its runs were left.
+"""A study's experiment and run in MLflow, found wherever they are.
 
-What was deleted on MLflow's page is restored, and a study that was renamed takes its experiment
-along: a study has one run, and each of its trials one.
+Whatever was deleted in MLflow's UI is restored, and renaming a study renames its experiment. A
+study has exactly one run, and so has each of its trials.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def belongs(manifest: Mapping[str, Any]) -> str:
-    """Return the condition that the runs of a study fulfil, the study's own and its trials'."""
+    """Return the search condition for a study's runs: its own and its trials'."""
     if study_id := manifest.get("id"):
         return f"tags.`study.id` = '{study_id}'"
-    return f"tags.`study.name` = '{manifest['study']}'"  # made by an early version
+    return f"tags.`study.name` = '{manifest['study']}'"  # created by an early version
 
 
 def find_run(client: MlflowClient, experiments: list[str], condition: str) -> Run | None:
-    """Return a run, rather one that is not deleted; None if there is none."""
+    """Return a matching run, preferably one that is not deleted; None if there is none."""
     for stage in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY):
         found = client.search_runs(experiments, condition, run_view_type=stage, max_results=1)
         if experiments and found:
@@ -38,12 +38,12 @@ def find_run(client: MlflowClient, experiments: list[str], condition: str) -> Ru
 def find_anywhere(
     client: MlflowClient, manifest: Mapping[str, Any], condition: str = ""
 ) -> Run | None:
-    """Return a run of a study, in whatever experiment; a deleted one if need be; else None.
+    """Return a run of a study in any experiment, a deleted one if necessary; None if there is none.
 
     Args:
         client: Of the store.
         manifest: Of the study.
-        condition: What else the run fulfils.
+        condition: Additional search condition.
     """
     both = " and ".join(filter(None, (condition, belongs(manifest))))
     return find_run(client, _all_experiments(client), both)
@@ -60,16 +60,16 @@ def restore_if_deleted(client: MlflowClient, run: Run) -> bool:
 def find_experiment(
     client: MlflowClient, uri: str, record: StudyRecord, tags: Mapping[str, str]
 ) -> str:
-    """Return the id of a study's experiment; restored if it was deleted, made if there is none.
+    """Return the id of a study's experiment; restore it if it was deleted, create it if missing.
 
-    That is the one with the study's runs, of a confirmation with those of the study it confirms;
-    else the one of the study's name.
+    It is the experiment with the study's runs (for a confirmation, those of the study that it
+    confirms), else the experiment with the study's name.
 
     Args:
         client: Of the store.
         uri: Its absolute URI.
         record: The study.
-        tags: What the experiment then has.
+        tags: Tags that the experiment gets.
     """
     manifest = record.manifest
     name, confirms = manifest["study"], manifest.get("confirms")
@@ -82,7 +82,7 @@ def find_experiment(
     if found is not None and found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
         logger.warning(
-            "the MLflow experiment %r was deleted; it is restored, since study %s goes on",
+            "the MLflow experiment %r was deleted; restored it because study %s continues",
             found.name,
             name,
         )
@@ -95,17 +95,17 @@ def find_experiment(
 
 
 def _renamed(client: MlflowClient, found: Experiment, name: str, condition: str) -> Experiment:
-    """Give the experiment of a study that was renamed its new name, if no other study is in it."""
+    """Rename the experiment of a renamed study, unless another study is in it."""
     others = condition.replace(" = ", " != ", 1)
     shared = find_run(client, [found.experiment_id], f"tags.`study.role` = 'study' and {others}")
     if shared is not None or client.get_experiment_by_name(name) is not None:
         logger.warning(
-            "study %s had another name; its runs stay in the MLflow experiment %r", name, found.name
+            "study %s was renamed; its runs stay in the MLflow experiment %r", name, found.name
         )
         return found
     client.rename_experiment(found.experiment_id, name)
     logger.warning(
-        "study %s had another name; its MLflow experiment %r is renamed like it", name, found.name
+        "study %s was renamed; its MLflow experiment %r is renamed to match", name, found.name
     )
     return client.get_experiment(found.experiment_id)
 

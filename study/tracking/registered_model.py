@@ -1,5 +1,5 @@
-"""What a registered model answers with. MLflow runs this file, so it needs nothing of this project
-but the copy of `archive_check.py` that lies beside the model.
+"""The prediction code of a registered model. MLflow runs this file, so its only import from this
+project is the copy of `archive_check.py` beside the model.
 
 Input `(B, C, H, W)` float32 in [0, 1]; output logits `(B, K, ...)` float32.
 """
@@ -12,13 +12,13 @@ import torch
 
 
 class Exported(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
-    """The exported `model.pt2` as MLflow's python_function."""
+    """The exported `model.pt2` as an MLflow python_function."""
 
-    _skip_type_hint_validation = True  # the signature says it; else MLflow warns three times
+    _skip_type_hint_validation = True  # the signature has the types; else MLflow warns three times
 
     def load_context(self, context) -> None:  # type: ignore[no-untyped-def]
-        """Load the program."""
-        # MLflow finds the copy that lies beside the model.
+        """Load the exported program."""
+        # MLflow finds the copy beside the model.
         from archive_check import load_program  # type: ignore[import-not-found]
 
         self.model = load_program(context.artifacts["model"]).module()
@@ -30,5 +30,5 @@ class Exported(mlflow.pyfunc.PythonModel):  # type: ignore[misc,name-defined]
             return self.model(images).numpy()
 
 
-if not __package__:  # MLflow runs the file by itself
+if not __package__:  # MLflow runs this file on its own
     mlflow.models.set_model(Exported())

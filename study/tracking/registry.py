@@ -1,4 +1,4 @@
-"""Exports as versions of an MLflow registered model, the best of them its `champion`.
+"""Exports as versions of a registered MLflow model; the best version is its `champion`.
 
 `mlflow models serve -m models:/NAME@champion --env-manager local` answers requests with it.
 """
@@ -33,7 +33,7 @@ from study.tracking import registered_model
 from study.tracking.store import command_lock, connect
 
 ALIAS = "champion"
-# What must agree for the confirmed scores of two versions to be compared.
+# Tags that must match before the confirmed scores of two versions can be compared.
 FOLDS = "confirmed.validated_on"
 COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at", FOLDS)
 
@@ -41,14 +41,14 @@ COMPARED = ("confirmed.metric", "data.checksum", "confirmed.evaluated_at", FOLDS
 def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
     """Register an export; make it the champion if its confirmed score is better.
 
-    Weights that are registered already keep their version. Of two commands on one machine the
-    second waits; on two machines they may both take the other's champion for the best.
+    Weights that are already registered keep their version. Two commands on one machine run one
+    after the other; on two machines they can race, and the worse version can end up champion.
 
     Args:
         uri: Absolute tracking URI.
         name: Of the registered model.
         export: Folder of the export.
-        mode: Whether a larger score is better, `max`, or a smaller, `min`.
+        mode: `max` if a larger score is better, `min` if a smaller one is.
 
     Returns:
         `model`, `version`, `champion` (its version, None if there is none) and `why`, a sentence.
@@ -80,7 +80,7 @@ def register(uri: str, name: str, export: Path, mode: str) -> dict[str, Any]:
 
 
 def check(uri: str, name: str) -> None:
-    """Make sure that a store can register models of a name.
+    """Check that a store can register models under a name.
 
     Raises:
         InputError: It cannot.
@@ -96,7 +96,7 @@ def check(uri: str, name: str) -> None:
 
 
 def _tags(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a version says of itself."""
+    """Return the tags of a version."""
     tags = {
         "study.name": meta["study"],
         "study.task": meta["task"],
@@ -113,7 +113,7 @@ def _tags(meta: Mapping[str, Any]) -> dict[str, str]:
             "confirmed.seeds": confirmed["seeds"],
             "confirmed.test_mean": confirmed["test"]["mean"],
         }
-        if interval := confirmed["val"]["interval"]:  # none of one training
+        if interval := confirmed["val"]["interval"]:  # a single training has none
             tags |= {"confirmed.low": interval[0], "confirmed.high": interval[1]}
     return {key: str(value) for key, value in tags.items()}
 
@@ -134,11 +134,11 @@ def _register(
     """Log the export as an MLflow model of the run it comes from, and register it."""
     if meta["run_id"] is None:
         raise InputError(
-            f"trial {meta['trial']} has no run in MLflow yet, to which the model would belong; "
-            "continue the study while its tracking store answers."
+            f"trial {meta['trial']} has no MLflow run yet for the model to belong to; resume the "
+            "study while its tracking store is reachable."
         )
     run = client.get_run(meta["run_id"])
-    with _current(uri, run.info.experiment_id):  # whose place the files go to
+    with _current(uri, run.info.experiment_id):  # its artifact location gets the files
         logged = _log(name, export, meta)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, {"study.task": meta["task"]})
@@ -155,7 +155,7 @@ def _log(name: str, export: Path, meta: Mapping[str, Any]) -> ModelInfo:
     """Log the export as a model of its run, in MLflow's current store."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    example = np.zeros((1, *meta["preprocessing"]["input"][1:]), np.float32)  # nobody's image
+    example = np.zeros((1, *meta["preprocessing"]["input"][1:]), np.float32)  # not a real image
     logits = load_module(export / "model.pt2")(torch.from_numpy(example))
     logged: ModelInfo = Model.log(
         artifact_path=None,
@@ -180,16 +180,16 @@ def _log(name: str, export: Path, meta: Mapping[str, Any]) -> ModelInfo:
 
 
 def _images(one: np.ndarray | torch.Tensor) -> Schema:
-    """Return what is said of any number of float32 arrays of the size of this one `(1, ...)`."""
+    """Return the schema of a batch of float32 arrays with the shape of this one, `(1, ...)`."""
     return Schema([TensorSpec(np.dtype(np.float32), (-1, *one.shape[1:]))])
 
 
 @contextmanager
 def _current(uri: str, experiment: str) -> Iterator[None]:
-    """Make a store and an experiment those of MLflow's functions without a client, for a while.
+    """Temporarily set the store and experiment that MLflow's fluent functions use.
 
-    MLflow puts them into the environment, where the next command in this process and all
-    processes that it starts would find them.
+    MLflow puts them into the environment, where later commands in this process, and all its child
+    processes, would find them.
     """
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")
     before = {name: os.environ.get(name) for name in names}
@@ -211,7 +211,7 @@ def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _crown(client: MlflowClient, name: str, version: ModelVersion, mode: str) -> str:
-    """Move the alias if the version is better than the champion; say what was done and why."""
+    """Move the alias if the version is better than the champion; return what was done and why."""
     champion = _champion(client, name)
     here = f"version {version.version}"
     if "confirmed.mean" not in version.tags:
@@ -223,19 +223,19 @@ def _crown(client: MlflowClient, name: str, version: ModelVersion, mode: str) ->
         client.set_registered_model_alias(name, ALIAS, version.version)
         return f"{here} is the first champion, {score}."
     if champion.version == version.version:
-        return f"{here} is the champion already, {score}."
+        return f"{here} is already the champion, {score}."
     there = f"version {champion.version}"
     differs = [key for key in COMPARED if champion.tags.get(key) != version.tags.get(key)]
     if differs or "confirmed.mean" not in champion.tags:
         return (
             f"{there} stays champion: {here} cannot be compared with it "
             f"({', '.join(differs) or 'confirmed.mean'} differs"
-            f"{'; confirm both with as many seeds' if differs == [FOLDS] else ''})."
+            f"{'; confirm both with the same number of seeds' if differs == [FOLDS] else ''})."
         )
     old = float(champion.tags["confirmed.mean"])
     if (new > old) if mode == "max" else (new < old):
         client.set_registered_model_alias(name, ALIAS, version.version)
-        return f"{here} is champion, {score}; before it was {there}, {_score(champion)}."
+        return f"{here} is the new champion, {score}; it replaces {there}, {_score(champion)}."
     return f"{there} stays champion, {_score(champion)}; {here} is not better, {score}."
 
 
@@ -243,4 +243,4 @@ def _score(version: ModelVersion) -> str:
     tags = version.tags
     ends = [float(tags[key]) for key in ("confirmed.low", "confirmed.high") if key in tags]
     mean = with_interval(float(tags["confirmed.mean"]), ends)
-    return f"confirmed {tags['confirmed.metric']} {mean} of {tags['confirmed.seeds']} trainings"
+    return f"confirmed {tags['confirmed.metric']} {mean} over {tags['confirmed.seeds']} trainings"

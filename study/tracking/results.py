@@ -1,4 +1,4 @@
-"""What is written to runs in MLflow after a study: tests, exports and confirmations."""
+"""Results that are written to MLflow runs after a study: tests, exports and confirmations."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 def ensure_run(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) -> str:
-    """Return the id of a trial's run in MLflow, which is made sure to be there.
+    """Return the id of a trial's MLflow run; make sure that the run exists.
 
-    A run that was deleted is restored; one that is gone for good is made anew from the record, with
-    parameters, metrics and artifacts. So is that of the study, which it lies below.
+    A deleted run is restored; one that was deleted permanently is recreated from the record, with
+    parameters, metrics and artifacts. The same goes for its parent, the study's run.
 
     Args:
         uri: Absolute tracking URI.
-        record: The study of the trial, or the confirmation.
+        record: The trial's study, or the confirmation.
         task: The study's.
-        trial: The trial; its folder remembers the id.
+        trial: The trial; its folder stores the id.
 
     Raises:
-        InputError: The store does not answer, or it is another one than the study's.
+        InputError: The store does not answer, or it is not the study's.
     """
     client = connect(uri)
     if (
@@ -46,14 +46,14 @@ def ensure_run(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) ->
     ):
         raise InputError(
             f"the tracking store {uri} has no run of study {record.manifest['study']}; name the "
-            "study's with --tracking-uri. If its runs were deleted for good, the command that ran "
-            "the study makes them anew."
+            "study's store with --tracking-uri. If its runs were deleted permanently, run the "
+            "study's command again to recreate them."
         )
     _check_artifacts(client, record.run_folder(trial.number).run_id)
     runs, ended = StudyRuns.of(client, uri, record, task), trial.state != "running"
     run = runs.find_or_create(trial, perhaps_there=True, goes_on=ended)
     if trial.number in runs.restored:
-        logger.warning("the run of trial %d in MLflow was deleted; it is restored", trial.number)
+        logger.warning("the MLflow run of trial %d was deleted; restored it", trial.number)
     if ended and not run.ended:
         runs.log(trial, run)
         runs.end(trial, run)
@@ -64,30 +64,30 @@ def ensure_run(uri: str, record: StudyRecord, task: Task, trial: TrialRecord) ->
 
 
 def _check_artifacts(client: MlflowClient, run_id: str | None) -> None:
-    """Make sure that the artifacts of a run can be written, if they are files of this machine.
+    """Check that a run's artifact folder is writable, if it is on this machine.
 
     Raises:
-        InputError: They cannot; says where.
+        InputError: It is not; names the folder.
     """
     try:
         location = client.get_run(run_id).info.artifact_uri if run_id is not None else None
     except MlflowException:
-        return  # it is made anew
+        return  # it will be recreated
     folder = local_path(location or "")
     if folder is not None and not is_writable(folder):
         raise InputError(
-            f"MLflow's artifacts in {folder} cannot be written; put back that folder, or name "
-            "another store with --tracking-uri."
+            f"MLflow's artifact folder {folder} is not writable; restore it, or name another store "
+            "with --tracking-uri."
         )
 
 
 def record_test(
     client: MlflowClient, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
 ) -> None:
-    """Add test metrics, and tags on the test, to a trial's run, which is there."""
+    """Add test metrics and tags to a trial's run, which must exist."""
     known = client.get_run(run_id).data.metrics
-    # The loss is in `tests.json`; with it, some runs would have more than 30 metrics, on which
-    # MLflow's page drags.
+    # The loss is in `tests.json`; with it, some runs would have more than 30 metrics, which makes
+    # MLflow's page slow.
     new = {key: value for key, value in metrics.items() if known.get(key) != value}
     new.pop("test/loss", None)
     log_history(client, run_id, [{"epoch": 0, **new}])
@@ -101,17 +101,17 @@ def record_handover(
     tags: Mapping[str, str],
     folder: Path,
 ) -> str | None:
-    """Say on a trial's run that it is tested and exported, and add the figures of the test.
+    """Record on a trial's run that it was tested and exported, and add the test figures.
 
     Args:
         uri: Of the store.
         run_id: The run.
-        metrics: Of the test, by name.
-        tags: On the test, by name.
+        metrics: Test metrics by name.
+        tags: Test tags by name.
         folder: Of the export.
 
     Returns:
-        A sentence if the store cannot be told any more: the export is whole without.
+        A sentence if the store cannot be updated; the export is complete regardless.
     """
 
     def tell() -> None:
@@ -125,13 +125,14 @@ def record_handover(
 
 
 def try_to_tell(tell: Callable[..., None], *about: Any) -> str | None:
-    """Tell MLflow something that is recorded already; return a sentence if it cannot be told."""
+    """Send MLflow something that is already on disk; return a sentence if that fails."""
     try:
         tell(*about)
-    except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+    except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
         reason = str(error).strip().splitlines()[0]
         return (
-            f"MLflow was not told ({reason}); the same command tells it, and tests nothing again."
+            f"MLflow was not updated ({reason}); run the same command again to update it. The test "
+            "is not repeated."
         )
     return None
 
@@ -148,7 +149,7 @@ def record_confirmation(
     Args:
         uri: Of the store.
         name: The study's.
-        study_id: What tells the confirmation's runs from others'.
+        study_id: Id of the confirmation, which identifies its runs.
         metrics: By name.
         tags: By name.
     """
@@ -163,7 +164,7 @@ def record_confirmation(
 
 
 def record_report(uri: str, record: StudyRecord) -> None:
-    """Put the page of a study on its run, if the store has it."""
+    """Upload a study's page to its run, if the store has that run."""
     client, manifest = connect(uri), record.manifest
     run = _run(client, "study", manifest)
     if run is not None:
@@ -171,7 +172,7 @@ def record_report(uri: str, record: StudyRecord) -> None:
 
 
 def _run(client: MlflowClient, role: str, whose: Mapping[str, Any]) -> Run | None:
-    """Return the run of a study or confirmation, wherever it is; restored if it was deleted."""
+    """Return the run of a study or confirmation in any experiment; restore it if deleted."""
     run = find_anywhere(client, whose, f"tags.`study.role` = '{role}'")
     if run is not None:
         restore_if_deleted(client, run)

@@ -1,4 +1,4 @@
-"""The runs of a study in MLflow: its own, and below it one for each trial; found or made.
+"""The MLflow runs of a study: one parent run, and one child per trial; found or created.
 
 A confirmation is a study of its own, with other roles, below the run of the study it confirms.
 """
@@ -38,26 +38,26 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "runn
 
 @dataclasses.dataclass
 class Run:
-    """What is known to be in MLflow of one trial."""
+    """The part of one trial that is known to be in MLflow."""
 
     run_id: str
-    epoch: int = 0  # metrics up to here are there
+    epoch: int = 0  # metrics up to this epoch were sent
     ended: bool = False
 
 
 class StudyRuns:
-    """A study's place in MLflow.
+    """A study's experiment and runs in MLflow.
 
     Args:
         client: Of the store.
         uri: Its absolute URI.
         record: The study.
         task: The study's.
-        settings: Settings that all trials share, with their values; become parameters.
-        known: Facts about data, code and machine; become tags.
+        settings: Settings shared by all trials, with their values; logged as parameters.
+        known: Facts about data, code and machine; logged as tags.
 
     Attributes:
-        experiment: Its id.
+        experiment: Id of the experiment.
         parent: Id of the study's run.
     """
 
@@ -77,14 +77,14 @@ class StudyRuns:
         self.known = {**known, "study.id": record.manifest.get("id", "")}
         self.confirms: Mapping[str, Any] | None = record.manifest.get("confirms")
         self.experiment = find_experiment(client, uri, record, experiment_tags(task, record))
-        self.reported = 0  # ended trials that its description there knows of
+        self.reported = 0  # ended trials counted in its description there
         self.restored: set[int] = set()  # trials whose runs were deleted
         self.made = False  # whether the study's run is new
         self.parent = self._find_or_create_parent()
 
     @staticmethod
     def of(client: MlflowClient, uri: str, record: StudyRecord, task: Task) -> StudyRuns:
-        """Return a study's runs as its record has them, for a command that does not run it."""
+        """Return a study's runs from its record, for a command that does not run the study."""
         manifest = record.manifest
         known = {
             "data.dataset": manifest["dataset"],
@@ -97,7 +97,7 @@ class StudyRuns:
 
     @property
     def searches(self) -> bool:
-        """Whether this is a search, and no confirmation of one."""
+        """Whether this is a search, not the confirmation of one."""
         return self.confirms is None
 
     def find_or_create(
@@ -107,8 +107,8 @@ class StudyRuns:
 
         Args:
             trial: The trial.
-            perhaps_there: Whether an earlier process, or a call that failed, may have made it.
-            goes_on: Whether the caller will bring it up to date and end it.
+            perhaps_there: Whether an earlier process, or a failed call, may have created it.
+            goes_on: Whether the caller will update and end it.
         """
         client = self.client
         role = "trial" if self.searches else "confirm-trial"
@@ -168,21 +168,21 @@ class StudyRuns:
         run.ended = True
 
     def is_anothers(self) -> bool:
-        """Return whether the last command that wrote these runs is none of this folder's study."""
+        """Return whether the last command that wrote these runs is not of this folder's study."""
         last = self.client.get_run(self.parent).data.tags.get("study.start")
         return last is not None and last not in self.record.manifest["lineage"]
 
     def resume(self) -> None:
-        """Have the study's run shown as one that runs, by this command."""
+        """Mark the study's run as running, started by this command."""
         self.client.update_run(self.parent, status="RUNNING")
         self.client.set_tag(self.parent, "study.start", self.record.manifest["lineage"][-1])
 
     def describe(self, num_ended: int, runs: Mapping[int, Run]) -> None:
-        """Write how the study stands to its run.
+        """Write the study's current state to the description of its run.
 
         Args:
-            num_ended: Trials that have ended, as far as the report knows.
-            runs: Of its trials.
+            num_ended: Number of ended trials in the report.
+            runs: Runs of its trials, by trial.
         """
         known = {number: run.run_id for number, run in runs.items()}
         note = study_note(self.record, self.task, self.experiment, self.parent, known)
@@ -198,7 +198,7 @@ class StudyRuns:
         if found is not None:
             run_id, tags = str(found.info.run_id), found.data.tags
             if restore_if_deleted(self.client, found):
-                logger.warning("the run of study %s in MLflow was deleted; it is restored", name)
+                logger.warning("the MLflow run of study %s was deleted; restored it", name)
             if tags.get("study.name") != name:
                 self.client.set_tag(run_id, "study.name", name)
                 self.client.update_run(run_id, name=called)
@@ -219,11 +219,11 @@ class StudyRuns:
         return str(run.info.run_id)
 
     def _mark(self) -> str:
-        """Return what the names of runs end with if the data is drawn."""
+        """Return the suffix of run names for sample data."""
         return " [sample data]" if sample_mark(self.record.manifest["dataset"]) else ""
 
     def _place(self) -> dict[str, str]:
-        """Return the tags that say to which study a trial's run belongs."""
+        """Return the tags that link a trial's run to its study."""
         return {"study.name": self.record.manifest["study"], "mlflow.parentRunId": self.parent}
 
     def _create(self, trial: TrialRecord, role: str) -> str:

@@ -51,7 +51,7 @@ def resolve_uri(flag: str | None) -> str:
         return sqlite_uri.absolute(uri)
     if "://" not in uri and not uri.startswith("databricks"):
         raise InputError(
-            f"the tracking URI {uri!r} is none; use sqlite:///PATH or the http:// address of an "
+            f"{uri!r} is not a tracking URI; use sqlite:///PATH or the http:// address of an "
             "MLflow server."
         )
     return uri
@@ -182,7 +182,7 @@ def check(uri: str) -> None:
     except Exception as error:  # as in `connect`
         raise refusal(uri, error) from None
     if not kept:
-        raise InputError(f"the tracking store {uri} does not give back what was written.")
+        raise InputError(f"the tracking store {uri} does not return what was written to it.")
 
 
 def command_lock(what: str) -> AbstractContextManager[object]:
@@ -222,7 +222,7 @@ def ensure_experiment(
     if (path := sqlite_uri.path_of(uri)) is not None:
         folder = path.parent / "mlruns" / name
         if not is_writable(folder):
-            raise refusal(uri, f"its files would go to {folder}, which cannot be written; {OTHER}")
+            raise refusal(uri, f"its artifact folder {folder} is not writable; {OTHER}")
         location = folder.as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags=dict(tags or {})))
 
@@ -330,5 +330,5 @@ def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, 
         raise InputError(f"there is no run {run_id!r} in {uri}.") from None
     found = run.data.tags.get("study.task")
     if found != task_name or run.data.tags.get("study.role") in ("study", "confirm"):
-        raise InputError(f"run {run_id} is no trial of {task_name} (its task is {found}).")
+        raise InputError(f"run {run_id} is not a trial of {task_name} (its task is {found}).")
     return run.data.tags["data.dataset"], dict(run.data.params)

@@ -128,7 +128,7 @@ class StudyTracker:
             self._outbox.close()
         self._wait(patience, at_most)
         if self._thread.is_alive():
-            return self._outbox.trouble or "the tracking store is slow"
+            return self._outbox.trouble or "the tracking store is too slow"
         unsent = self._outbox.unsent
         if unsent.keys() - {ReportJob()}:
             jobs = ", ".join(str(job) for job in sorted(unsent, key=_in_order))
@@ -156,7 +156,7 @@ class StudyTracker:
         client, parent = store.client, store.parent
         if self._restored:
             numbers = ", ".join(str(number) for number in sorted(self._restored))
-            logger.warning("runs that were deleted in MLflow are restored: trials %s", numbers)
+            logger.warning("restored the deleted MLflow runs of trials %s", numbers)
         for run in self._runs.values():
             if not run.ended:  # cut off; the next command goes on with it
                 client.set_tag(run.run_id, "study.resumable", "true")
@@ -179,8 +179,8 @@ class StudyTracker:
             store = StudyRuns(client, self.uri, *about)
             if store.is_anothers():
                 logger.warning(
-                    "MLflow has a later command of study %s than its folder %s: one of two copies, "
-                    "it is a study of its own from now on, and its trials get runs of their own",
+                    "MLflow has a later command of study %s than its folder %s, so there are two "
+                    "copies of the study; this one is a separate study from now on, with new runs",
                     self.record.manifest["study"],
                     self.record.path,
                 )

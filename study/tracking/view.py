@@ -23,13 +23,13 @@ def prepare_view(uri: str, record: StudyRecord) -> str:
     run = find_anywhere(client, record.manifest)
     if run is None:
         raise InputError(
-            f"this tracking store has no run of study {name}; name the study's with "
-            "--tracking-uri, or type the study's command again, which sends all."
+            f"this tracking store has no run of study {name}; name the study's store with "
+            "--tracking-uri, or run the study's command again to send everything."
         )
     experiment = client.get_experiment(run.info.experiment_id)
     if experiment.lifecycle_stage == "deleted":
         raise InputError(
-            f"the MLflow experiment {experiment.name!r} was deleted; type the study's command "
+            f"the MLflow experiment {experiment.name!r} was deleted; run the study's command "
             f"again, or `mlflow experiments restore -x {experiment.experiment_id}`."
         )
     tags = experiment_tags(load_task(record.manifest["task"]), record)

@@ -174,7 +174,8 @@ def test_what_cannot_be_kept_is_told(folder: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(export_folder, "_exchange", and_a_folder_in_the_way)
     with pytest.raises(
-        StorageError, match=r"notes.txt could not be kept .*: it is in (.*)[.]$"
+        StorageError,
+        match=r"notes.txt, which was there before, could not be kept .*: it is in (.*)[.]$",
     ) as told:
         export_to(folder, "new")
     assert versions(folder) == {"new"}
@@ -200,16 +201,16 @@ def test_a_target_that_cannot_be_one_is_refused(folder: Path, tmp_path: Path, mo
         "file": "is a file; name a folder",
         "file/below": "cannot write",
         "loop": "cannot write",
-        "other": "is no earlier export",
+        "other": "is not an earlier export",
     }.items():
         with pytest.raises(InputError, match=why):
             make_ready(tmp_path / name)
     with pytest.raises(InputError, match="cannot write /proc/export"):
         make_ready(Path("/proc/export"))
-    with pytest.raises(InputError, match="is no earlier export|is a volume"):
+    with pytest.raises(InputError, match="is not an earlier export|is a mount point"):
         make_ready(Path("/proc"))
     monkeypatch.chdir(folder / "predictions")
-    with pytest.raises(InputError, match="is where you are"):
+    with pytest.raises(InputError, match="contains, the current directory"):
         make_ready(Path(".."))
 
 

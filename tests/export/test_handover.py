@@ -278,7 +278,7 @@ def test_a_trial_that_has_not_ended_is_taken_by_force_and_says_so(home: Path, ca
     assert (test["forced"], test["state"], test["epochs"]) == (True, "running", 1)
     assert (meta["forced"], meta["state"], meta["epochs_trained"]) == (True, "running", 1)
     assert "before the trial had ended" in capsys.readouterr().out
-    assert "had not ended when it was tested" in (home / "out" / "README.md").read_text()
+    assert "was tested before it ended" in (home / "out" / "README.md").read_text()
     client = MlflowClient(f"sqlite:///{home}/mlflow.db")
     tags = client.get_run(meta["run_id"]).data.tags
     assert tags["study.test_forced"] == "the trial had not ended"
@@ -334,7 +334,7 @@ def test_a_store_that_goes_away_after_the_test_costs_nothing(
         patch.setattr(folder, "publish", and_lose_the_store)
         assert run("--export", "out") == 1
     captured = capsys.readouterr()
-    assert "failed: MLflow was not told" in captured.err and "Traceback" not in captured.err
+    assert "failed: MLflow was not updated" in captured.err and "Traceback" not in captured.err
     assert "test (evaluated once" in captured.out
     before = read_tests(home / STUDY)
     Path("mlflow.db").rmdir()

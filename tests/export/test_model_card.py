@@ -45,7 +45,7 @@ Trial 4 of the study `garments`, data set: Fashion-MNIST
 | | accuracy [95 %, bootstrap] |
 |---|---|
 | test, evaluated once, 28x28 pixels | **0.7500 [0.7000, 0.8000]** |
-| the validation images on which this trial was chosen (optimistic), same size | 0.7500 |
+| validation, on the images that selected this trial (optimistic), same size | 0.7500 |
 
 Test, per class:
 
@@ -60,8 +60,8 @@ SETTINGS = """
 | dropout | 0.5 |
 | batch_norm | True |
 
-One seed, one split: for a claim about this configuration train it again with other seeds \
-(`study.best --confirm`).
+One seed, one split: before making a claim about this configuration, train it again with other \
+seeds (`study.best --confirm`).
 """
 
 
@@ -77,18 +77,18 @@ def test_a_confirmation_a_forced_test_and_drawn_data_are_told() -> None:
     confirmed = {"seeds": 3, "won": True, "search": 0.9, "val": scores, "test": scores}
     meta = dataclasses.replace(META, confirmed=confirmed, forced=True, openings=2, dataset="sample")
     card = model_card(TASK, meta, "val/accuracy")
-    assert card.split("\n\n")[1].startswith("> **Trained and tested on the drawn sample data.")
-    assert card.split("\n\n")[2].startswith("> **The trial had not ended when it was tested")
+    assert card.split("\n\n")[1].startswith("> **Trained and tested on sample data drawn by")
+    assert card.split("\n\n")[2].startswith("> **The trial was tested before it ended")
     assert "| test, opened 2 times, 28x28 pixels |" in card
     rows = (
-        "| validation on the fold of this training, one of 3, same size | 0.7500 |\n"
+        "| validation on this training's fold (one of 3 trainings), same size | 0.7500 |\n"
         "| validation, mean of 3 trainings [95 %] | 0.7000 [0.6000, 0.8000] |\n"
         "| test, mean of 3 trainings [95 %] | 0.7000 [0.6000, 0.8000] |\n\nTest, per class:"
     )
     assert rows in card
-    assert "it scored 0.9000 (optimistic), and won by its mean validation over trainings" in card
+    assert "it scored 0.9000 (optimistic), and selected by its mean validation score over" in card
     lost = dataclasses.replace(meta, confirmed={**confirmed, "won": False})
-    assert "was asked for, not won by trainings" in model_card(TASK, lost, "val/accuracy")
+    assert "chosen by hand, not selected by trainings" in model_card(TASK, lost, "val/accuracy")
 
 
 def test_a_name_is_not_a_template() -> None:

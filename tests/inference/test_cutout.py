@@ -28,7 +28,9 @@ def shirt(light: float, dark: float, noise: float = 0.0) -> np.ndarray:
 def test_an_object_fills_the_square_light_on_black(light: int, dark: int, noise: int) -> None:
     found, notes = cut_out(Photo(colours(shirt(light, dark, noise)), None), 28, 28)
     assert ("dark on light: inverted" in notes) == (light > dark)
-    assert any(note.startswith(("cut to 60x100", "cut to 61x", "cut to 62x")) for note in notes)
+    assert any(
+        note.startswith(("cropped to 60x100", "cropped to 61x", "cropped to 62x")) for note in notes
+    )
     lit = found > 60
     rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     assert rows[[0, -1]].tolist() == [0, 27]
@@ -53,7 +55,7 @@ def test_dirt_is_left_out_and_a_pair_is_kept() -> None:
     grey[80:120, 60:130] = grey[80:120, 160:230] = 40  # two shoes
     grey[5:8, 290:293] = 0  # dirt
     _, notes = cut_out(Photo(colours(grey), None), 28, 28)
-    assert "cut to 170x40 pixels" in notes
+    assert "cropped to 170x40 pixels" in notes
 
 
 def test_what_is_transparent_is_no_part_of_the_object() -> None:
@@ -61,14 +63,14 @@ def test_what_is_transparent_is_no_part_of_the_object() -> None:
     solid = np.zeros((50, 50), bool)
     solid[10:40, 20:30] = True
     _, notes = cut_out(Photo(pixels, solid), 28, 28)
-    assert "cut to 10x30 pixels" in notes
+    assert "cropped to 10x30 pixels" in notes
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 2), (40, 60)])
 def test_where_nothing_stands_out_the_whole_is_taken(shape: tuple[int, int]) -> None:
     found, notes = cut_out(Photo(np.full((*shape, 3), 77, np.uint8), None), 28, 28)
     assert found.shape == (28, 28)
-    assert "nothing stands out from the background: taken whole" in notes
+    assert "nothing stands out from the background: whole image used" in notes
 
 
 def test_a_large_photograph_is_the_small_one_enlarged() -> None:
@@ -76,5 +78,5 @@ def test_a_large_photograph_is_the_small_one_enlarged() -> None:
     large = np.asarray(Image.fromarray(small.astype(np.uint8)).resize((4000, 3000), 0))
     one, _ = cut_out(Photo(colours(small), None), 28, 28)
     other, notes = cut_out(Photo(colours(large), None), 28, 28)
-    assert "cut to 600x1000 pixels" in notes
+    assert "cropped to 600x1000 pixels" in notes
     assert abs(one.astype(int) - other.astype(int)).mean() < 2

@@ -43,7 +43,7 @@ def test_a_project_that_was_moved_finds_its_artifacts(
     old.rename(new)
     uri = uri_of(new / "mlflow.db")
     client = connect(uri)
-    assert f"artifacts are those in {new / 'mlruns'}, not in {old / 'mlruns'}" in caplog.text
+    assert f"artifacts are now in {new / 'mlruns'} instead of {old / 'mlruns'}" in caplog.text
     assert texts(uri, run_id) == "words"
     later = add_run(client, uri)
     assert (new / "mlruns" / "s" / later / "artifacts" / "figures" / "a.txt").exists()

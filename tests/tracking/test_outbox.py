@@ -35,9 +35,9 @@ def test_what_failed_comes_last_and_at_closing_not_at_all(
     assert [box.take(never), box.take(never)] == [TrialJob(1), TrialJob(0)]
     box.succeeded()
     assert box.trouble is None and not box.unsent
-    assert [record.message.partition(",")[0] for record in caplog.records] == [
-        "tracking fails",
-        "tracking is back; what is missing is sent now",
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "tracking failed",
+        "tracking is back",
     ]
     box.put(TrialJob(2))
     box.close(ReportJob())

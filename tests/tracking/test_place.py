@@ -66,7 +66,7 @@ def test_the_study_s_run_deleted_is_restored_with_its_trials(
     client_of(tmp_path).delete_run(parent.info.run_id)
     again = check(tmp_path, "s", extended(tmp_path, "s", 3))
     assert again.info.run_id == parent.info.run_id
-    assert "the run of study s in MLflow was deleted; it is restored" in caplog.text
+    assert "the MLflow run of study s was deleted; restored it" in caplog.text
 
 
 def test_runs_that_are_gone_for_good_are_made_anew(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_best_trial_s_run_deleted_is_there_again_before_it_is_needed(
     client.delete_run(before)
     assert ensure_run(uri, record, task, record.trial(1)) == before
     check(tmp_path, "s", record)
-    assert "the run of trial 1 in MLflow was deleted; it is restored" in caplog.text
+    assert "the MLflow run of trial 1 was deleted; restored it" in caplog.text
     for run_id in (before, runs_of(tmp_path, "s", "study")[0].info.run_id):
         client.delete_run(run_id)
         client._tracking_client.store._hard_delete_run(run_id)
@@ -104,7 +104,7 @@ def test_the_wrong_store_is_refused_and_nothing_is_written_there(tmp_path: Path)
     record = extended(tmp_path, "s", 1)
     known = record.run_folder(0).run_id
     other = tmp_path / "other.db"
-    with pytest.raises(InputError, match="has no run of study s; name the study's with"):
+    with pytest.raises(InputError, match="has no run of study s; name the study's store with"):
         ensure_run(f"sqlite:///{other}", record, load_task("fashion"), record.trial(0))
     assert record.run_folder(0).run_id == known
     assert MlflowClient(f"sqlite:///{other}").get_experiment_by_name("s") is None
@@ -114,7 +114,7 @@ def test_artifacts_that_cannot_be_written_are_told_before_anything_else(tmp_path
     record = extended(tmp_path, "s", 1)
     shutil.rmtree(tmp_path / "mlruns")
     (tmp_path / "mlruns").write_text("a file")
-    with pytest.raises(InputError, match="artifacts in .* cannot be written"):
+    with pytest.raises(InputError, match="artifact folder .* is not writable"):
         ensure_run(
             f"sqlite:///{tmp_path / 'mlflow.db'}", record, load_task("fashion"), record.trial(0)
         )
@@ -140,7 +140,7 @@ def test_the_experiment_deleted_is_restored_when_the_study_goes_on(
     client = client_of(tmp_path)
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
     check(tmp_path, "s", extended(tmp_path, "s", 3))
-    assert "the MLflow experiment 's' was deleted; it is restored" in caplog.text
+    assert "the MLflow experiment 's' was deleted; restored it" in caplog.text
     assert "not complete" not in capsys.readouterr().err
     # A new study must not bring back what somebody wanted gone.
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
@@ -231,7 +231,7 @@ def test_a_study_that_is_renamed_takes_its_experiment_along(
     after = check(tmp_path, "b", extended(tmp_path, "b", 3))
     assert after.info.run_id == before and after.info.run_name == "study b [sample data]"
     assert client_of(tmp_path).get_experiment_by_name("a") is None
-    assert "its MLflow experiment 'a' is renamed like it" in caplog.text
+    assert "its MLflow experiment 'a' is renamed to match" in caplog.text
     names = optuna.get_all_study_names(f"sqlite:///{one.path.with_name('b') / 'optuna.db'}")
     assert names == ["b"]
     mirror = f"sqlite:///{one.path.with_name('b') / 'optuna.db'}"

@@ -73,7 +73,7 @@ def test_only_a_better_confirmed_score_moves_the_champion(registered: Path, tmp_
     other = register(registered, tmp_path / "e", 0.99, evaluated_at="14x14 pixels")
     assert other["champion"] == "4" and "cannot be compared" in other["why"]
     more = register(registered, tmp_path / "f", 0.99, folds=(1, 2, 3))
-    assert more["champion"] == "4" and "confirm both with as many seeds" in more["why"]
+    assert more["champion"] == "4" and "confirm both with the same number of seeds" in more["why"]
     again = register(registered, tmp_path / "d", 0.81)
     assert again["version"] == "4" and "the champion already" in again["why"]
     client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
@@ -111,7 +111,10 @@ def test_of_two_commands_the_second_waits_for_the_first(
 def test_a_version_says_what_it_is(registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = MlflowClient(f"sqlite:///{registered / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'fashion'")
-    assert "Ankle boot" in version.description and "drawn sample data" in version.description
+    assert (
+        "Ankle boot" in version.description
+        and "sample data drawn by the program" in version.description
+    )
     meta = json.loads((registered / "out" / "meta.json").read_text())
     assert version.run_id == meta["run_id"]
     assert version.tags["data.checksum"] == meta["data"]["checksum"]

@@ -84,7 +84,7 @@ def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
             assert study.wait(300) == 0, (tmp_path / "output").read_text()
             check_complete(uri, StudyRecord.read(tmp_path / "studies" / "faulty"), 4)
     text = (tmp_path / "output").read_text()
-    assert "training goes on and all is sent later" in text and "tracking is back" in text
+    assert "training continues and everything is sent later" in text and "tracking is back" in text
     assert "Traceback" not in text
 
 
