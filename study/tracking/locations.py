@@ -1,7 +1,7 @@
-"""Where a SQLite store's artifacts are after it was moved, or copied, together with them.
+"""The artifact locations of a SQLite store that was moved or copied together with its artifacts.
 
-MLflow writes absolute paths into each experiment, run and model, and knows no call to change them.
-`mlflow.db` and `mlruns/` lie side by side, so a store that is opened looks whether they still do.
+MLflow writes absolute paths into each experiment, run and model, and has no call to change them.
+`mlflow.db` and `mlruns/` are side by side, so opening a store checks whether they still are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-# Experiments that `study` made: where others lie is not known.
+# Experiments that `study` created: the locations of others are unknown.
 OURS = """
 SELECT artifact_location FROM experiments WHERE name = 'study.doctor' OR experiment_id IN (
     SELECT experiment_id FROM experiment_tags WHERE key = 'mlflow.sharedViewState.trials'
@@ -32,17 +32,17 @@ SELECT artifact_location FROM experiments WHERE name = 'study.doctor' OR experim
 
 
 def local_path(location: str) -> Path | None:
-    """Return the folder that an artifact location is; None if it is none of this machine."""
+    """Return the folder of an artifact location; None if it is not on this machine."""
     if location.startswith("file:"):
         return Path(unquote(urlsplit(location).path))
     return Path(location) if location.startswith("/") else None
 
 
 def follow_move(file: Path) -> None:
-    """Point a store to the artifacts that lie beside it, if it points elsewhere.
+    """Point a store to the artifacts beside it, if it points elsewhere.
 
-    Nothing is changed as long as the artifacts are where the store says. Where they are in neither
-    place, new ones go beside the store.
+    Nothing is changed while the artifacts are where the store says. If they are in neither place,
+    new ones go beside the store.
 
     Args:
         file: The SQLite store, which exists.
@@ -51,7 +51,7 @@ def follow_move(file: Path) -> None:
     with closing(sqlite3.connect(file, timeout=60)) as store:
         tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
         if not {"experiments", "experiment_tags", "runs", "tags"} <= tables:
-            return  # a store of another make, or of a version that MLflow has still to renew
+            return  # not an MLflow store, or one that MLflow still has to migrate
         for root in _roots(location for (location,) in store.execute(OURS)):
             if root == here or (root.exists() and here.exists() and root.samefile(here)):
                 continue
@@ -76,13 +76,13 @@ def follow_move(file: Path) -> None:
 
 
 def _roots(locations: Iterable[str | None]) -> set[Path]:
-    """Return the folders `mlruns` in which experiments lie."""
+    """Return the `mlruns` folders of the experiments."""
     found = {local_path(location) for location in locations if location}
     return {path.parent for path in found if path is not None and path.parent.name == FOLDER}
 
 
 def _replace(store: sqlite3.Connection, old: str, new: str) -> None:
-    """Replace the beginning of all locations."""
+    """Replace the prefix of all locations."""
     tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
     for table, column in COLUMNS:
         if table in tables:

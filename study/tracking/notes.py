@@ -1,6 +1,6 @@
-"""What MLflow's page says of a study and its trials: columns, and descriptions in Markdown.
+"""Texts for a study and its trials in MLflow's UI: columns, and descriptions in Markdown.
 
-Links are those of MLflow's own page, so they hold whatever its address is.
+Links are relative to MLflow's page, so they work at any address.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from study.task import Task, class_key
 NUM_BEST = 5  # trials in a study's table
 NOTE = "mlflow.note.content"
 VIEW = "trials"  # key of the view with all trials
-TRAINING = "workflowType=machine_learning"  # the half of MLflow's page that is not for chat models
+TRAINING = "workflowType=machine_learning"  # the half of MLflow's UI that is not for chat models
 
 
 def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
-    """Return what makes MLflow show an experiment as training, with the study's metric first.
+    """Return tags that make MLflow show an experiment as training, with the study's metric first.
 
-    Which columns the page has is known to each browser alone; but a view that somebody shared is a
-    tag of the experiment (read in MLflow 3.17), so this is one: all trials, the best on top.
+    Each browser stores its own choice of columns, but a shared view is a tag of the experiment (as
+    of MLflow 3.17), so the tags include one: all trials, best first.
     """
     best = f"metrics.`{best_metric(record)}`"
     metrics = [best, *(f"metrics.`{name}`" for name in record.goal.metrics[1:])]
@@ -39,7 +39,7 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
         "orderByKey": best,
         "orderByAsc": record.manifest["mode"] == "min",
         "selectedColumns": columns,
-        # Else all tags, the scores of classes among them, come after the last setting.
+        # By default all tags, including the class scores, would come after the last setting.
         "columnOrder": [name, *columns],
         "columnWidths": {name: 230} | {column: _width(column) for column in columns},
     }
@@ -52,19 +52,19 @@ def experiment_tags(task: Task, record: StudyRecord) -> dict[str, str]:
 
 
 def best_metric(record: StudyRecord) -> str:
-    """Return the name under which MLflow has a trial's value: of a metric it shows the last one."""
+    """Return the MLflow metric of a best value, since MLflow shows only a metric's last value."""
     return f"best/{metric_name(record.manifest['metric'])}"
 
 
 def _width(column: str) -> int:
-    """Return pixels in which a column's title can be read, and a number of five digits."""
+    """Return a column width, pixels, that fits its title and a five-digit number."""
     return max(90, 20 + 7 * len(column.partition(".")[2].strip("`")))
 
 
 def class_tags(task: Task, trial: TrialRecord) -> dict[str, str]:
-    """Return the scores of each class at a trial's best epoch, as tags of its run.
+    """Return the score of each class at a trial's best epoch, as tags of its run.
 
-    As metrics they would be of the last epoch, or make MLflow's page drag: it has 30 at most.
+    As metrics they would show the last epoch, or make MLflow's page slow (more than 30 metrics).
     """
     scores = {name: f"val/{task.class_metric}/{class_key(name)}" for name in task.classes}
     return {
@@ -79,21 +79,21 @@ def _class_tag(task: Task, name: str) -> str:
 
 
 def trials_place(experiment: str) -> str:
-    """Return the place of an experiment's trials on MLflow's page, with the columns that matter."""
+    """Return the URL fragment of an experiment's trials in MLflow, with the relevant columns."""
     return f"#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&{TRAINING}"
 
 
 def study_note(
     record: StudyRecord, task: Task, experiment: str, parent: str, runs: Mapping[int, str]
 ) -> str:
-    """Return the description of a study: how it stands, its best trials, and what to type.
+    """Return the description of a study: its state, its best trials, and commands to run.
 
     Args:
         record: The study.
         task: The study's.
         experiment: Id in MLflow.
         parent: Id of the study's run.
-        runs: Trial -> id of its run.
+        runs: Ids of the trials' runs, by trial.
     """
     manifest, ranking = record.manifest, record.ranking()
     states = ", ".join(f"{n} {state}" for state, n in counts(record.trials()).items() if n)
@@ -139,7 +139,7 @@ def _cells(texts: Sequence[str]) -> str:
 
 
 def _class_rows(task: Task, record: StudyRecord, best: TrialRecord) -> list[str]:
-    """Return the per-class metric of the best trial beside the baseline's."""
+    """Return a table of the per-class metric: the baseline and the best trial."""
     base = record.trials()[0]
     rows = [_cells([task.class_metric, "baseline", f"trial {best.number}"]), _cells(["---"] * 3)]
     keys = [(name, f"val/{task.class_metric}/{class_key(name)}") for name in task.classes]
@@ -150,7 +150,7 @@ def _class_rows(task: Task, record: StudyRecord, best: TrialRecord) -> list[str]
 
 
 def trial_note(record: StudyRecord, trial: TrialRecord) -> str:
-    """Return the description of a trial that has ended: how, and its best epoch."""
+    """Return the description of a trial: how it ended, its best epoch and its settings."""
     epochs = f"{trial.epochs} of {record.manifest['epochs']} epochs"
     how = {
         "finished": f"Trained to the end, {epochs}.",

@@ -1,7 +1,7 @@
-"""The outbox of a study's tracking: what is still to be sent to MLflow, by one thread.
+"""The outbox of a study's tracking: jobs still to be sent to MLflow, by one thread.
 
-A job names what has changed, not how: what is sent is read from the study's folder when its turn
-comes, so a job that waits already need not wait twice, and one that failed is tried again whole.
+A job says what has changed, not how: the content is read from the study's folder when the job
+runs, so a waiting job is never queued twice, and a failed one is retried as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RETRY_SECONDS = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class TrialJob:
-    """A trial's run is to be brought up to date."""
+    """Update a trial's run."""
 
     number: int
 
@@ -29,7 +29,7 @@ class TrialJob:
 
 @dataclasses.dataclass(frozen=True)
 class ReportJob:
-    """The page of the study is to be written anew."""
+    """Write the study's page again."""
 
     def __str__(self) -> str:
         return "report"
@@ -39,12 +39,12 @@ Job: TypeAlias = TrialJob | ReportJob
 
 
 class Outbox:
-    """Jobs, each of which waits once, oldest first.
+    """A queue of distinct jobs, oldest first.
 
     Attributes:
-        trouble: Why the last job failed; None if it did not.
-        unsent: Jobs that failed after `close`, and why.
-        num_sent: How many jobs succeeded.
+        trouble: Why the last job failed; None if it succeeded.
+        unsent: Jobs that failed after `close`, with the reason.
+        num_sent: Number of jobs that succeeded.
     """
 
     def __init__(self) -> None:
@@ -56,13 +56,13 @@ class Outbox:
         self._closing = False
 
     def put(self, job: Job) -> None:
-        """Have a job done soon."""
+        """Add a job."""
         with self._changed:
             self._waiting[job] = None
             self._changed.notify()
 
     def close(self, *last: Job) -> None:
-        """Have `take` return None once these jobs, and all before them, are done."""
+        """Close the outbox: after these jobs and all earlier ones, `take` returns None."""
         with self._changed:
             self._closing = True
             self._waiting |= dict.fromkeys(last)
@@ -77,7 +77,7 @@ class Outbox:
         """Wait for the next job and return it; None if the outbox is closed and empty.
 
         Args:
-            more_to_come: Whether a closed outbox is still to be waited at.
+            more_to_come: Whether a closed outbox may still get jobs.
         """
         with self._changed:
             while not self._waiting and (not self._closing or more_to_come()):
@@ -89,14 +89,14 @@ class Outbox:
             return job
 
     def succeeded(self) -> None:
-        """Note that the job taken last was done."""
+        """Note that the last job taken was done."""
         self.num_sent += 1
         if self.trouble is not None:
             logger.warning("tracking is back; sending what is missing")
         self.trouble = None
 
     def failed(self, job: Job, reason: str) -> None:
-        """Note that a job failed. It is tried again after a while, unless the outbox is closing."""
+        """Note that a job failed. It is retried after a while, unless the outbox is closing."""
         if self.trouble is None:
             logger.warning(
                 "tracking failed; training continues and everything is sent later: %s", reason
@@ -110,7 +110,7 @@ class Outbox:
                 self._changed.wait(RETRY_SECONDS)
 
     def give_up(self) -> None:
-        """Count all that waits as unsent."""
+        """Count all waiting jobs as unsent."""
         assert self.trouble is not None
         with self._changed:
             self.unsent |= dict.fromkeys(self._waiting, self.trouble)

@@ -1,6 +1,6 @@
-"""The MLflow store: finding it, and writing and reading single runs.
+"""The MLflow store: finding it, and reading and writing single runs.
 
-Only the modules named `tracking` know MLflow.
+Only the modules of `study.tracking` use MLflow.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ from study.tracking.locations import follow_move
 
 
 def resolve_uri(flag: str | None) -> str:
-    """Return the tracking URI with absolute paths, so that it holds in any folder.
+    """Return the tracking URI with absolute paths, so that it works from any directory.
 
     Args:
-        flag: `--tracking-uri`; else `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` here.
+        flag: `--tracking-uri`; else `$MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db` in the
+            current directory.
     """
     if "MLFLOW_TRACKING_URI" in os.environ:  # which MLflow reads, too
         os.environ["MLFLOW_TRACKING_URI"] = without_password(os.environ["MLFLOW_TRACKING_URI"])
@@ -58,9 +59,9 @@ def resolve_uri(flag: str | None) -> str:
 
 
 def is_usable_file(uri: str) -> bool:
-    """Return whether a store is a SQLite file that opens, or can be made, as far as can be told.
+    """Return whether a store is a SQLite file that can be opened or created, as far as is known.
 
-    It takes no time, while MLflow takes seconds to answer.
+    This takes no time, while MLflow takes seconds.
     """
     if not uri.startswith("sqlite:"):
         return False
@@ -72,15 +73,15 @@ def is_usable_file(uri: str) -> bool:
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client after making sure that the store answers; creates a SQLite store.
+    """Return a client, after checking that the store answers; create a missing SQLite store.
 
     Raises:
         InputError: The store cannot be reached or written.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each new attempt is a warning there
-    # The study's tracker tries again by itself, and nobody waits for it.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about every retry
+    # The study's tracker retries by itself, and nobody waits for it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -95,13 +96,13 @@ def connect(uri: str) -> MlflowClient:
                 client.search_experiments(max_results=1)
                 if path is not None:
                     follow_move(path)
-        except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+        except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
             raise refusal(uri, error) from None
     return client
 
 
 def reach(uri: str, experiment: str | None) -> None:
-    """Make sure that a store answers, and has an experiment, which is created if there is none.
+    """Check that a store answers, and create the experiment if it is missing.
 
     Args:
         uri: Absolute tracking URI.
@@ -120,9 +121,9 @@ def reach(uri: str, experiment: str | None) -> None:
 
 @contextmanager
 def _no_folder_of_encoded_name(uri: str) -> Iterator[None]:
-    """Take away the folder that MLflow makes of a path with `%3F` in it, not knowing it means `?`.
+    """Remove the folder that MLflow creates from a path with `%3F`, not decoding it to `?`.
 
-    Whatever it makes before opening the right file is empty.
+    Whatever it creates before opening the right file is empty.
     """
     encoded = Path(uri.removeprefix(sqlite_uri.PREFIX))
     made = [folder for folder in encoded.parents if not os.path.lexists(folder)]
@@ -136,10 +137,10 @@ def _no_folder_of_encoded_name(uri: str) -> Iterator[None]:
 
 
 def _create(path: Path) -> None:
-    """Make a SQLite store, if there is none, out of one that MLflow made before.
+    """Create a SQLite store, if there is none, as a copy of one that MLflow created before.
 
-    MLflow goes through all versions of its tables for each new store, which takes four seconds
-    beside the start of Ray. Where this does not work, it does so here too.
+    For each new store MLflow runs all its migrations, which takes four seconds while Ray is
+    starting. If copying fails, MLflow does so here, too.
     """
     if path.exists():
         return
@@ -148,7 +149,7 @@ def _create(path: Path) -> None:
         draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
         shutil.copyfile(made.folder / "mlflow.db", draft)
         try:
-            os.link(draft, path)  # never over a store that another process made meanwhile
+            os.link(draft, path)  # never replaces a store that another process has created
         finally:
             draft.unlink()
 
@@ -157,7 +158,7 @@ def _make_empty(folder: Path) -> dict[str, Any]:
     file = folder / "mlflow.db"
     MlflowClient(sqlite_uri.uri_of(file)).search_experiments(max_results=1)
     with closing(sqlite3.connect(file)) as store:
-        # The default experiment's artifacts would lie here; MLflow makes another where it is used.
+        # The default experiment's artifacts would be here; MLflow creates another in each copy.
         store.execute("DELETE FROM experiments")
         store.commit()
     return {"mlflow": mlflow.__version__}
@@ -167,7 +168,7 @@ def check(uri: str) -> None:
     """Write a run with a metric and a file to the store, read them back, and delete the run.
 
     Raises:
-        InputError: The store does not answer, or gives back something else.
+        InputError: The store does not answer, or returns something else.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     client = connect(uri)
@@ -186,11 +187,11 @@ def check(uri: str) -> None:
 
 
 def command_lock(what: str) -> AbstractContextManager[object]:
-    """Return what one command of this user on this machine holds at a time.
+    """Return a lock that one command of this user on this machine holds at a time.
 
-    Two that create one SQLite store at once would both fail, and of two that register a model each
-    would miss the other's. It lies with the temporary files, so that nothing strange appears
-    beside the store.
+    Two commands that create the same SQLite store at once would both fail, and two that register a
+    model would miss each other's. The lock file is in the temporary directory, so that no unknown
+    file appears beside the store.
 
     Args:
         what: The URI of a store, or a name in it.
@@ -202,12 +203,12 @@ def command_lock(what: str) -> AbstractContextManager[object]:
 def ensure_experiment(
     client: MlflowClient, uri: str, name: str, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Return the experiment's id, creating it if there is none; `tags` are what it then has.
+    """Return the id of an experiment with these `tags`, creating it if there is none.
 
-    Beside a SQLite file the artifacts go to `mlruns/`, where `mlflow ui` started there finds them.
+    The artifacts of a SQLite store go to `mlruns/` beside the file, where `mlflow ui` finds them.
 
     Raises:
-        InputError: It was deleted, or its artifacts cannot be written.
+        InputError: It was deleted, or its artifact folder is not writable.
     """
     found = client.get_experiment_by_name(name)
     if found is not None:
@@ -230,7 +231,7 @@ def ensure_experiment(
 def set_experiment_tags(
     client: MlflowClient, experiment: Experiment, tags: Mapping[str, str]
 ) -> None:
-    """Set what an experiment lacks, and views anew: another version of ours may have made them."""
+    """Set an experiment's missing tags, and update views, which an earlier version may have set."""
     for key, value in tags.items():
         known = experiment.tags.get(key)
         if known is None or (known != value and key.startswith("mlflow.sharedViewState.")):
@@ -238,7 +239,7 @@ def set_experiment_tags(
 
 
 class SingleRun:
-    """One run of `study.train --track`, written as it goes."""
+    """The run of `study.train --track`, written epoch by epoch."""
 
     def __init__(
         self, uri: str, task: Task, params: Mapping[str, Any], known: Mapping[str, str]
@@ -265,7 +266,7 @@ class SingleRun:
 def log_settings(
     client: MlflowClient, run_id: str, params: Mapping[str, Any], known: Mapping[str, str]
 ) -> None:
-    """Log parameters, and the data set as MLflow shows it."""
+    """Log parameters, and the data set in MLflow's form."""
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
     dataset = Dataset(
         name=known["data.name"],
@@ -277,14 +278,14 @@ def log_settings(
 
 
 def log_history(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
-    """Log epochs in as few calls as MLflow allows; nan is left out.
+    """Log epochs in as few calls as MLflow allows; NaN is left out.
 
     Args:
         client: Of the store.
         run_id: The run.
-        rows: One for each epoch, with its number `epoch`, and the metrics by name. `ended`, seconds
-            since 1970, is their time, else it is now. The same metric with the same time, sent
-            again after an answer was lost, is in MLflow once.
+        rows: One per epoch: its number `epoch`, and the metrics by name. Their time is `ended`,
+            seconds since 1970, or now if it is missing. MLflow stores a metric with the same time
+            once, even if it is sent again because a response was lost.
     """
     now = time.time()
     metrics = [
@@ -307,12 +308,12 @@ def upload_folder(client: MlflowClient, run_id: str, folder: RunFolder) -> None:
     ]
     for path, target in targets:
         with suppress(FileNotFoundError), local_copy(path) as file:
-            if file.exists():  # weights of a loser may go meanwhile
+            if file.exists():  # a losing trial's weights may be deleted meanwhile
                 client.log_artifact(run_id, str(file), target)
 
 
 def upload_report(client: MlflowClient, run_id: str, folder: AnyPath) -> None:
-    """Upload the page of a study to its run."""
+    """Upload a study's page to its run."""
     with suppress(FileNotFoundError), local_copy(folder / REPORT_FILE) as file:
         client.log_artifact(run_id, str(file))
 
@@ -321,7 +322,7 @@ def run_settings(uri: str, run_id: str, task_name: str) -> tuple[str, dict[str, 
     """Return the data set (`real` or `sample`) and the parameters of a trial's run.
 
     Raises:
-        InputError: There is no such run, or it is of another task.
+        InputError: There is no such run, or it belongs to another task.
     """
     client = connect(uri)
     try:

@@ -1,6 +1,6 @@
-"""How busy the driver's machine is, in the study's run: cores, memory, GPUs, disk and network.
+"""System metrics of the driver's machine in the study's run: CPU, memory, GPUs, disk and network.
 
-MLflow's own monitor, which needs psutil (and for GPUs nvidia-ml-py); its metrics are `system/...`.
+Uses MLflow's own monitor, which needs psutil (and nvidia-ml-py for GPUs) and logs `system/...`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class SystemWatch:
 
     @property
     def ended(self) -> bool:
-        """Whether it gave up, as it does when the store does not answer."""
+        """Whether the monitor gave up, which it does when the store does not answer."""
         return not self._thread.is_alive()
 
     def flush(self) -> None:
-        """Log what was collected."""
+        """Log the collected metrics."""
         self._monitor.mlflow_logger.flush()

@@ -1,7 +1,7 @@
-"""A study in MLflow: one run per study, one per trial, written by one thread of one process.
+"""Keeps a study's MLflow runs up to date: one per study, one per trial, written by one thread.
 
-A trial's run is brought up to date from the trial's folder. So nothing is queued in memory: when
-the server is away, training goes on, and the next attempt sends what is missing.
+A trial's run is updated from the trial's folder, so nothing is queued in memory: while the server
+is down, training continues, and the next attempt sends what is missing.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from study.tracking.system_metrics import SystemWatch
 
 logger = logging.getLogger(__name__)
 
-# Between two reports while the study runs: at least so many seconds, and so many times as long as
-# the last one took, so that a study of thousands of trials does not work for its report.
+# Minimum interval between two reports of a running study: in seconds, and as a multiple of the time
+# the last one took, so that a study of thousands of trials does not spend its time on reports.
 REPORT_SECONDS, REPORT_SHARE = 60.0, 20.0
 
 
 @dataclasses.dataclass
 class _Report:
-    """The page of the study that is being written.
+    """The state of writing the study's page.
 
     Attributes:
-        num_ended: Of how many ended trials; None while none is being written.
-        asked: When it was asked for, seconds of the monotonic clock.
-        due: When to ask for the next one.
+        num_ended: Ended trials in the page being written; None if none is being written.
+        asked: When it was requested, seconds of the monotonic clock.
+        due: When to request the next one.
     """
 
     num_ended: int | None = None
@@ -47,11 +47,11 @@ class _Report:
     due: float = dataclasses.field(default_factory=lambda: time.monotonic() + REPORT_SECONDS)
 
     def begin(self, num_ended: int) -> None:
-        """Note that it is asked for."""
+        """Note that a page was requested."""
         self.num_ended, self.asked, self.due = num_ended, time.monotonic(), math.inf
 
     def end(self) -> int:
-        """Note that it is there; return of how many ended trials."""
+        """Note that the page was written; return its number of ended trials."""
         assert self.num_ended is not None
         shown, self.num_ended = self.num_ended, None
         now = time.monotonic()
@@ -60,15 +60,15 @@ class _Report:
 
 
 class StudyTracker:
-    """Keeps MLflow in step with a study's record, from a thread of its own.
+    """Keeps MLflow in sync with a study's record, in a separate thread.
 
     Args:
         uri: Absolute tracking URI.
         record: The study.
         task: Draws the figures.
-        settings: Settings that all trials share, with their values; become parameters.
-        known: Facts about data, code and machine; become tags.
-        system_metrics: Whether to log how busy this machine is, too.
+        settings: Settings shared by all trials, with their values; logged as parameters.
+        known: Facts about data, code and machine; logged as tags.
+        system_metrics: Whether to log this machine's load, too.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class StudyTracker:
         self.known = dict(known)
         self._system_metrics = system_metrics
         self._watch: SystemWatch | None = None
-        self._store: StudyRuns | None = None  # None as long as the store was not reached
+        self._store: StudyRuns | None = None  # None until the store is reached
         self._look_again = False  # after a failure: somebody may have deleted runs
         self._restored: set[int] = set()  # trials whose runs were deleted
         self._runs: dict[int, Run] = {}
-        # Trials whose runs an earlier process may have made, or a call that failed.
+        # Trials whose runs an earlier process, or a failed call, may have created.
         self._perhaps_there = {trial.number for trial in record.trials()}
         self._report = _Report()
         self._outbox = Outbox()
@@ -101,7 +101,7 @@ class StudyTracker:
         self._thread.start()
 
     def touch(self, number: int) -> None:
-        """Have a trial's run brought up to date soon."""
+        """Schedule an update of a trial's run."""
         self._outbox.put(TrialJob(number))
 
     def close(
@@ -111,20 +111,20 @@ class StudyTracker:
         patience: float = 120.0,
         at_most: float = math.inf,
     ) -> str | None:
-        """Bring everything up to date and end the study's run.
+        """Send everything that is missing and end the study's run.
 
         Args:
             status: FINISHED, KILLED or FAILED.
             best: The best trial.
             patience: Seconds to wait for a store that does not answer.
-            at_most: Seconds to wait in all.
+            at_most: Seconds to wait in total.
 
         Returns:
-            What went wrong, None if everything was written.
+            The error, None if everything was written.
         """
         if at_most == math.inf:
             self._outbox.close(ReportJob())
-        else:  # after a signal there is no time for it
+        else:  # after a signal there is no time for a report
             self._outbox.close()
         self._wait(patience, at_most)
         if self._thread.is_alive():
@@ -140,25 +140,25 @@ class StudyTracker:
         return unsent.get(ReportJob())
 
     def _wait(self, patience: float, at_most: float) -> None:
-        """Wait for the thread, for the longer the more it gets done."""
+        """Wait for the thread; each job that it completes extends the wait."""
         closing = heard = time.monotonic()
         sent = self._outbox.num_sent
         while self._thread.is_alive() and time.monotonic() - heard < patience:
             self._thread.join(min(1.0, patience))
             if time.monotonic() - closing > at_most:
                 break
-            if self._outbox.num_sent > sent:  # much may be left of a study of short trials
+            if self._outbox.num_sent > sent:  # a study of short trials may have much left to send
                 heard, sent = time.monotonic(), self._outbox.num_sent
 
     def _end(self, status: str, best: TrialRecord | None) -> None:
-        """End the runs of the study and of trials that were cut off, and name the best."""
+        """End the runs of the study and of interrupted trials, and record the best trial."""
         store = self._reach()
         client, parent = store.client, store.parent
         if self._restored:
             numbers = ", ".join(str(number) for number in sorted(self._restored))
             logger.warning("restored the deleted MLflow runs of trials %s", numbers)
         for run in self._runs.values():
-            if not run.ended:  # cut off; the next command goes on with it
+            if not run.ended:  # interrupted; the next command resumes it
                 client.set_tag(run.run_id, "study.resumable", "true")
                 client.set_terminated(run.run_id, "KILLED")
         found = best if store.searches and status == "FINISHED" else None
@@ -172,7 +172,7 @@ class StudyTracker:
         client.set_terminated(parent, status)
 
     def _reach(self) -> StudyRuns:
-        """Return the study's runs in MLflow, which are found or made if they were not yet."""
+        """Return the study's runs in MLflow; find or create them the first time."""
         if self._store is None or self._look_again:
             client = connect(self.uri)
             about = (self.record, self.task, self.settings, self.known)
@@ -197,10 +197,10 @@ class StudyTracker:
             try:
                 self._send(job)
                 self._outbox.succeeded()
-            except Exception as error:  # SQLAlchemy, HTTP and MLflow each raise their own
+            except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
                 self._forget(job)
                 self._outbox.failed(job, _first_line(error))
-                # When closing it is no use to try them all.
+                # When closing, there is no point in trying them all.
                 if self._outbox.unsent and (self._store is None or len(self._outbox.unsent) > 1):
                     self._outbox.give_up()
                     break
@@ -217,7 +217,7 @@ class StudyTracker:
             self._watch = SystemWatch(self.uri, self._reach().parent)
 
     def _forget(self, job: Job) -> None:
-        """Look again: what a call that failed has written is not known."""
+        """Forget what was sent: it is unknown what the failed call has written."""
         self._look_again = True
         self._drawing.forget(job)
         if isinstance(job, ReportJob):
@@ -239,7 +239,7 @@ class StudyTracker:
             store.end(trial, run)
 
     def _has_figures(self, trial: TrialRecord) -> bool:
-        """Return whether a trial's figures are there; else it is touched again when they are."""
+        """Return whether a trial's figures exist; if not, the trial is touched when they do."""
         if trial.best_epoch is None:
             return True
         folder = self.record.run_folder(trial.number)
@@ -250,7 +250,7 @@ class StudyTracker:
         return damage is not None
 
     def _bring_report(self) -> None:
-        """Have the study's page written, and put it on the study's run."""
+        """Write the study's page and upload it to the study's run."""
         store, report = self._reach(), self._report
         if not store.searches:
             return
@@ -260,7 +260,7 @@ class StudyTracker:
             report.begin(self.record.num_ended())
         damage = self._drawing.request_report(self.record.path)
         if damage is None:
-            return  # touched again when it is there
+            return  # called again when it is written
         shown = report.end()
         for text in damage:
             logger.warning(text)

@@ -1,4 +1,4 @@
-"""The page of MLflow that shows a study's trials; `study.ui` opens it."""
+"""The MLflow page with a study's trials, which `study.ui` opens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from study.tracking.store import connect, set_experiment_tags
 
 
 def prepare_view(uri: str, record: StudyRecord) -> str:
-    """Return the place of a study's trials below the address of MLflow's page.
+    """Return the URL fragment of a study's trials in MLflow.
 
-    The view that it names is brought up to date, also of a study of an earlier version.
+    The view that it names is updated, also for a study of an earlier version.
 
     Raises:
         InputError: The store does not answer, or does not have the study.
