@@ -268,7 +268,7 @@ def test_mistakes(segmenting: Path, tmp_path: Path, capsys) -> None:
         (damaged, "out", "cannot be loaded"),
         (strange, "out", "an output of shape (3, 4) is neither"),
         (other, "out", "meta.json is corrupted"),
-        (many, "out", "a model of 4 channels"),
+        (many, "out", "a model with 4 channels"),
         (segmenting, "a.png", "cannot write --out"),
         (segmenting, "ours", "was not written by this command"),
     ):

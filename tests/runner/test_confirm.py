@@ -286,7 +286,7 @@ def test_the_study_s_objective_is_confirmed_and_another_trial_handed_over(
     assert meta["metrics"]["val/min_accuracy"] in second["val"]["values"]
     assert meta["objective"].startswith("val/min_accuracy (max), required: num_params>=1")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| | min_accuracy" in card and "was asked for" in card
+    assert "| | min_accuracy" in card and "chosen by hand" in card
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (version,) = client.search_model_versions("name = 'fashion'")
     assert version.tags["confirmed.metric"] == "val/min_accuracy"

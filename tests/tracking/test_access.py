@@ -29,7 +29,7 @@ def reason(uri: str) -> str:
 
 def test_a_folder_that_cannot_be_written() -> None:
     assert "/proc is not writable" in reason("sqlite:////proc/mlflow.db")
-    assert "/proc/none cannot be made" in reason("sqlite:////proc/none/mlflow.db")
+    assert "cannot create /proc/none" in reason("sqlite:////proc/none/mlflow.db")
 
 
 def test_what_is_no_sqlite_file(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_servers_and_databases(monkeypatch: pytest.MonkeyPatch) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert "does not answer ([Errno 111] Connection" in reason(f"http://127.0.0.1:{port}")
-    assert "needs a driver; type: pip install pyodbc" in reason("mssql+pyodbc://127.0.0.1/m")
+    assert "driver is missing; run: pip install pyodbc" in reason("mssql+pyodbc://127.0.0.1/m")
 
 
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
