@@ -228,7 +228,7 @@ def test_watching_replaces_what_it_showed(record: StudyRecord) -> None:
         record.close()
         assert running.wait(30) == 0
     assert running.seen.count("driver   running") > 1
-    assert running.screen.text.count("driver") == 1 and "none runs" in running.screen.text
+    assert running.screen.text.count("driver") == 1 and "not running" in running.screen.text
 
 
 @pytest.mark.parametrize(

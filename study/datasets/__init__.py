@@ -1,1 +1,1 @@
-"""One file per source of images: reading, verifying, importing and drawing them."""
+"""Sources of images, one file each: reading, verifying, importing and drawing."""

@@ -1,4 +1,4 @@
-"""Archives: unpacked whole or not at all, within limits, and never outside their folder."""
+"""Safe unpacking of zip archives: complete or not at all, within limits and inside one folder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pathlib import Path, PurePosixPath
 
 from study.errors import InputError
 
-MOST_BYTES = 8 * 2**30  # of all members, unpacked
+MOST_BYTES = 8 * 2**30  # total size of all members, unpacked
 MOST_MEMBERS = 200_000
-MOST_RATIO = 200  # unpacked to packed, of archives above `SMALL`; pictures have about 1
+MOST_RATIO = 200  # unpacked to packed size, for archives above `SMALL`; about 1 for images
 SMALL = 100 * 2**20  # bytes
 
-READABLE = {0: "stored", 8: "deflate", 12: "bzip2", 14: "lzma"}  # what zipfile unpacks everywhere
+READABLE = {0: "stored", 8: "deflate", 12: "bzip2", 14: "lzma"}  # what zipfile always supports
 OTHERS = {9: "Deflate64", 93: "zstd", 95: "xz", 98: "PPMd", 99: "AES"}
-ENCRYPTED = 0x1  # flags of a member
+ENCRYPTED = 0x1  # flag bits of a member
 UTF_8 = 0x800
-KINDS = {  # first bytes -> what people call it
+KINDS = {  # first bytes -> name of the format
     b"\x1f\x8b": "gzip",
     b"7z\xbc\xaf\x27\x1c": "7z",
     b"Rar!": "rar",
@@ -38,11 +38,11 @@ KINDS = {  # first bytes -> what people call it
 
 @contextlib.contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Give a folder as it is, or a zip unpacked into a folder that is deleted afterwards.
+    """Yield a folder as it is, or a zip unpacked into a temporary folder.
 
     Raises:
-        InputError: Neither a folder nor a sound zip, one that grows beyond the limits, or one with
-            a member that is encrypted, a link, outside the folder or there twice; in one line that
+        InputError: The path is neither a folder nor a valid zip, or the zip exceeds the limits or
+            has a member that is encrypted, a link, outside the folder or a duplicate. The message
             names the archive, the member and what to do.
     """
     if path.is_dir():
@@ -83,7 +83,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
     try:
         try:
             return zipfile.ZipFile(path, metadata_encoding="utf-8")
-        except UnicodeDecodeError:  # names in an encoding that the archive does not tell
+        except UnicodeDecodeError:  # names in an unknown encoding
             archive = zipfile.ZipFile(path)
             print(f"{path}: file names in it are not UTF-8; some may look odd", file=sys.stderr)
             return archive
@@ -97,7 +97,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 
 def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """Return where each file of an archive goes, after all that can be told beforehand."""
+    """Return the target of each file of an archive, after all checks that need no unpacking."""
     members = archive.infolist()
     size, packed = sum(member.file_size for member in members), path.stat().st_size
     if len(members) > MOST_MEMBERS or size > MOST_BYTES or size > max(SMALL, MOST_RATIO * packed):
@@ -109,7 +109,7 @@ def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfil
     targets: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for member in members:
         shown = _shown(member)
-        name = member.filename.replace("\\", "/")  # as some programs on Windows write
+        name = member.filename.replace("\\", "/")  # some Windows programs write backslashes
         target = PurePosixPath(name)
         if target.is_absolute() or ".." in target.parts or name[1:2] == ":":
             raise InputError(
@@ -162,5 +162,5 @@ def _unpack(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, targe
 
 
 def _shown(member: zipfile.ZipInfo) -> str:
-    """Return a member's name for a message, in which it makes no line and no colour."""
+    """Return a member's name for a message, without control characters."""
     return member.filename if member.filename.isprintable() else ascii(member.filename)

@@ -1,16 +1,17 @@
-"""Building mini-facade's 5 classes from the CMP Facade Database (Tylecek and Sara, GCPR 2013).
+"""Import of the CMP Facade Database (Tylecek and Sara, GCPR 2013) with mini-facade's 5 classes.
 
 The database has two archives, base (378 facades) and extended (228), each with `NAME.jpg` and a
 palette `NAME.png` whose values 1 to 12 are classes. They are not downloaded: no checksum of them is
-published, so nobody could tell another file from them. Those given are counted, and their SHA-256
-is kept beside the set. Mapping to mini-facade's classes:
+published, so the download could not be verified. The facades in the given archives are counted, and
+the archives' SHA-256 is stored with the set. Mapping to mini-facade's classes:
 
     facade 2 -> facade, pillar 11 -> pillar, window 3 -> window, balcony 7 -> balcony,
     background, door, cornice, sill, blind, deco, molding, shop -> others
 
-as the masks of the published starter set show: cornices, sills and closed blinds are "others".
-Images are resized to 256x256, photographs by area, masks by the nearest label. A seeded tenth of
-the buildings becomes the test split, so scores are not comparable with the starter set's.
+The masks of the published starter set use the same mapping: cornices, sills and closed blinds are
+"others". Images are resized to 256x256, photographs by area averaging, masks by nearest label. A
+seeded tenth of the buildings becomes the test split, so scores cannot be compared with those on the
+starter set.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from study.datasets.unused_files import UnusedFiles
 from study.errors import InputError
 
 URL = "https://cmp.felk.cvut.cz/~tylecr1/facade/"
-# Part of the database -> its archive, how its files are named, number of facades.
+# Part of the database -> its archive, pattern of its file names, number of facades.
 PARTS = {
     "base": ("CMP_facade_DB_base.zip", re.compile(r"cmp_b\d{4}"), 378),
     "extended": ("CMP_facade_DB_extended.zip", re.compile(r"cmp_x\d{4}"), 228),
@@ -48,10 +49,10 @@ HOW_TO_GET = (
     + f" from {URL} (not downloaded for you: no checksum is published) and pass "
     "both with --from, or try the drawn data with --dataset sample."
 )
-SOURCES = "sources.json"  # beside the two folders: what they were built from
+SOURCES = "sources.json"  # beside the two folders: the archives they were built from
 TEST_SHARE = 0.1
 
-# The database's labels, its colours of them, and mini-facade's class.
+# The database's labels, their colours, and mini-facade's class.
 LABELS: tuple[tuple[str, Color, int], ...] = (
     ("background", (0, 0, 170), 0),
     ("facade", (0, 0, 255), 1),
@@ -69,7 +70,7 @@ LABELS: tuple[tuple[str, Color, int], ...] = (
 NAMES = {label: name for label, (name, _, _) in enumerate(LABELS, start=1)}
 COLORS = {color: label for label, (_, color, _) in enumerate(LABELS, start=1)}
 CLASS_OF_LABEL = np.array([0, *(number for _, _, number in LABELS)], np.uint8)
-# The colours of the starter set's masks.
+# Colours of the starter set's masks.
 PALETTE_BYTES = bytes([0, 0, 0, 0, 128, 255, 128, 255, 128, 255, 128, 0, 255, 0, 0])
 
 
@@ -77,13 +78,13 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
     """Write `train` and `test_dev` folders in mini-facade's layout.
 
     Args:
-        paths: Zips or folders with pairs of `NAME.jpg` and `NAME.png` of the database.
-        target: Where to put the two folders; replaced only when all is built.
+        paths: Zips or folders with the database's pairs of `NAME.jpg` and `NAME.png`.
+        target: Parent of the two folders, which are replaced only when everything is built.
         size: Height and width in pixels.
 
     Raises:
-        InputError: No such pairs, one name twice, or a pair that cannot be used; the message names
-            the file.
+        InputError: There are no such pairs, a name appears twice, or a pair is unusable; the
+            message names the file.
     """
     with contextlib.ExitStack() as stack:
         found = {path: find_pairs(stack.enter_context(unpacked(path))) for path in paths}
@@ -103,7 +104,7 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
         draft = drafts["test_dev" if group in held_out else "train"]
         photo.save(draft / f"{source.stem}.jpg", quality=95)
         mask.save(draft / f"{source.stem}.png")
-    for split in drafts:  # never the training split of one set beside the test split of another
+    for split in drafts:  # never mix the training split of one set with the test split of another
         shutil.rmtree(target / split, ignore_errors=True)
     for split, draft in drafts.items():
         draft.rename(target / split)
@@ -111,7 +112,7 @@ def build(paths: Sequence[Path], target: Path, size: int = 256) -> None:
 
 
 def _usable(found: Mapping[Path, Pairs]) -> list[tuple[Path, Path]]:
-    """Return the pairs of all archives, each name once; say on stderr what is not used."""
+    """Return the pairs of all archives, without duplicates; list unused files on stderr."""
     pairs = [pair for one in found.values() for pair in one.pairs]
     unused = UnusedFiles()
     for one in found.values():
@@ -137,7 +138,7 @@ def _usable(found: Mapping[Path, Pairs]) -> list[tuple[Path, Path]]:
 
 
 def _say_what_is_there(path: Path, stems: list[str]) -> None:
-    """Say which part of the database is not whole."""
+    """Report on stderr which part of the database is incomplete."""
     for part, (_, pattern, num) in PARTS.items():
         here = sum(bool(pattern.fullmatch(stem)) for stem in stems)
         if here and here != num:
@@ -145,7 +146,7 @@ def _say_what_is_there(path: Path, stems: list[str]) -> None:
 
 
 def _source(path: Path, num: int) -> dict[str, Any]:
-    """Return what tells an archive from another one of the same name."""
+    """Return what identifies an archive: name, number of facades and, for a file, SHA-256."""
     known = {"name": path.name, "facades": num}
     if path.is_file():
         with path.open("rb") as file:

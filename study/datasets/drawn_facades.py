@@ -1,7 +1,7 @@
 """The `sample` data set of the facade task: buildings drawn by the program, with exact masks.
 
-Deterministic by seed. A building is drawn once on a larger canvas and cropped three times, as in
-the real set, so the split by facade matters here too.
+Deterministic by seed. As in the real set, each building is cropped three times (from one larger
+drawing), so the split by facade matters here, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-VERSION = 1  # raise it when the drawing changes, and cached sets are drawn anew
+VERSION = 1  # increase it when the drawing changes, to invalidate cached sets
 OTHERS, FACADE, PILLAR, WINDOW, BALCONY = range(5)
 CANVAS = 320  # pixels
 CROPS = 3
@@ -25,18 +25,18 @@ class Canvas:
     mask: ImageDraw.ImageDraw
 
     def box(self, box: tuple[float, ...], color: tuple[int, ...], label: int | None) -> None:
-        """Fill a rectangle; without a label only the photograph changes."""
+        """Fill a rectangle; without a label, only in the photograph."""
         self.photo.rectangle(box, fill=color)
         if label is not None:
             self.mask.rectangle(box, fill=label)
 
 
 def draw_set(num_buildings: int, seed: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw three crops of each of some buildings.
+    """Draw some buildings and crop each three times.
 
     Args:
         num_buildings: Number of different buildings.
-        seed: Same seed, same pixels.
+        seed: The same seed gives the same pixels.
         size: Height and width of the crops in pixels, at most `CANVAS`.
 
     Returns:

@@ -1,8 +1,8 @@
 """The `sample` data set of the fashion task: garments drawn by the program.
 
-Deterministic by seed. As in the real set, the upper garments resemble each other and shoes do
-too: sleeves, buttons, heels and straps are what tells them apart, under varying size, slant,
-brightness, texture and noise.
+Deterministic by seed. As in the real set, upper garments resemble each other, and so do shoes: only
+sleeves, buttons, heels and straps distinguish them, under varying size, slant, brightness, texture
+and noise.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-VERSION = 1  # raise it when the drawing changes, and cached sets are drawn anew
+VERSION = 1  # increase it when the drawing changes, to invalidate cached sets
 SIZE = 28  # pixels
-SCALE = 4  # drawn this much larger, then averaged
+SCALE = 4  # factor by which drawings are larger before averaging
 
 Point = tuple[float, float]
 
@@ -29,7 +29,7 @@ def draw_set(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Pen:
-    """Fills polygons at one garment's size, slant, place and brightness, which it draws first."""
+    """Fills polygons at a random size, slant, position and brightness, fixed per garment."""
 
     def __init__(self, image: Image.Image, rng: np.random.Generator) -> None:
         self.draw = ImageDraw.Draw(image)

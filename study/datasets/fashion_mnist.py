@@ -34,7 +34,7 @@ CLASSES = (
     "Ankle boot",
 )
 
-# File stem -> what it holds, number of items, MD5 of the unpacked original.
+# File stem -> content, number of items, MD5 of the unpacked original.
 FILES = {
     "train-images-idx3-ubyte": ("train_images", 60_000, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
     "train-labels-idx1-ubyte": ("train_targets", 60_000, "9018921c3c673c538a1fc5bad174d6f9"),
@@ -50,7 +50,7 @@ def folder(source: DataSource) -> Path:
 
 
 def find_files(raw: Path) -> dict[str, Path]:
-    """Return the files by stem that are in a folder, packed or not."""
+    """Return the data set's files in a folder by stem, compressed or not."""
     found = {}
     for stem in FILES:
         for path in (raw / stem, raw / f"{stem}.gz"):
@@ -61,10 +61,10 @@ def find_files(raw: Path) -> dict[str, Path]:
 
 
 def acquire(source: DataSource, paths: Sequence[Path]) -> None:
-    """Import the files from a folder or zip, or download what is missing as torchvision does.
+    """Import the files from a folder or zip, or download missing ones with torchvision.
 
     Raises:
-        InputError: A path holds no Fashion-MNIST, or there is no network.
+        InputError: A path does not contain Fashion-MNIST, or there is no network.
     """
     raw = folder(source)
     if len(paths) > 1:
@@ -80,7 +80,7 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
                     f".gz; it has {len(here)} of them."
                 )
             for file in find_files(whole[0]).values():
-                decode(file)  # refuse a damaged file before it replaces anything
+                decode(file)  # refuse a corrupted file before replacing anything
             raw.mkdir(parents=True, exist_ok=True)
             for file in find_files(whole[0]).values():
                 shutil.copyfile(file, raw / file.name)
@@ -104,7 +104,7 @@ def load(source: DataSource) -> Entry:
     """Return the cached arrays: `{train,test}_{images,targets}`, images `(N, 1, 28, 28)` uint8.
 
     Raises:
-        InputError: A file is missing or damaged; the message names it.
+        InputError: A file is missing or corrupted; the message names it.
     """
     files = find_files(folder(source))
     for stem in FILES:
@@ -135,8 +135,8 @@ def load(source: DataSource) -> Entry:
 def decode(path: Path) -> np.ndarray:
     """Decode one IDX file: `(N, 28, 28)` or `(N,)` uint8.
 
-    The format: two zero bytes, type 8 (unsigned byte), number of dimensions, then each dimension
-    as a big-endian 32-bit number, then the items (Y. LeCun's MNIST page).
+    Format: two zero bytes, type 8 (unsigned byte), number of dimensions, each dimension as a
+    big-endian 32-bit number, then the items (Y. LeCun's MNIST page).
 
     Raises:
         InputError: The file is not the published one.
@@ -145,7 +145,7 @@ def decode(path: Path) -> np.ndarray:
     _, count, md5 = FILES[stem]
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(LARGEST + 1)  # what is longer has another MD5
+            content = file.read(LARGEST + 1)  # a longer file has a different MD5
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} cannot be unpacked ({error}); delete it and get it again."

@@ -1,7 +1,7 @@
-"""Masks: an image file that gives each pixel a class, by number or by colour.
+"""Masks: image files that give each pixel a class, by number or by colour.
 
-A number says nothing of its meaning, and another program may number the classes otherwise; so a
-palette is compared with the classes' colours, and what cannot be told is refused.
+Numbers alone are ambiguous, since programs may number the classes differently. Palettes are
+therefore compared with the classes' colours, and masks that remain ambiguous are refused.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def read_mask(
 ) -> tuple[np.ndarray, bool]:
     """Read a mask: `(H, W)` uint8 labels, and whether they were found by colour.
 
-    A palette image, and one of colours, is read by its colours; if the palette's are shades of grey
-    like the numbers (or it is a grey image), by number.
+    Palette and colour images are read by colour. Grey images, and palettes that map each number to
+    the same shade of grey, are read by number.
 
     Args:
-        path: A PNG, TIFF or other image file that keeps its values.
-        names: Name of the class by label.
+        path: A PNG, TIFF or another lossless image file.
+        names: Class name by label.
         colors: Label by colour, red, green, blue.
 
     Raises:
-        InputError: Not decodable, lossy, or with values or colours that are no class.
+        InputError: Not decodable, lossy, or with values or colours that belong to no class.
     """
     mode, values, palette = _decoded(path)
     if mode == "P":
@@ -57,7 +57,7 @@ def read_mask(
 
 
 def _decoded(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return an image's mode, its values upright, and its palette `(n, 3)` uint8."""
+    """Return an image's mode, its values in upright orientation, and its palette `(n, 3)` uint8."""
     try:
         with opened(path) as image:
             if image.format in ("JPEG", "MPO"):
@@ -77,7 +77,7 @@ def _by_palette(
     names: Mapping[int, str],
     colors: Mapping[Color, int],
 ) -> np.ndarray | None:
-    """Return labels by a palette's colours; None if those are shades of grey like the numbers."""
+    """Return labels by palette colour; None if the palette maps numbers to equal greys."""
     used = np.unique(values)
     if used.max() >= len(palette):
         raise InputError(
@@ -95,7 +95,7 @@ def _by_palette(
 def _by_color(
     path: Path, values: np.ndarray, names: Mapping[int, str], colors: Mapping[Color, int]
 ) -> np.ndarray | None:
-    """Return labels by colours `(H, W, 3 or 4)`; None if those are greys and not the classes'."""
+    """Return labels by colour `(H, W, 3 or 4)`; None for greys that are no class colours."""
     if values.shape[2] == 4 and values[..., 3].min() < 255:
         raise InputError(f"{path} is transparent in places; " + _how_to(names, colors))
     shown, where = np.unique(values[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
@@ -106,7 +106,7 @@ def _by_color(
 
 
 def palette_of(colors: Sequence[Color]) -> dict[Color, int]:
-    """Return labels by colour, of classes that have the colours in this order."""
+    """Return labels by colour, for classes in the order of their colours."""
     return {(red, green, blue): label for label, (red, green, blue) in enumerate(colors)}
 
 

@@ -1,11 +1,11 @@
 """mini-facade: 256x256 photographs of facades and their 5-class masks.
 
-`<data-dir>/facade/starter_set/{train,test_dev}/NAME.jpg` with a mask `NAME.png` beside it, whose
-pixels are class indices (grey) or have the classes' colours (palette, or red, green and blue).
+Each `<data-dir>/facade/starter_set/{train,test_dev}/NAME.jpg` has a mask `NAME.png` beside it,
+whose pixels are class indices (grey) or class colours (palette or RGB).
 
-The training split of the published starter set is 302 facades, each cropped three times: images
-i, i+302 and i+604 show one building. `groups` says which images belong together, and the split
-keeps a group on one side.
+The training split of the published starter set has 302 facades, each cropped three times: images
+i, i+302 and i+604 show the same building. `groups` says which images belong together, and the split
+never divides a group.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from study.errors import InputError
 from study.storage.cache import Entry, cached, checksum, file_stamps
 
 CLASSES = ("others", "facade", "pillar", "window", "balcony")
-# The data set's own colours, from the palette of its masks.
+# Class colours, from the palette of the data set's masks.
 PALETTE = ((0, 0, 0), (0, 128, 255), (128, 255, 128), (255, 128, 0), (255, 0, 0))
 SIZE = 256  # pixels, height and width
 SPLITS = {"train": "train", "test_dev": "test"}  # folder -> name in the cache
 
-LAYOUT = 3  # of what the cache holds; another number has it made anew
+LAYOUT = 3  # of the cached arrays; a different number rebuilds them
 
-# The published starter set: SHA-256 over names and contents of its training pairs.
+# SHA-256 of the names and contents of the published starter set's training pairs.
 STARTER_SET_CHECKSUM = "1c17f13f84ec41966a4e4ae0825060df8f493fe6c22bf6e72742df1baefd222a"
 STARTER_SET_FACADES = 302  # image i shows the facade i mod 302
 
@@ -58,8 +58,8 @@ def find_pairs(root: Path) -> Pairs:
     """Return the pairs of photograph and mask in a folder, by name.
 
     Raises:
-        InputError: A photograph without its mask or the other way round, two of one name, or no
-            pair at all.
+        InputError: A photograph or mask has no partner, a name appears twice, or there are no
+            pairs.
     """
     found = pairs.find_pairs(root)
     for first, second in found.twice:
@@ -79,10 +79,11 @@ def read_pair(pair: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray, list[str
     """Decode a photograph `(3, 256, 256)` and its mask `(256, 256)` of class indices, uint8.
 
     Returns:
-        Both, and what was done to them that older versions did not.
+        Both, and the processing steps that older versions did not apply.
 
     Raises:
-        InputError: Damaged, of another size, or with a label or colour that is no class.
+        InputError: Corrupted, of the wrong size, or with a label or colour that belongs to no
+            class.
     """
     path, mask_path = pair
     try:
@@ -107,12 +108,12 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
     """Import a starter set, or build one from the CMP Facade Database.
 
     Args:
-        source: Says where to put it.
-        paths: One folder or zip with `train` and `test_dev` in it, or the two CMP archives
-            (zips or unpacked folders); if empty, nothing is done to a set that is there.
+        source: Destination.
+        paths: One folder or zip that contains `train` and `test_dev`, or the two CMP archives
+            (zips or unpacked folders). If empty, an existing set is left as it is.
 
     Raises:
-        InputError: Nothing usable in `paths`, or neither paths nor a set.
+        InputError: `paths` contain nothing usable, or there are neither paths nor a set.
     """
     target = folder(source)
     if not paths:
@@ -134,7 +135,7 @@ def acquire(source: DataSource, paths: Sequence[Path]) -> None:
 
 
 def _starter_sets(path: Path, root: Path) -> list[Path]:
-    """Return the folders in one that have `train` and `test_dev` in them."""
+    """Return all folders inside `root` that contain `train` and `test_dev`."""
     holders: dict[Path, set[str]] = {}
     for place, folders, _ in os.walk(root):
         folders[:] = sorted(name for name in folders if not is_systems(name))
@@ -156,14 +157,14 @@ def _import_starter_set(root: Path, target: Path) -> None:
     for split, draft in drafts.items():
         shutil.rmtree(draft, ignore_errors=True)
         for pair in found[split].pairs:
-            read_pair(pair)  # refuse a damaged file before anything is replaced
+            read_pair(pair)  # refuse a corrupted file before replacing anything
             for file in pair:
                 copy = draft / file.relative_to(root / split)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
         if found[split].unused:
             print(f"{root / split}: {found[split].unused}", file=sys.stderr)
-    for split in SPLITS:  # never the training split of one set beside the test split of another
+    for split in SPLITS:  # never mix the training split of one set with the test split of another
         shutil.rmtree(target / split, ignore_errors=True)
     for split, draft in drafts.items():
         draft.rename(target / split)
@@ -173,12 +174,12 @@ def _import_starter_set(root: Path, target: Path) -> None:
 def load(source: DataSource) -> Entry:
     """Return the cached arrays of the data set.
 
-    They are `{train,test}_images` `(N, 3, 256, 256)` uint8, `{train,test}_targets` `(N, 256, 256)`
-    uint8, `train_alike` `(P, 2)` int64, pairs that look alike, `{train,test}_groups` `(N,)` int64,
-    and `train_shares` `(N, 5)` float64, the share of each class in the pixels of each image.
+    These are `{train,test}_images` `(N, 3, 256, 256)` uint8, `{train,test}_targets` `(N, 256, 256)`
+    uint8, `train_alike` `(P, 2)` int64 (pairs of similar images), `{train,test}_groups` `(N,)`
+    int64, and `train_shares` `(N, 5)` float64 (share of each class in an image's pixels).
 
     Raises:
-        InputError: Missing or damaged; the message names the file.
+        InputError: Missing or corrupted; the message names the file.
     """
     root = folder(source)
     for split in SPLITS:
@@ -204,7 +205,7 @@ def load(source: DataSource) -> Entry:
 
 
 def _build(draft: Path, *, found: Mapping[str, Pairs], sources: Sequence[Path]) -> dict[str, Any]:
-    """Decode, verify and group all images; write their arrays and return what identifies them."""
+    """Decode, verify and group all images; write the arrays and return the set's identity."""
     print("facade: verifying and caching the images (once per machine)", file=sys.stderr)
     counts, done = {}, Counter[str]()
     for split, name in SPLITS.items():
@@ -241,7 +242,7 @@ def _build(draft: Path, *, found: Mapping[str, Pairs], sources: Sequence[Path]) 
 
 
 def _decode(found: Pairs, draft: Path, name: str) -> tuple[int, list[str]]:
-    """Write a split's images and targets; return how many, and what was done to single ones."""
+    """Write a split's images and targets; return their number and the steps of `read_pair`."""
     with ThreadPoolExecutor() as pool:
         read = list(pool.map(read_pair, found.pairs))
     np.save(draft / f"{name}_images.npy", np.stack([image for image, _, _ in read]))
@@ -254,22 +255,22 @@ def _files(found: Pairs) -> list[Path]:
 
 
 def _with_readings(checksum_of_files: str, done: Mapping[str, int]) -> str:
-    """Return a checksum that tells files read in another way than older versions did."""
+    """Return a checksum that also covers how files were read, unless as in older versions."""
     if not done:
         return checksum_of_files
     return hashlib.sha256(json.dumps([checksum_of_files, sorted(done)]).encode()).hexdigest()
 
 
 def find_groups(num: int, alike: np.ndarray, train_checksum: str) -> tuple[np.ndarray, str]:
-    """Return which facade each training image shows, and how that was found.
+    """Return which facade each training image shows, and how this was determined.
 
     Args:
         num: Number of training images.
         alike: Pairs of images that look alike, `(P, 2)`.
-        train_checksum: Tells the published starter set, whose numbering is then used as well.
+        train_checksum: Identifies the published starter set, whose numbering is then used, too.
 
     Returns:
-        Group numbers `(N,)` int64 from 0, and a phrase.
+        Group numbers `(N,)` int64 from 0, and a phrase for the method.
     """
     pairs = alike
     grouped_by = "the images (phase correlation)"
@@ -281,7 +282,7 @@ def find_groups(num: int, alike: np.ndarray, train_checksum: str) -> tuple[np.nd
 
 
 def class_shares(targets: np.ndarray) -> np.ndarray:
-    """Return the share of each class in the pixels of each image: `(N, 5)` float64."""
+    """Return each class's share of the pixels of each image: `(N, 5)` float64."""
     flat = targets.reshape(len(targets), -1)
     return np.stack([(flat == label).mean(axis=1) for label in range(len(CLASSES))], axis=1)
 
@@ -289,7 +290,7 @@ def class_shares(targets: np.ndarray) -> np.ndarray:
 def resized(entry: Entry, source: DataSource, size: int) -> Entry:
     """Return the cached arrays at another image size in pixels.
 
-    Photographs are averaged over the area of each new pixel, masks take the nearest label.
+    Photographs are resized by area averaging, masks by nearest label.
     """
     if entry.array("train_images").shape[-1] == size:
         return entry

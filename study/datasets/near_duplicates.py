@@ -1,12 +1,12 @@
-"""Which images show the same thing: phase correlation, and groups of images that it connects.
+"""Near-duplicate images, found by phase correlation, and the groups they form.
 
-A validation split that cuts such a group apart leaks, and a search on it picks the wrong
+A validation split that divides such a group leaks, and a search on it selects the wrong
 hyperparameters.
 
-Measured on the 906 training images of mini-facade, whose numbering tells 302 buildings with three
-crops each: 875 images find a partner. Beyond the numbering seven pairs of buildings are joined:
-9/300, 23/41, 51/170, 106/120 and 119/222 are the same building photographed twice, from other
-distances; 16/116 and 30/50 only look alike, which costs nothing.
+Measured on the 906 training images of mini-facade (302 buildings with three crops each, by their
+numbering): 875 images have a near-duplicate. Beyond the numbering, seven pairs of buildings are
+joined: 9/300, 23/41, 51/170, 106/120 and 119/222 are the same building photographed twice from
+different distances; 16/116 and 30/50 are only similar, which does no harm.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-SIZE = 64  # pixels; images are reduced to this before they are compared
-# Images compared at once: their spectra stay in a core's cache, which is 2.7 times as fast as all.
+SIZE = 64  # pixels; images are resized to this before comparison
+# Images compared at a time. Their spectra fit a core's cache: 2.7 times as fast as all at once.
 CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One way of comparing: an image with another that is enlarged or mirrored first."""
+    """One kind of comparison: an image with another one, enlarged or mirrored."""
 
-    windowed: bool  # fades the border out, which makes room for another scale
+    windowed: bool  # fades out the border, which allows different scales
     mirrored: bool
     scale: float
-    threshold: float  # peak of the correlation from which two images are alike
+    threshold: float  # correlation peak from which two images count as near-duplicates
 
 
 VIEWS = (
@@ -47,8 +47,8 @@ VIEWS = (
 def look_alikes(images: np.ndarray) -> np.ndarray:
     """Find the pairs of images that are shifted, enlarged or mirrored copies of one another.
 
-    The measure is the peak of the phase correlation (Kuglin and Hines 1975): 1 for a cyclic
-    shift, near 0 for images that have nothing in common. 906 images take about a minute.
+    The measure is the peak of the phase correlation (Kuglin and Hines 1975): 1 for a cyclic shift,
+    near 0 for unrelated images. 906 images take about a minute.
 
     Args:
         images: `(N, C, H, W)` uint8.

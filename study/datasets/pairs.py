@@ -1,6 +1,6 @@
-"""Photographs with their masks: `NAME.jpg` and `NAME.png` in one folder, paired by name.
+"""Pairs of photograph and mask: `NAME.jpg` and `NAME.png` in the same folder.
 
-Suffixes may be in any case, a photograph's also `.jpeg`; folders inside are looked into, too.
+Suffixes are case-insensitive, `.jpeg` is allowed, too, and subfolders are searched.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PHOTOS, MASKS = (".jpg", ".jpeg"), (".png",)
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """What a folder holds.
+    """The files of a folder.
 
     Attributes:
-        pairs: Photograph and mask, in the order of their names.
-        without: Of each photograph without a mask, or mask without a photograph, the file, what
-            is missing ("mask"), and the file that would be it.
-        twice: Files that share folder, name and part with another one, and that other one.
+        pairs: Photograph and mask, sorted by name.
+        without: For each file without a partner: the file, the missing kind ("mask") and the
+            expected file.
+        twice: Two files of the same folder, name and kind.
         unused: All other files.
     """
 
@@ -34,7 +34,7 @@ class Pairs:
 
 
 def find_pairs(root: Path) -> Pairs:
-    """Return the pairs in a folder and in those inside it, and all that is in no pair.
+    """Return the pairs in a folder and its subfolders, and all files that are not in a pair.
 
     Raises:
         InputError: One of the folders cannot be read.

@@ -1,6 +1,6 @@
-"""Pictures that users have: of any size, mode and orientation, in the formats of `FORMATS`.
+"""Reading of users' images: any size, mode and orientation, in the formats of `FORMATS`.
 
-photo = read_photo(Path("IMG_0042.jpg"))    # upright, 8 bits, red, green and blue
+photo = read_photo(Path("IMG_0042.jpg"))    # upright, 8-bit RGB
 averaged(Image.fromarray(photo.pixels), 64, 64)
 """
 
@@ -19,11 +19,11 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from study.errors import InputError
 
-# A phone of 108 megapixels is welcome; what needs more than this is an accident or an attack.
+# Room for phones with 108 megapixels; larger images are accidents or attacks.
 MOST_PIXELS = 128_000_000
 WHITE = (255, 255, 255)
 TURNED = "turned as its EXIF data say"
-# Formats that hold pixels and nothing else: Pillow reads more, and starts programs for some (EPS).
+# Pixel formats only: Pillow reads more, and starts external programs for some (EPS).
 FORMATS = (
     "JPEG",
     "MPO",
@@ -45,7 +45,7 @@ PICTURES = frozenset(
     ".ppm .pgm .pbm .pnm .heic .heif .hif .jxl .psd .svg .eps .ico .tga .xcf .wmf .emf".split()
 )
 OTHER_FORMAT = "{}, which is not supported; save it as JPEG or PNG"
-OTHERS = {  # of formats that are not read: where in the file which bytes stand
+OTHERS = {  # unsupported formats: offset in the file and the bytes there
     "a HEIC picture": [
         (4, b"ftyp" + brand)
         for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
@@ -66,21 +66,21 @@ OTHERS = {  # of formats that are not read: where in the file which bytes stand
     "an SVG drawing": [(0, b"<svg"), (0, b"<?xml")],
     "a JPEG XL picture": [(0, b"\xff\x0a"), (4, b"JXL ")],
 }
-DNG_VERSION, KIND_OF_PAGE, REDUCED = 50706, 254, 1  # TIFF tags, and a bit of the second
+DNG_VERSION, KIND_OF_PAGE, REDUCED = 50706, 254, 1  # two TIFF tags, and a bit of the second
 
 
 class BadImage(ValueError):
-    """A file that gives no picture; says why, without the file's name."""
+    """A file cannot be read as an image; the message does not name the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """A picture as people see it.
+    """An image as displayed.
 
     Attributes:
-        pixels: `(H, W, 3)` uint8, upright; what was transparent lies on white.
-        solid: `(H, W)` bool, where it was not transparent; None if it was nowhere.
-        notes: What was done to it, in phrases for people.
+        pixels: `(H, W, 3)` uint8, upright; transparent parts are white.
+        solid: `(H, W)` bool, False where transparent; None if nothing is.
+        notes: Conversions applied, as phrases.
     """
 
     pixels: np.ndarray
@@ -89,10 +89,10 @@ class Photo:
 
 
 def read_photo(path: Path) -> Photo:
-    """Read a picture; of one that moves, the first frame.
+    """Read an image; of an animation, the first frame.
 
     Raises:
-        BadImage: There is none in the file, or one too large.
+        BadImage: The file is not a readable image, or the image is too large.
     """
     with opened(path) as image:
         return _upright_colours(image)
@@ -100,12 +100,12 @@ def read_photo(path: Path) -> Photo:
 
 @contextlib.contextmanager
 def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
-    """Open a picture; the only way in which a file becomes one, whoever asks.
+    """Open an image. All code that reads image files goes through here.
 
-    The format is told by the content and is one of `FORMATS`.
+    The format is detected by content and must be one of `FORMATS`.
 
     Raises:
-        BadImage: No such file, another format, damaged, or too large.
+        BadImage: No such file, unsupported format, corrupted, or too large.
     """
     if isinstance(source, Path):
         if not os.path.exists(source):
@@ -116,7 +116,7 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
             raise BadImage(OTHER_FORMAT.format("a camera's raw picture"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and damaged EXIF
+            warnings.simplefilter("ignore")  # sizes are checked here; corrupted EXIF
             with Image.open(source, formats=_formats()) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise BadImage(_too_large(f"{image.width}x{image.height} pixels"))
@@ -133,14 +133,14 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
         raise BadImage("not enough memory to read it; make it smaller") from None
     except PermissionError as error:
         raise BadImage(f"cannot be read ({error.strerror})") from None
-    except Exception as error:  # whatever a damaged file makes Pillow's readers raise
+    except Exception as error:  # whatever Pillow raises for a corrupted file
         raise BadImage(f"cannot be decoded ({type(error).__name__}: {error})") from None
 
 
 def looks_like_picture(path: Path) -> bool:
-    """Return whether a file is a picture by its name, or by its content if the name says nothing.
+    """Return whether a file is an image by its suffix or, failing that, by its content.
 
-    It may be one that cannot be read: whoever tries is told why.
+    It may still be unreadable; `opened` then says why.
     """
     if path.suffix.lower() in PICTURES | RAW:
         return True
@@ -152,7 +152,7 @@ def looks_like_picture(path: Path) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return a picture turned as its EXIF data say."""
+    """Return an image rotated according to its EXIF data."""
     orientation = _orientation(image)
     return image if orientation is None else image.transpose(orientation)
 
@@ -163,7 +163,7 @@ def _formats() -> list[str]:
 
 
 def _is_raw(image: Image.Image) -> bool:
-    """Return whether a TIFF is a camera's raw picture, of which Pillow reads a small preview."""
+    """Return whether a TIFF is a raw camera image, of which Pillow would read a small preview."""
     tags = getattr(image, "tag_v2", {})
     return DNG_VERSION in tags or bool(int(tags.get(KIND_OF_PAGE, 0)) & REDUCED)
 
@@ -182,9 +182,9 @@ def _no_image(source: Path | BinaryIO) -> str:
 def averaged(
     image: Image.Image, width: int, height: int, box: tuple[int, int, int, int] | None = None
 ) -> Image.Image:
-    """Return an image, or a box of it, at another size: each new pixel averages over its area.
+    """Return an image, or a box of it, resized by area averaging.
 
-    Training images are made smaller by this too.
+    Training images are resized in the same way.
     """
     return image.resize((width, height), Image.Resampling.BOX, box)
 
@@ -196,7 +196,7 @@ def _too_large(what: str) -> str:
 def _upright_colours(image: Image.Image) -> Photo:
     notes = []
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # those are photos with a preview beside them
+    if frames > 1 and image.format != "MPO":  # those are photos with an embedded preview
         notes.append(f"the first of {frames} frames")
     image.load()
     orientation = _orientation(image)
@@ -226,7 +226,7 @@ def _upright_colours(image: Image.Image) -> Photo:
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """Return how to turn a picture; None if it is upright, or its EXIF data are damaged."""
+    """Return how to rotate an image; None if it is upright or its EXIF data are corrupted."""
     turns = Image.Transpose
     known = {
         2: turns.FLIP_LEFT_RIGHT,
@@ -239,15 +239,15 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
     }
     try:
         return known.get(image.getexif().get(0x0112, 1))
-    except Exception:  # the picture is there all the same
+    except Exception:  # the image itself is still readable
         return None
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Return grey levels of more than 8 bits as uint8.
 
-    Whole numbers count to 65,535, as in a 16-bit PNG. Floats count to 1, 255 or 65,535, the first
-    that holds them.
+    Integers range up to 65,535, as in a 16-bit PNG. Floats range up to 1, 255 or 65,535: the first
+    that covers all values.
     """
     whole = np.issubdtype(values.dtype, np.integer)
     values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)

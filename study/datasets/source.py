@@ -1,4 +1,4 @@
-"""A data set in memory: where it comes from, its images, its training and validation part."""
+"""A data set in memory: its source, its images, and its training and validation parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from study.storage.cache import cache_home
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Which data set, and where: all paths absolute, so that it holds in any process."""
+    """Which data set, and where; paths are absolute, so that they are valid in any process."""
 
     dataset: Literal["real", "sample"] = "real"
     data_dir: Path
@@ -37,13 +37,13 @@ class DataSource:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Some images of a memory-mapped set, chosen by index.
+    """A subset of a memory-mapped set of images, selected by index.
 
     Attributes:
-        images: `(N, C, H, W)` uint8, all images of the file.
+        images: `(N, C, H, W)` uint8, all images of the set.
         targets: `(N,)` or `(N, H, W)` uint8 class indices.
         indices: `(n,)` int64, which of the N belong to this set.
-        groups: `(N,)` int64, what each image shows; None if each shows something else.
+        groups: `(N,)` int64, group of each image (the thing it shows); None if all differ.
     """
 
     images: np.ndarray
@@ -53,7 +53,7 @@ class ImageSet:
 
     @property
     def shown(self) -> np.ndarray:
-        """What each image of this set shows, `(n,)` int64."""
+        """Group of each image of this subset, `(n,)` int64."""
         return self.indices if self.groups is None else self.groups[self.indices]
 
     def __len__(self) -> int:
@@ -62,14 +62,14 @@ class ImageSet:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Training and validation part of the training split."""
+    """Training and validation parts of the training split."""
 
     train: ImageSet
     val: ImageSet
 
 
 def check_classes(task: str, classes: Sequence[str], splits: Splits) -> None:
-    """Say which of a task's classes training or validation has nothing of.
+    """Report which of a task's classes are absent from training or validation.
 
     Raises:
         InputError: Validation has a single class, so that every network scores 1.
@@ -85,7 +85,7 @@ def check_classes(task: str, classes: Sequence[str], splits: Splits) -> None:
 
 
 def say_absent(task: str, classes: Sequence[str], images: ImageSet, where: str) -> list[str]:
-    """Say on stderr which of a task's classes are absent from an image set; return the others."""
+    """Report on stderr which classes are absent from an image set; return the others."""
     counts = np.zeros(256, np.int64)
     for places in np.array_split(images.indices, max(1, len(images) // 64)):
         counts += np.bincount(images.targets[places].ravel(), minlength=256)[:256]

@@ -1,11 +1,10 @@
-"""Validation as a fixed, seeded part of the training split.
+"""Seeded splits into training and validation images.
 
-Whoever searches on a split whose two sides show the same things picks the wrong hyperparameters:
-`grouped_split` keeps everything that belongs together on one side.
+A search on a split that shows the same things in both parts selects the wrong hyperparameters, so
+`grouped_split` never divides a group of related images.
 
-The training split has `study.config.NUM_FOLDS` disjoint parts of the same kind, the folds. A
-search validates on fold 0; a configuration that it chose is confirmed on the others, which it was
-not chosen by.
+The training split has `study.config.NUM_FOLDS` disjoint folds. A search validates on fold 0; the
+configurations it selects are confirmed on the other folds, which played no part in the selection.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ NUM_CANDIDATES = 2000
 def stratified_split(
     targets: np.ndarray, share: float, seed: int, fold: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split images so that every class has the same share on both sides.
+    """Split images so that every class has the same share in both parts.
 
     Args:
         targets: `(N,)` class indices.
         share: Part of each class that goes to validation, between 0 and 1.
-        seed: The split is a function of the other arguments and this number.
-        fold: Which of the disjoint parts is validation, from 0.
+        seed: Seed of the split.
+        fold: Which of the disjoint folds is validation, from 0.
 
     Returns:
         Sorted indices of training and validation images, int64.
@@ -43,18 +42,18 @@ def stratified_split(
 def grouped_split(
     groups: np.ndarray, shares: np.ndarray, share: float, seed: int, fold: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split images by group so that every class has nearly its whole share in validation.
+    """Split images by group so that classes are nearly as frequent in validation as overall.
 
-    Of many seeded candidates the one is taken whose worst class deviates least from its share in
-    the whole, since average precision follows how often a class occurs.
+    Of many random candidates, the one is chosen whose worst class deviates least from its overall
+    share, because average precision depends on class frequency.
 
     Args:
-        groups: `(N,)` group of each image; a group is never cut apart.
+        groups: `(N,)` group of each image; a group is never divided.
         shares: `(N, K)` share of each class in each image.
         share: Part of the groups that goes to validation, between 0 and 1.
-        seed: The split is a function of the other arguments and this number.
-        fold: Which of the disjoint parts is validation, from 0; each is taken from what those
-            before it have left.
+        seed: Seed of the split.
+        fold: Which of the disjoint folds is validation, from 0; each is taken from the groups left
+            by those before it.
 
     Returns:
         Sorted indices of training and validation images, int64.

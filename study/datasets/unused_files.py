@@ -1,32 +1,32 @@
-"""Files that a command was given and did not use: counted, and named by the reason."""
+"""Files that a command was given but did not use, counted and listed by reason."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-NUM_NAMED = 4  # of each reason
-# What systems leave in folders and archives; counted, but nobody wants to read their names.
+NUM_NAMED = 4  # listed per reason
+# Files that operating systems leave in folders and archives: counted, but not listed.
 SYSTEM = "hidden or the system's"
 SYSTEM_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db")
 
 
 def is_systems(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden, or made by a system."""
+    """Return whether a file or folder is hidden or created by the operating system."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 class UnusedFiles:
-    """Names of files by the reason for which they are not used."""
+    """Names of unused files by reason."""
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}
 
     def add(self, reason: str, name: object) -> None:
-        """Note a file."""
+        """Add a file."""
         self.names.setdefault(reason, []).append(str(name))
 
     def update(self, other: UnusedFiles) -> None:
-        """Note all that another one has."""
+        """Add all files of another collection."""
         for reason, names in other.names.items():
             self.names.setdefault(reason, []).extend(names)
 
@@ -34,7 +34,7 @@ class UnusedFiles:
         return sum(map(len, self.names.values()))
 
     def __str__(self) -> str:
-        """Return all in one phrase: `3 not used: 2 no pictures (a.txt, b.csv), 1 hidden`."""
+        """Return a summary such as `3 not used: 2 no images (a.txt, b.csv), 1 hidden`."""
         parts = []
         for reason, names in sorted(self.names.items(), key=lambda item: item[0] == SYSTEM):
             parts.append(f"{len(names)} {reason}{'' if reason == SYSTEM else _named(names)}")

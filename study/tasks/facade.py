@@ -1,4 +1,4 @@
-"""Which part of the building is this pixel: facade segmentation, 256x256 RGB, five classes.
+"""Facade segmentation: building parts in 256x256 RGB photographs, five classes.
 
 python -m study.train facade --image-size 128 --epochs 8
 python -m study.tune facade --num-samples 50
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 SAMPLE_TRAIN, SAMPLE_TEST = 40, 8  # buildings drawn, three crops each
-# Of the pixels by class, in the part of the starter set that is trained on (`split_seed` 0).
+# Share of pixels by class in the starter set's training images (`split_seed` 0).
 SHARES = (0.356, 0.405, 0.024, 0.165, 0.051)
 SAMPLE_SIZE = 128  # pixels, of the drawn crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FacadeConfig(TrainConfig):
-    """Settings of the hourglass baseline, and of a U-Net."""
+    """Settings of the hourglass baseline and of a U-Net."""
 
     epochs: int = setting(20, "passes over the training split", low=1, searchable=False)
     batch_size: int = setting(8, "images per optimizer step, over all workers", low=1)
@@ -102,7 +102,7 @@ class FacadeConfig(TrainConfig):
 
 
 class Facade(Task):
-    """mini-facade."""
+    """The facade segmentation task on mini-facade."""
 
     name = "facade"
     title = "building-facade segmentation"
@@ -150,7 +150,7 @@ class Facade(Task):
         return cached(source.cache_dir, "facade-sample", key, build)
 
     def load_splits(self, source: DataSource, config: FacadeConfig) -> Splits:
-        """Return the split by facade: images `(N, 3, S, S)` and targets `(N, S, S)`, uint8."""
+        """Return images `(N, 3, S, S)` and targets `(N, S, S)`, uint8, split by facade."""
         entry = self._load(source)
         groups = entry.array("train_groups")
         kept = groups if config.split == "facade" else np.arange(len(groups))
@@ -181,7 +181,7 @@ class Facade(Task):
         return ImageSet(images, targets, np.arange(len(targets)), groups)
 
     def build_model(self, config: FacadeConfig) -> torch.nn.Module:
-        """Return the network of the family `model`."""
+        """Return a network of the family `model`."""
         from study.training.models import HourglassNet, UNet
 
         if config.model == "unet":
@@ -193,7 +193,7 @@ class Facade(Task):
         return HourglassNet(widths, len(self.classes), config.last_relu)
 
     def loss(self, logits: Tensor, targets: Tensor, config: FacadeConfig) -> Tensor:
-        """Return cross-entropy over all pixels, as it is or as `loss` changes it."""
+        """Return cross-entropy over all pixels, or the variant chosen by `loss`."""
         from torch.nn.functional import cross_entropy
 
         from study.training import losses
@@ -217,7 +217,7 @@ class Facade(Task):
     def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
-        """Return counts, and the best, median and worst images by pixel accuracy."""
+        """Return the counts, and the best, median and worst images by pixel accuracy."""
         arrays = meter.arrays()
         targets = images.targets[images.indices]
         scores = (arrays["predictions"] == targets).mean(axis=(1, 2))
@@ -269,7 +269,7 @@ class Facade(Task):
 
 
 def _enlarged(images: np.ndarray, size: int) -> np.ndarray:
-    """Return images `(n, 3, S, S)` with pixels repeated to `size`, to lie over masks."""
+    """Return images `(n, 3, S, S)` with pixels repeated to `size`, the size of the masks."""
     if images.shape[-1] == size:
         return images
     nearest = np.arange(size) * images.shape[-1] // size

@@ -1,4 +1,4 @@
-"""Which garment is it: Fashion-MNIST, 28x28 grey images of ten classes.
+"""Garment classification: Fashion-MNIST, 28x28 grey images of ten classes.
 
 python -m study.train fashion --epochs 6
 python -m study.tune fashion --num-samples 20
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     import torch
 
 
-NUM_EXAMPLES = 6  # in figures, per class, right and wrong each
+NUM_EXAMPLES = 6  # per class in figures, for right and wrong predictions each
 SAMPLE_TRAIN, SAMPLE_TEST = 3000, 500  # images drawn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FashionConfig(TrainConfig):
-    """Settings of the two-convolution baseline, and of a small residual net."""
+    """Settings of the two-convolution baseline and of a small residual network."""
 
     epochs: int = setting(6, "passes over the training split", low=1, searchable=False)
     model: str = setting("two_conv", "network family", choices=("two_conv", "residual"))
@@ -47,7 +47,7 @@ class FashionConfig(TrainConfig):
 
 
 class Fashion(Classification):
-    """Fashion-MNIST."""
+    """The garment classification task on Fashion-MNIST."""
 
     name = "fashion"
     title = "Fashion-MNIST classification"
@@ -95,7 +95,7 @@ class Fashion(Classification):
         return entry.array(f"{split}_images"), entry.array(f"{split}_targets")
 
     def build_model(self, config: FashionConfig) -> torch.nn.Module:
-        """Return the network of the family `model`."""
+        """Return a network of the family `model`."""
         from study.training.models import ResidualNet, TwoConv
 
         num_classes = len(self.classes)
@@ -114,7 +114,7 @@ class Fashion(Classification):
     def figure_data(
         self, model: torch.nn.Module, meter: Meter, images: ImageSet
     ) -> dict[str, np.ndarray]:
-        """Return confusion counts, examples by class and the first layer's filters."""
+        """Return the confusion counts, examples by class and the first layer's filters."""
         from torch.nn import Conv2d
 
         arrays = meter.arrays()
@@ -142,7 +142,7 @@ class Fashion(Classification):
         return result
 
     def figures(self, figure_data: Mapping[str, np.ndarray], note: str) -> dict[str, Figure]:
-        """Draw confusion matrix, accuracy per class, examples and filters."""
+        """Draw the confusion matrix, accuracy per class, examples and filters."""
         from study.figures import image_plots
 
         right = (figure_data["right_images"], figure_data["right_confidences"])

@@ -161,7 +161,7 @@ def test_whether_it_may_be_written_is_asked_before_every_attempt(
     def guard() -> None:
         calls.append(len(asked))
         if asked:  # the first attempt took too long
-            raise HoldLost("another driver may have taken the study over")
+            raise HoldLost("another driver may have taken over the study")
 
     place = as_path(f"s3://team/studies?{query}")
     assert isinstance(place, ObjectPath)
