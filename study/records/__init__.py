@@ -1,1 +1,1 @@
-"""What a study and its trials leave on disk, and the copy of it for Optuna's tools."""
+"""Studies and trials on disk, and their copy for Optuna's tools."""

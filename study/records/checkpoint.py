@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, checked before they are believed, free of code.
+"""Checkpoints: written atomically, verified on loading, free of code.
 
-A checkpoint is what `torch.save` writes, a zip archive. Its checksums are verified on loading, so
-a truncated or altered file is found out, and only tensors and plain values are unpickled.
+A checkpoint is a zip archive written by `torch.save`. Its checksums are verified on loading, so a
+truncated or altered file is detected, and only tensors and plain values are unpickled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def save(state: dict[str, Any], *paths: AnyPath) -> None:
     """Write nested dicts of tensors and plain values to files, in this order.
 
     Raises:
-        StorageError: A file cannot be written; the one that was there is still whole.
+        StorageError: A file cannot be written; the old one is unchanged.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -35,7 +35,7 @@ def load(path: AnyPath) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        DamagedFile: The file is missing or not what was written.
+        DamagedFile: The file is missing or damaged.
     """
     try:
         content = io.BytesIO(path.read_bytes())
@@ -52,16 +52,16 @@ def load(path: AnyPath) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     except DamagedFile:
         raise
-    except Exception as error:  # whatever a damaged archive makes the readers raise
+    except Exception as error:  # a damaged archive makes the readers raise anything
         raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from error
     return state
 
 
 def digest(path: AnyPath) -> str:
-    """Return the SHA-256 of a checkpoint's file.
+    """Return the SHA-256 of a checkpoint file.
 
     Raises:
-        DamagedFile: It is missing.
+        DamagedFile: The file is missing.
     """
     if not path.exists():
         raise DamagedFile(f"{path} is missing.")

@@ -1,7 +1,7 @@
-"""The text of a `study.tune` command of before its options were kept, read once.
+"""Options of old studies, parsed from the text of their `study.tune` command.
 
-`study.json` once had only what was typed. The flags below are those of that time, whatever
-`study.tune` calls them now, so nothing is added here or renamed.
+`study.json` once kept only the command as typed. The flags below are those of that time, whatever
+`study.tune` calls them now, so nothing here is added or renamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def options_of(command: str) -> RunOptions | None:
-    """Return what a command asked for; None if it is not one of `study.tune`, or not understood."""
+    """Return a command's options; None if it is not a `study.tune` command or cannot be parsed."""
     try:
         words = shlex.split(command)
         if words[:3] != ["python", "-m", "study.tune"]:
@@ -28,12 +28,12 @@ def options_of(command: str) -> RunOptions | None:
 
 
 def _values(words: list[str]) -> dict[str, Any]:
-    """Return the values of a command's words by the names of options.
+    """Return option values by name.
 
     Raises:
-        LookupError: A flag is not known, or has no value.
-        TypeError: There is no task, or more than one.
-        ValueError: A value is not of its flag's kind.
+        LookupError: A flag is unknown or has no value.
+        TypeError: There is not exactly one task.
+        ValueError: A value has the wrong type for its flag.
     """
     found: dict[str, Any] = {}
     rest = iter(words)
@@ -59,7 +59,7 @@ def _values(words: list[str]) -> dict[str, Any]:
 
 
 def _flag(start: str) -> str:
-    """Return the flag that begins so, as argparse takes them; it must be the only one."""
+    """Return the flag with this unambiguous prefix, as argparse accepts it."""
     flags = [*VALUES, *REPEATED, *SWITCHES]
     if start in flags:
         return start

@@ -1,12 +1,12 @@
-"""The origin of a study's folder: where it was made, moved, renamed, or a copy of another.
+"""The origin of a study's folder: created here, moved, renamed, or copied from another.
 
-    studies/a -> studies/b     moved: the study is called b from now on and keeps its runs in MLflow
-    cp -r studies/a studies/b  a copy: a study of its own, which has new runs for all its trials
+    studies/a -> studies/b     moved: the study is now called b and keeps its runs in MLflow
+    cp -r studies/a studies/b  copied: a separate study, with new runs for all its trials
 
-A copy is told by the place that its `study.json` names, where the other one is still; one made for
-another machine by its commands: MLflow has the last one of the study, and it is none of this
-folder's. A copy that brought its own tracking store along (a whole project was copied) disturbs
-nobody and keeps its runs.
+A copy is recognised by the place in its `study.json`, where the original still is. A copy on
+another machine is recognised by its commands: the study's last one in MLflow is not in this folder.
+A copy that includes its own tracking store (a whole project was copied) conflicts with nothing and
+keeps its runs.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ logger = logging.getLogger(__name__)
 
 
 def place_of(path: AnyPath) -> str:
-    """Return how a study's folder is named in its manifest."""
+    """Return the folder of a study as written in its manifest."""
     if isinstance(path, ObjectPath):
         return f"{path.scheme}://{path.key}"
     return str(path.resolve())
 
 
 def name_of(path: AnyPath, manifest: dict[str, Any]) -> str:
-    """Return a study's name, its folder's; of a confirmation the name of the study it confirms."""
+    """Return a study's name, that of its folder; for a confirmation, of the study it confirms."""
     confirms = "confirms" in manifest and path.parent.name == "confirm"
     return path.parent.parent.name if confirms else path.name
 
 
 def first_place(path: AnyPath, manifest: dict[str, Any]) -> str:
-    """Return where a study was made, as far as a manifest tells that does not name the place."""
+    """Return where a study was created, guessed from an old manifest that has no `place`."""
     if "confirms" in manifest and path.parent.name == "confirm":
         searched = path.parent.parent.parent / manifest["study"]
         return place_of(searched / "confirm" / path.name)
@@ -48,12 +48,12 @@ def first_place(path: AnyPath, manifest: dict[str, Any]) -> str:
 
 
 def settle(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]:
-    """Make a study go on where it is now, a copy with runs of its own; return its manifest.
+    """Adopt a moved or copied study at its new place, a copy with new runs; return its manifest.
 
     Args:
         path: The study's folder.
-        manifest: As it is there.
-        uri: Absolute tracking URI of the command that goes on.
+        manifest: The manifest in it.
+        uri: Absolute tracking URI of the current command.
     """
     here, before = place_of(path), manifest["place"]
     if before == here:
@@ -81,7 +81,7 @@ def settle(path: AnyPath, manifest: dict[str, Any], uri: str) -> dict[str, Any]:
 
 
 def separate(path: AnyPath, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Make a copy forget its runs in MLflow; return its manifest as a study of its own."""
+    """Detach a copy from the original's runs in MLflow; return its manifest as a new study."""
     for folder in children(path / "trials"):
         (folder / "mlflow_run.json").unlink(missing_ok=True)
     origin = {"id": manifest["id"], "place": manifest["place"]}
@@ -89,25 +89,25 @@ def separate(path: AnyPath, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_there(before: str, path: AnyPath, manifest: dict[str, Any]) -> bool:
-    """Return whether the same study is at another place, too."""
+    """Return whether the same study still exists at its old place."""
     there = as_path(before)
     if isinstance(there, Path) and isinstance(path, Path):
         with suppress(OSError):
-            if there.samefile(path):  # by another path
+            if there.samefile(path):  # the same folder under another path
                 return False
     if isinstance(there, ObjectPath) and isinstance(path, ObjectPath):
         there = ObjectPath(there.scheme, there.key, path.query)
     elif isinstance(there, ObjectPath):
-        return False  # with which credentials is not known
+        return False  # its credentials are unknown
     try:
         other = read_document(there / "study.json")
-    except (DamagedFile, StorageError):  # the second: another bucket, which is closed to us
+    except (DamagedFile, StorageError):  # StorageError: a bucket we may not read
         return False
     return bool(other.get("id") == manifest["id"])
 
 
 def _brought_its_store(before: str, here: str, uri: str) -> bool:
-    """Return whether the tracking store lies beside the copy as another lies beside the other."""
+    """Return whether the tracking store was copied too: same relative place as the original's."""
     file = path_of(uri) if uri else None
     if file is None or "://" in before + here or not file.exists():
         return False

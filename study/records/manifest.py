@@ -1,4 +1,4 @@
-"""`study.json`: what a study is, and whether another command means the same study."""
+"""`study.json`: the identity of a study, and whether a command refers to the same one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from study.system.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
-# How a new study's metrics are computed, in its manifest as `metrics_version`; without it, 1. What
-# means something else since a version:
+# Version of the metrics' definitions, `metrics_version` in the manifest (1 if absent), and the
+# metrics whose meaning changed in each version.
 METRICS_VERSION = 2
 CHANGED = {2: ("val/loss",)}  # before, each trial's own training loss: smoothed, weighted, mixed
 
-# What must be the same for trials to belong to one study.
+# Fields that must match for trials to belong to one study.
 IDENTITY = ("task", "dataset", "checksum", "metric", "mode", "epochs", "seed", "sampler", "space")
 
 
 def read_manifest(path: AnyPath) -> dict[str, Any]:
     """Read the manifest in a study's folder, from `optuna.db` if `study.json` is damaged.
 
-    The study is called as its folder is, also after that was renamed or copied.
+    The study takes the name of its folder, even after the folder was renamed or copied.
 
     Raises:
-        InputError: There is none, or both are damaged.
+        InputError: There is no manifest, or both files are damaged.
     """
     file = path / "study.json"
     if not file.exists() and not (path / "optuna.db").exists():
@@ -50,9 +50,9 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
             ) from None
         logger.warning("%s Its content was recovered from optuna.db.", error)
         manifest = recalled
-    for start in manifest.get("starts", []):  # kept as typed before there were masks
+    for start in manifest.get("starts", []):  # old studies kept commands unmasked
         start["command"] = redacted(start["command"])
-        if "options" not in start:  # before they were kept, too
+        if "options" not in start:  # old studies did not keep them
             options = options_of(start["command"])
             start["options"] = None if options is None else options.describe()
     missing = [key for key in (*IDENTITY, "study", "settings", "id") if key not in manifest]
@@ -69,12 +69,12 @@ def write_manifest(path: AnyPath, manifest: dict[str, Any]) -> None:
 
 
 def space_of(manifest: dict[str, Any]) -> SearchSpace:
-    """Return the search space that a manifest describes."""
+    """Return the search space in a manifest."""
     return SearchSpace.of(manifest["space"])
 
 
 def changed_metrics(manifest: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Return those of some metrics that mean something else in this study than in a new one."""
+    """Return the given metrics whose definition has changed since this study was created."""
     known = manifest.get("metrics_version", 1)
     changed = {name for version, some in CHANGED.items() if version > known for name in some}
     return sorted(changed.intersection(names))
@@ -107,15 +107,15 @@ def find_study(studies_dir: AnyPath, name: str | None) -> AnyPath:
 def refuse_other_data(
     manifest: Mapping[str, Any], identity: Mapping[str, Any], place: Path
 ) -> None:
-    """Make sure that a data set is the one of a study.
+    """Check that a data set is the one a study uses.
 
     Args:
-        manifest: Of the study.
-        identity: Of the data set.
-        place: Where it lies, for the message.
+        manifest: The study's manifest.
+        identity: The data set's identity.
+        place: The data set's folder, for the message.
 
     Raises:
-        InputError: It is another one.
+        InputError: The checksums differ.
     """
     if identity["checksum"] != manifest["checksum"]:
         raise InputError(
@@ -125,7 +125,7 @@ def refuse_other_data(
 
 
 def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Make sure that a command means the study in this folder.
+    """Check that a command refers to the study in this folder.
 
     Raises:
         InputError: It does not; the message says what differs.
@@ -153,7 +153,7 @@ def refuse_other_study(path: AnyPath, known: dict[str, Any], asked: dict[str, An
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
-    """Return the entries of two search spaces that differ."""
+    """Return the entries that differ between two search spaces."""
     texts: tuple[list[str], list[str]] = ([], [])
     for section in ("search", "fixed", "baseline"):
         for name in sorted(before[section].keys() | now[section].keys()):

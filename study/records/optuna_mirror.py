@@ -1,9 +1,9 @@
-"""`optuna.db`: a study as Optuna's own tools read it, optuna-dashboard for one.
+"""`optuna.db`: a copy of the study for Optuna's own tools, such as optuna-dashboard.
 
-It follows the record, a second behind where reports come fast, and never leads it. Where it turns
-out damaged it is made anew from the trials' files; where one of those is damaged, it gives back
-what it knows. Only the study's driver opens it; others read a copy, since SQLite must not be opened
-over a network by two machines. In an object store it is a copy that the driver sends now and then.
+It follows the record, at most about a second behind, and never leads it. If it is damaged it is
+rebuilt from the trials' files; if one of those is damaged, the trial is recovered from it. Only the
+study's driver opens it; others read a copy, since two machines must not open SQLite over a network.
+In an object store it is a copy that the driver uploads now and then.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How SQLite names what is no fault of the file.
+# SQLite errors that are not the file's fault.
 DISK = tuple(f"SQLITE_{name}" for name in "FULL BUSY LOCKED READONLY IOERR CANTOPEN".split())
-SEND_SECONDS = 30.0  # between two copies to an object store
-WRITE_SECONDS = 1.0  # between two writes; a value takes 6 ms, and of short trials many come at once
+SEND_SECONDS = 30.0  # between two uploads to an object store
+WRITE_SECONDS = 1.0  # between two writes; a value takes 6 ms, and short trials report many at once
 
 
 class OptunaFile:
-    """Keeps the Optuna study of a record.
+    """Keeps the Optuna study of a record up to date.
 
     Args:
         path: The SQLite file.
-        manifest: Of the study.
-        space: What is searched.
+        manifest: The study's manifest.
+        space: The search space.
     """
 
     def __init__(self, path: AnyPath, manifest: dict[str, Any], space: SearchSpace) -> None:
         self.place = path
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._sent = 0.0
-        self.path = Path()  # of the file that is open
+        self.path = Path()  # of the open file
         self.manifest = manifest
         self.space = space
         self.goal = Goal.of(manifest)
         self._study: optuna.Study | None = None
         self._storage: optuna.storages.RDBStorage | None = None
-        self._known: list[TrialRecord] = []  # what the file holds, by number
-        self._ids: list[int] = []  # of the trials there
+        self._known: list[TrialRecord] = []  # trials in the file, by number
+        self._ids: list[int] = []  # ids of the trials in the file
         self._waiting: dict[int, TrialRecord] = {}  # to be written, by number
         self._written = -math.inf
         self._behind = False
 
     def follow(self, trials: Sequence[TrialRecord]) -> str | None:
-        """Bring the file up to what the record says; return what was mended, in a sentence."""
+        """Bring the file up to date with the record; return what was repaired, as a sentence."""
         self._fetch()
         wrong = None
         if self.path.exists():
@@ -104,7 +104,7 @@ class OptunaFile:
         )
 
     def _catch_up(self, trials: Sequence[TrialRecord]) -> str | None:
-        """Write what is missing; return what is wrong with the file, if it is not the disk."""
+        """Write what is missing; return what is wrong with the file, None for a disk error."""
         try:
             self._open()
             for trial in trials:
@@ -118,7 +118,7 @@ class OptunaFile:
         return None
 
     def update(self, trial: TrialRecord) -> None:
-        """Have what is new of a trial written; a file that cannot be written follows later."""
+        """Queue a trial's changes; a file that cannot be written now catches up later."""
         self._waiting[trial.number] = trial
         if time.monotonic() - self._written > WRITE_SECONDS:
             self._write_waiting()
@@ -126,7 +126,7 @@ class OptunaFile:
                 self._try(self._send)
 
     def close(self, send: bool) -> None:
-        """Let go of the file, having written what is new and sent it to the object store."""
+        """Close the file, after writing changes and uploading them if `send`."""
         if send:
             self._write_waiting()
             if self._study is not None:
@@ -155,7 +155,7 @@ class OptunaFile:
             )
 
     def _fetch(self) -> None:
-        """Find the file; have a copy of one in an object store."""
+        """Locate the file; download it from an object store."""
         if isinstance(self.place, Path):
             self.path = self.place
             return
@@ -179,7 +179,7 @@ class OptunaFile:
                 engine_kwargs={"creator": functools.partial(_connect, self.path)},
             )
             for name in optuna.get_all_study_names(self._storage):
-                if name != self.manifest["study"]:  # renamed; it is written anew from the record
+                if name != self.manifest["study"]:  # renamed; rewritten from the record
                     optuna.delete_study(study_name=name, storage=self._storage)
             study = optuna.create_study(
                 study_name=self.manifest["study"],
@@ -204,9 +204,9 @@ class OptunaFile:
         self._known, self._ids = [], []
 
     def _adopt(self, trials: Sequence[TrialRecord]) -> str | None:
-        """Take over what the file holds; return where it is not what the record says.
+        """Load the file's trials; return the first difference from the record, if any.
 
-        It may lack what came last.
+        The file may lack the latest changes.
         """
         check_pages(self.path)
         study = self._open()
@@ -253,7 +253,7 @@ class OptunaFile:
 
 
 def _is_disk(error: BaseException | None) -> bool:
-    """Return whether it is not the file that is wrong, but the disk, or another who holds it."""
+    """Return whether an error comes from the disk or a lock, not from the file's content."""
     while error is not None:
         if isinstance(error, sqlite3.Error):
             return getattr(error, "sqlite_errorname", "").startswith(DISK)
@@ -262,7 +262,7 @@ def _is_disk(error: BaseException | None) -> bool:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open the file without waiting for the disk: a loss of power is mended as damage is."""
+    """Open the file without fsync: corruption after a power loss is repaired like any other."""
     connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA synchronous = OFF")
     return connection

@@ -1,4 +1,4 @@
-"""Trials and manifest of a study, recovered from `optuna.db` where its own files are damaged."""
+"""Recovery of a study's trials and manifest from `optuna.db` when their own files are damaged."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANIFEST = "study.json"  # user attribute: the study's manifest
-LOCK_SECONDS = 60.0  # to wait for a reader, optuna-dashboard for one
+LOCK_SECONDS = 60.0  # to wait for a reader such as optuna-dashboard
 
 
 def recall_manifest(path: AnyPath) -> dict[str, Any] | None:
-    """Return the manifest as the file keeps it; None if it cannot be read."""
+    """Return the manifest stored in the file; None if it cannot be read."""
     manifest: dict[str, Any] | None
     manifest = _recall(path, lambda study: json.loads(study.user_attrs[MANIFEST]))
     return manifest
 
 
 def recall_trials(path: AnyPath, metric: str, mode: str) -> list[TrialRecord]:
-    """Return the trials as the file knows them: of each epoch the metric, of the best one all."""
+    """Return the trials in the file: the metric of each epoch, all metrics of the best one."""
 
     def read(study: optuna.Study) -> list[TrialRecord]:
         return [_remembered(trial, metric, mode) for trial in study.get_trials(deepcopy=False)]
@@ -45,7 +45,7 @@ def _recall(path: AnyPath, read: Callable[[optuna.Study], Any]) -> Any:
         return None
     with tempfile.TemporaryDirectory(prefix="study-optuna-") as scratch:
         copy = Path(scratch) / path.name
-        for suffix in ("", "-journal"):  # with the latter SQLite undoes a half-made change
+        for suffix in ("", "-journal"):  # SQLite rolls back a partial change from the journal
             with suppress(FileNotFoundError):
                 content = (path.parent / f"{path.name}{suffix}").read_bytes()
                 copy.with_name(copy.name + suffix).write_bytes(content)
@@ -91,7 +91,7 @@ def _remembered(there: optuna.trial.FrozenTrial, metric: str, mode: str) -> Tria
 
 
 def check_pages(path: Path) -> None:
-    """Raise what SQLite raises if the file's structure is damaged."""
+    """Raise `sqlite3.DatabaseError` if the file's structure is damaged."""
     with sqlite3.connect(path, timeout=LOCK_SECONDS) as connection:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     connection.close()

@@ -1,4 +1,4 @@
-"""The trials of a study as Optuna has them: for its search, and for its own tools."""
+"""Conversion of a study's trials to Optuna's, for its samplers and for its own tools."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 def directions(goal: Goal) -> list[Literal["maximize", "minimize"]]:
-    """Return what Optuna calls the modes of the objectives."""
+    """Return the objectives' modes as Optuna's directions."""
     return ["maximize" if objective.mode == "max" else "minimize" for objective in goal.objectives]
 
 
 def frozen(
     trial: TrialRecord, space: SearchSpace, goal: Goal, *, searching: bool = False
 ) -> optuna.trial.FrozenTrial:
-    """Return a trial as Optuna has it.
+    """Return a trial as an Optuna `FrozenTrial`.
 
     Args:
         trial: The trial.
-        space: What is searched.
-        goal: What the study is after.
-        searching: For a search rather than for people; see `optuna_state`.
+        space: The search space.
+        goal: The study's objectives and constraints.
+        searching: For a sampler rather than for people; see `optuna_state`.
     """
     import datetime
 
@@ -59,10 +59,10 @@ def write_on(
     *,
     searching: bool = False,
 ) -> None:
-    """Write what is new of a trial that runs in Optuna's study, as `frozen` has it."""
+    """Write the changes of a running trial to Optuna's study, in the form of `frozen`."""
     known = attributes(before, goal)
     shown = {k: v for k, v in attributes(trial, goal).items() if known.get(k) != v}
-    optuna_storage.write_attributes(study, trial_id, shown)  # first: a kill after has all repeated
+    optuna_storage.write_attributes(study, trial_id, shown)  # first: after a kill all is rewritten
     optuna_storage.write_constraints(study, trial_id, constraints(trial, goal, searching))
     rows = trial.history[before.epochs :] if not (searching and trial.diverged) else ()
     curve = {int(row["epoch"]): row[trial.metric] for row in rows}
@@ -76,7 +76,7 @@ def write_on(
 
 
 def attributes(trial: TrialRecord, goal: Goal) -> dict[str, Any]:
-    """Return what Optuna's own tools show of a trial beside its values; some when it has ended."""
+    """Return the attributes that Optuna's tools show of a trial, some only after it has ended."""
     ending = "stopped" if trial.state == "stopped" and goal.has_two else None
     seconds = trial.seconds if trial.state != "running" else None
     shown = {
@@ -90,9 +90,9 @@ def attributes(trial: TrialRecord, goal: Goal) -> dict[str, Any]:
 
 
 def constraints(trial: TrialRecord, goal: Goal, searching: bool) -> dict[str, float]:
-    """Return the constraints of an ended trial as Optuna has them: satisfied at 0 and below.
+    """Return the constraints of an ended trial in Optuna's form: satisfied at 0 and below.
 
-    TPE ranks what keeps them before what does not, and among the latter by what misses add up to.
+    TPE ranks feasible trials before infeasible ones, and the latter by their total violation.
     """
     if trial.state == "running":
         return {}
@@ -102,12 +102,12 @@ def constraints(trial: TrialRecord, goal: Goal, searching: bool) -> dict[str, fl
 
 
 def optuna_state(trial: TrialRecord, goal: Goal, searching: bool) -> optuna.trial.TrialState:
-    """Return what Optuna calls the state of a trial.
+    """Return the Optuna state of a trial.
 
-    Optuna has no pruned trials where there are two objectives: a stopped one is complete, with the
-    values of its best epoch, and an attribute says how it ended. TPE forgets trials that failed and
-    goes back to where losses are not finite: in a search such a one is pruned before its first
-    epoch and misses a constraint by far, so it ranks last; in a file that people read it failed.
+    Optuna has no pruned trials with two objectives: a stopped trial is complete, with the values of
+    its best epoch, and an attribute says how it ended. TPE ignores failed trials and would return
+    to where losses diverge: for a sampler a diverged trial is pruned before its first epoch and
+    violates a constraint by far, so it ranks last; in a file for people it is failed.
     """
     import optuna
 
@@ -120,7 +120,7 @@ def optuna_state(trial: TrialRecord, goal: Goal, searching: bool) -> optuna.tria
 
 
 def distribution(space: SearchSpace, name: str) -> optuna.distributions.BaseDistribution:
-    """Return what Optuna calls the range of a parameter."""
+    """Return the range of a parameter as an Optuna distribution."""
     from optuna import distributions
 
     (parameter,) = (known for known in space.parameters if known.name == name)

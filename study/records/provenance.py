@@ -18,7 +18,7 @@ PACKAGES = ("torch", "ray", "optuna", "mlflow", "numpy")
 
 
 def facts(identity: dict[str, Any], source: DataSource) -> dict[str, str]:
-    """Return flat facts by dotted name, as they stand in checkpoints and MLflow tags."""
+    """Return facts by dotted name, as written to checkpoints and MLflow tags."""
     return {
         "data.dataset": source.dataset,
         "data.name": str(identity["dataset"]),
@@ -29,7 +29,7 @@ def facts(identity: dict[str, Any], source: DataSource) -> dict[str, str]:
 
 @functools.cache
 def code_and_machine() -> dict[str, str]:
-    """Return versions of code and packages, and the machine."""
+    """Return the versions of code and packages, and facts about the machine."""
     return {
         "code.version": study.__version__,
         "code.commit": _commit(),
@@ -42,12 +42,12 @@ def code_and_machine() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that matter."""
+    """Return the versions of the packages in `PACKAGES`."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _commit() -> str:
-    """Return the git commit of a checkout, with a mark if files differ from it."""
+    """Return the git commit of a checkout, marked as dirty if files differ from it."""
     root = Path(study.__file__).parent.parent
     if not (root / ".git").exists():
         return "installed package"

@@ -1,10 +1,10 @@
 """The folder of one trial: its checkpoints, figures and, if it failed, its error.
 
-trial.json      what the study knows of it (`study.records.trial_record`); not with study.train
-last.pt         everything to go on with: network, optimizer, settings, metrics of all epochs
-best.pt         the same of the best epoch
+trial.json      the trial's record (`study.records.trial_record`); not with study.train
+last.pt         state to resume from: network, optimizer, settings, metrics of all epochs
+best.pt         the same for the best epoch
 metrics.json    one object per epoch, for people
-evidence.npz    what the figures of the best epoch are drawn from
+evidence.npz    data for the figures of the best epoch
 figures/*.png
 error.txt       traceback of the last failure
 mlflow_run.json id of the trial's run in MLflow
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 
 def write_arrays(path: AnyPath, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an `.npz` whole or not at all."""
+    """Write an `.npz` atomically."""
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote.
+    """Read a file written by `write_arrays`.
 
     Raises:
-        DamagedFile: It is missing or not what was written.
+        DamagedFile: It is missing or damaged.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             return dict(archive)
     except StorageError:
         raise
-    except Exception as error:  # whatever a damaged archive makes the readers raise
+    except Exception as error:  # a damaged archive makes the readers raise anything
         raise DamagedFile(
             f"{path} is missing or damaged ({type(error).__name__}: {error})."
         ) from error
@@ -56,7 +56,7 @@ class RunFolder:
 
     Attributes:
         path: The folder.
-        damage: What was found damaged on reading, in sentences for people.
+        damage: Damage found on reading, as sentences for people.
     """
 
     def __init__(self, path: AnyPath) -> None:
@@ -70,12 +70,12 @@ class RunFolder:
 
     @property
     def best_checkpoint(self) -> AnyPath:
-        """The weights of the best epoch."""
+        """The checkpoint of the best epoch."""
         return self.path / "best.pt"
 
     @property
     def figure_data_file(self) -> AnyPath:
-        """The arrays that the figures of the best epoch are drawn from."""
+        """The data for the figures of the best epoch."""
         return self.path / "evidence.npz"
 
     @property
@@ -85,21 +85,21 @@ class RunFolder:
 
     @property
     def run_id(self) -> str | None:
-        """The trial's run in MLflow; None if it has none yet, or the file is damaged."""
+        """The id of the trial's run in MLflow; None if it has none yet or the file is damaged."""
         path = self.path / "mlflow_run.json"
         try:
             return str(read_document(path)["run_id"])
         except DamagedFile:
-            return None  # the tracker finds the run by its tags and writes the file again
+            return None  # the tracker finds the run by its tags and rewrites the file
 
     def write_run_id(self, run_id: str) -> None:
-        """Write `mlflow_run.json` if it does not say so already."""
+        """Write `mlflow_run.json` unless it has this id already."""
         if self.run_id != run_id:
             self.path.mkdir(parents=True, exist_ok=True)
             write_document(self.path / "mlflow_run.json", {"run_id": run_id}, shared=True)
 
     def record(self, result: EpochResult, facts: Mapping[str, Any]) -> None:
-        """Save an epoch; what is already there stays whole if the process dies in the middle.
+        """Save an epoch; existing files stay intact if the process dies halfway.
 
         Args:
             result: The epoch.
@@ -128,10 +128,10 @@ class RunFolder:
         checkpoint.save({**state, "facts": dict(facts)}, self.last_checkpoint)
 
     def last_state(self) -> dict[str, Any] | None:
-        """Return the state to resume from, None if there is none.
+        """Return the state to resume from; None if there is none.
 
-        That is the last checkpoint, or that of the best epoch: if the last one is damaged, which
-        `damage` says, or if a kill came between the two, of which the best one is written first.
+        It is the last checkpoint, or that of the best epoch if the last one is damaged (noted in
+        `damage`) or if the process was killed between writing the two: the best is written first.
         """
         from study.records import checkpoint
 
@@ -147,11 +147,10 @@ class RunFolder:
     def load_or_repair_weights(self, metric: str, mode: str) -> dict[str, Any]:
         """Return the checkpoint of the best epoch.
 
-        If `best.pt` is damaged and the best epoch was the last one, that checkpoint serves, and
-        `best.pt` is written anew from it.
+        If `best.pt` is damaged and the best epoch was the last one, it is restored from `last.pt`.
 
         Raises:
-            DamagedFile: Neither can be read; names `best.pt`.
+            DamagedFile: Neither can be used; names `best.pt`.
         """
         from study.records import checkpoint
 
@@ -168,7 +167,7 @@ class RunFolder:
             return state
 
     def figures(self) -> list[AnyPath]:
-        """Return the files of the figures that were drawn, by name."""
+        """Return the figure files, sorted by name."""
         found = children(self.path / "figures")
         return [path for path in found if path.name.endswith(".png")]
 

@@ -1,8 +1,8 @@
-"""What a command that starts or continues a study asks for: the flags of `study.tune`, as values.
+"""The options of a command that starts or continues a study: the flags of `study.tune`, as values.
 
 A field has the name of its flag: `num_samples` is `--num-samples`. Each start keeps its options in
-`study.json`, so that nothing has to be read out of the text of a command again. They are no part of
-what makes a study another one: only the manifest is.
+`study.json`, so the text of a command need not be parsed again. They are not part of a study's
+identity; only the manifest is.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Any, Self
 from study.errors import InputError
 from study.system.redaction import masked
 
-# Of the epochs, before the first trial may be stopped. Replays of kept learning curves
-# (tests/benchmarks/searchers.py): after one epoch of 20 the later winner is stopped in one to two
-# studies of three, and the search settles where learning starts fast.
+# Default grace period, as a fraction of the epochs. In replays of recorded learning curves
+# (tests/benchmarks/searchers.py), a grace period of one epoch in 20 stops the later winner in one
+# to two studies out of three, and the search favours fast starters.
 GRACE = 0.2
 MOST_TRIALS = 10**15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResourceOptions:
-    """How many trials a study runs, and on what.
+    """The number of trials and their resources.
 
     Attributes:
         num_samples: Ended trials at which the study is complete; infinity for no limit.
-        max_concurrent: Trials at a time; None for what fits.
+        max_concurrent: Trials at a time; None for as many as fit.
         workers_per_trial: Processes that train one trial together.
-        cpus_per_worker: Cores of each; None to share them out.
-        gpus_per_worker: GPUs of each; None for one if there are enough.
-        address: Of a running Ray cluster, or `auto`; None for this machine.
-        wait: Nodes of the cluster to wait for; None to take what is up.
+        cpus_per_worker: Cores per worker; None to divide them evenly.
+        gpus_per_worker: GPUs per worker; None for one if there are enough.
+        address: Address of a running Ray cluster, or `auto`; None for this machine.
+        wait: Number of cluster nodes to wait for; None to use those that are up.
     """
 
     num_samples: float = 10
@@ -49,7 +49,7 @@ class ResourceOptions:
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Take the options from parsed flags, or from `describe`; other entries are ignored.
 
-        An option that a record does not have, because a later version added it, has its default.
+        An option missing from an old record gets its default.
         """
         names = {field.name for field in dataclasses.fields(cls)} & values.keys()
         given = {name: _plain(values[name]) for name in names}
@@ -58,10 +58,10 @@ class ResourceOptions:
         return cls(**given)
 
     def check(self) -> None:
-        """Check what can be checked without asking a machine.
+        """Check everything that does not depend on the machine.
 
         Raises:
-            InputError: An option can never be right.
+            InputError: An option is invalid.
         """
         for flag in ("num_samples", "max_concurrent", "workers_per_trial", "cpus_per_worker"):
             value = getattr(self, flag)
@@ -89,31 +89,31 @@ class ResourceOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(ResourceOptions):
-    """What a command that starts or continues a study asks for, as typed.
+    """The options of a command that starts or continues a study, as typed.
 
     Attributes:
         task: Name or file of the task.
-        name: Of the study; None for the task's.
+        name: Study name; None for the task's name.
         dataset: `real` or `sample`.
-        data_dir: Folder of data sets; None for the usual one.
+        data_dir: Folder of data sets; None for the default.
         objective: Metric, or two with a comma; None for the task's.
         require: Constraints, such as `ap/window>=0.8`.
         search_space: File or name; None for the task's.
-        epochs: Of a full trial; None for the task's.
-        set: Settings of all trials, as `FIELD=VALUE`.
+        epochs: Epochs of a full trial; None for the task's.
+        set: Settings shared by all trials, as `FIELD=VALUE`.
         scheduler: `asha` or `none`.
         sampler: `tpe` or `random`.
-        grace_period: Epochs before the first trial may be stopped; None for a share of them.
-        reduction_factor: One in so many trials goes on at each rung.
-        time_budget: Seconds after which the study stops; None for never.
-        trial_timeout: Seconds without an epoch after which a trial hangs.
-        max_failures: Tries of the same epoch beyond the first.
-        keep_weights: Of so many of the best ended trials.
-        warm_start_from: Name of the study that the new search is to know.
-        seed: Of the search.
+        grace_period: Epochs before a trial may be stopped; None for a fraction of all epochs.
+        reduction_factor: One in this many trials continues at each rung.
+        time_budget: Seconds after which the study stops; None for no limit.
+        trial_timeout: Seconds without an epoch after which a trial counts as hung.
+        max_failures: Retries of the same epoch.
+        keep_weights: Number of best ended trials whose weights are kept.
+        warm_start_from: Name of an earlier study whose results the search starts from.
+        seed: Seed of the search.
         studies_dir: Folder of studies.
-        tracking_uri: MLflow store; None for the usual one.
-        system_metrics: Whether to log those of this machine.
+        tracking_uri: MLflow store; None for the default.
+        system_metrics: Whether to log metrics of this machine.
     """
 
     task: str
@@ -141,7 +141,7 @@ class RunOptions(ResourceOptions):
 
     @staticmethod
     def of_last_start(manifest: Mapping[str, Any]) -> RunOptions | None:
-        """Return what the last command of a study asked for; None if that is not known."""
+        """Return the options of a study's last command; None if unknown."""
         starts = manifest.get("starts", [])
         known = starts[-1].get("options") if starts else None
         return RunOptions.of(known) if known is not None else None
@@ -152,17 +152,14 @@ class RunOptions(ResourceOptions):
         return values | ({"num_samples": None} if math.isinf(self.num_samples) else {})
 
     def asha(self, epochs: int) -> tuple[int, float] | None:
-        """Return after how many of so many epochs a trial may be stopped, and ASHA's factor.
-
-        None if no trial is stopped early.
-        """
+        """Return ASHA's grace period and reduction factor; None if no trial is stopped early."""
         if self.scheduler == "none":
             return None
         grace = self.grace_period
         return (math.ceil(GRACE * epochs) if grace is None else grace), self.reduction_factor
 
     def command(self) -> str:
-        """Return the command line that asks for this, without what is the default anyway."""
+        """Return the command line for these options, defaults left out."""
         words = ["python", "-m", "study.tune", self.task]
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -180,7 +177,7 @@ class RunOptions(ResourceOptions):
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as an option holds it: what flags and JSON have as a list is a tuple."""
+    """Return a value as stored in an option: a list from flags or JSON becomes a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -191,10 +188,10 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _shortest(value: Any) -> str:
-    """Return a value as it is typed: whole seconds without a point."""
+    """Return a value as typed: whole seconds without a decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def say_trials(number: float) -> str:
-    """Return how many trials there are, for people; infinity says what ends the study."""
+    """Return a number of trials in words, infinity as unlimited."""
     return "an unlimited number of trials" if math.isinf(number) else f"{number} trials"

@@ -1,10 +1,10 @@
-"""The record of a study: its folder, the one place where its state lives.
+"""The record of a study: its folder, the single source of truth.
 
-    studies/NAME/study.json       what the study is, and the commands that ran it
-    studies/NAME/trials/0007/     a `RunFolder` per trial; its `trial.json` is what the record says
-    studies/NAME/optuna.db        the same for Optuna's tools, and a second copy
+    studies/NAME/study.json       the manifest: identity of the study, and the commands run
+    studies/NAME/trials/0007/     one `RunFolder` per trial; its `trial.json` is the record
+    studies/NAME/optuna.db        a second copy, for Optuna's tools
 
-Ray keeps nothing that matters, and MLflow can be rebuilt from here.
+Ray holds no state that matters, and MLflow can be rebuilt from here.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class StudyRecord:
 
     Attributes:
         path: The folder.
-        manifest: What `study.json` says.
-        space: What is searched.
-        goal: What it is after.
-        mended: What was found damaged and mended on opening, in sentences.
+        manifest: Content of `study.json`.
+        space: The search space.
+        goal: The objectives and constraints.
+        mended: Damage found and repaired on opening, as sentences.
     """
 
     def __init__(self, path: AnyPath, manifest: dict[str, Any], *, write: bool = False) -> None:
@@ -65,7 +65,7 @@ class StudyRecord:
         """Open a study for reading, as it is now.
 
         Raises:
-            InputError: There is none, or a file is damaged that nothing can make up for.
+            InputError: There is none, or a file is damaged beyond recovery.
         """
         return StudyRecord(path, read_manifest(path))
 
@@ -78,20 +78,19 @@ class StudyRecord:
         uri: str = "",
         options: RunOptions | None = None,
     ) -> StudyRecord:
-        """Open a study for writing, starting it if there is none.
+        """Open a study for writing; create it if it does not exist.
 
         Args:
             path: The study's folder.
-            manifest: What the study is; must agree with that of an earlier start.
+            manifest: The study's identity; must match that of an earlier start.
             command: The command line, kept in the manifest.
-            on_taken_over: Told, from another thread, if another driver takes the study over.
-            uri: Absolute tracking URI, by which a copied study knows whether it has a store of
-                its own.
-            options: What the command asks for, kept beside it; None to take it from the text.
+            on_taken_over: Called from another thread if another driver takes the study over.
+            uri: Absolute tracking URI, which tells whether a copied study has its own store.
+            options: The command's options, kept beside it; None to parse the command.
 
         Raises:
-            InputError: The folder cannot be written, another process has the study open, or the
-                study under this name is another one.
+            InputError: The folder cannot be written, another process has the study open, or a
+                different study has this name.
             StorageError: The disk is full.
         """
         manifest = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
@@ -118,16 +117,16 @@ class StudyRecord:
         uri: str,
         options: RunOptions | None,
     ) -> StudyRecord:
-        if isinstance(path, ObjectPath):  # all that is written through it, in whatever way
+        if isinstance(path, ObjectPath):  # guards every write through this path
             path = dataclasses.replace(path, guard=held.check)
         driver = {"host": socket.gethostname(), "pid": os.getpid()}
         if any((path / name).exists() for name in ("study.json", "optuna.db", "trials")):
             known = read_manifest(path)
             refuse_other_study(path, known, manifest)
-            if "confirms" in manifest:  # the study that it confirms may have become another
+            if "confirms" in manifest:  # the study it confirms may have changed identity
                 known["confirms"] = manifest["confirms"]
             manifest = lineage.settle(path, known, uri)
-        else:  # another study of this name, in another folder, has runs of its own in MLflow
+        else:  # a study of the same name in another folder has separate runs in MLflow
             manifest |= {"id": uuid.uuid4().hex, "place": lineage.place_of(path)}
         options = options or options_of(command)
         start = {
@@ -149,7 +148,7 @@ class StudyRecord:
 
     @staticmethod
     def settle(path: AnyPath, uri: str) -> None:
-        """Make a study that was copied or moved go on where it is, before something is written.
+        """Adopt a copied or moved study at its new place, before anything is written.
 
         Raises:
             InputError: There is no study, or its folder cannot be written.
@@ -169,12 +168,12 @@ class StudyRecord:
             held.release()
 
     def separate(self) -> None:
-        """Make this a study of its own: its runs in MLflow turned out to be another folder's."""
+        """Make this a separate study: its runs in MLflow belong to another folder."""
         self.manifest = lineage.separate(self.path, self.manifest)
         write_manifest(self.path, self.manifest)
 
     def close(self, abandoned: bool = False) -> None:
-        """Let another process write the study, or leave it to the one that does already."""
+        """Release the study; if `abandoned`, another process is writing it already."""
         if self._hold is not None and self._hold.took_over and not abandoned:
             self._write_again()
         self._optuna.close(send=not abandoned)
@@ -182,19 +181,19 @@ class StudyRecord:
             self._hold.release()
 
     def _write_again(self) -> None:
-        """Write trials whose files are not what was written.
+        """Rewrite trials whose files differ from the record.
 
-        A driver that was given up for dead may have been in the middle of writing one, and what
-        hung in the network then may have landed since.
+        A driver presumed dead may have been writing a file, and its delayed write may have landed
+        since.
         """
-        with suppress(StorageError):  # else the next command goes on from what is there
+        with suppress(StorageError):  # else the next command continues from what is there
             found = read_trials(self.path, len(self._trials))
             for trial, file in zip(self._trials, found, strict=True):
                 if file != trial:
                     self._save(trial)
 
     def let_go(self) -> None:
-        """Let another process write the study, in the middle of anything this one does."""
+        """Release the lock immediately, whatever this process is doing."""
         if self._hold is not None:
             self._hold.release()
 
@@ -224,23 +223,23 @@ class StudyRecord:
         return trial
 
     def report(self, number: int, row: dict[str, float], ending: Ending | None = None) -> None:
-        """Record an epoch; one that is known already is left as it is.
+        """Record an epoch; one already recorded is left unchanged.
 
         Args:
-            number: Of the trial.
+            number: The trial's number.
             row: `epoch`, and metrics by full name.
-            ending: If this epoch ends the trial; written with it, so that no kill parts them.
+            ending: The trial's ending, if this epoch ends it; both are written atomically.
 
         Raises:
             StorageError: The disk is full.
         """
         trial = self.trial(number)
-        if row["epoch"] == trial.epochs + 1:  # after a gap the next command reports all again
+        if row["epoch"] == trial.epochs + 1:  # after a gap the next command reports them all again
             trial = trial.with_row(row)
             self._put(trial.with_end(ending) if ending else trial)
 
     def retry(self, number: int, reason: str, micro_batches: int) -> None:
-        """Record a failure after which the trial goes on, with batches in so many parts."""
+        """Record a failure after which the trial is retried with this many micro-batches."""
         self._put(self.trial(number).with_failure(reason, micro_batches))
 
     def end(
@@ -250,7 +249,7 @@ class StudyRecord:
         reason: str | None = None,
         cause: Cause | None = None,
     ) -> None:
-        """End a trial; one that failed with the reason and its cause."""
+        """End a trial, a failed one with its reason and cause."""
         assert self.trial(number).state == "running"
         self._put(self.trial(number).with_end(ending, reason, cause))
 
@@ -265,12 +264,12 @@ class StudyRecord:
         trial.save(self.run_folder(trial.number).path)
 
     def drop_losers(self, keep: int) -> None:
-        """Delete the weights of ended trials but the best `keep`, those that still run aside.
+        """Delete the weights of all ended trials except the best `keep`.
 
-        With two objectives the whole Pareto front stays.
+        With two objectives the whole Pareto front is kept.
         """
         ended = [trial for trial in self._trials if trial.state != "running"]
-        if not self.goal.has_two:  # what fell behind once stays there
+        if not self.goal.has_two:  # a dropped trial never becomes one of the best again
             ended = [trial for trial in ended if trial.number not in self._dropped]
         kept = {trial.number for trial in self.goal.ranking(ended)[:keep]}
         if self.goal.has_two:
@@ -288,7 +287,7 @@ class StudyRecord:
         return list(self._trials)
 
     def num_ended(self) -> int:
-        """Return how many trials have ended."""
+        """Return the number of ended trials."""
         return sum(trial.state != "running" for trial in self._trials)
 
     def ranking(self) -> list[TrialRecord]:
@@ -296,14 +295,14 @@ class StudyRecord:
         return self.goal.ranking(self._trials)
 
     def front(self) -> list[TrialRecord]:
-        """Return the Pareto front, by the first objective."""
+        """Return the Pareto front, sorted by the first objective."""
         return self.goal.front(self._trials)
 
     def seed(self, number: int) -> int:
-        """Return the seed of a trial; trial 0 has the study's own."""
+        """Return the seed of a trial; trial 0 has the study's seed."""
         return int(self.manifest["seed"]) + number
 
     def config(self, trial: TrialRecord) -> dict[str, Value]:
-        """Return all settings of a trial, those of all trials and its own."""
+        """Return all settings of a trial, shared and its own."""
         seed = {"seed": self.seed(trial.number)}
         return {**self.manifest["settings"], **seed, **trial.params}

@@ -1,4 +1,4 @@
-"""The trials of a study as its folder has them, and as `optuna.db` gives back what is damaged."""
+"""The trials in a study's folder, damaged ones recovered from `optuna.db`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def run_folder(path: AnyPath, number: int) -> RunFolder:
 def load_trials(
     path: AnyPath, manifest: dict[str, Any], *, repair: bool
 ) -> tuple[list[TrialRecord], list[str]]:
-    """Read the trials of a study; one whose file is damaged comes back from `optuna.db`.
+    """Read the trials of a study; those with a damaged file are recovered from `optuna.db`.
 
     Args:
         path: The study's folder.
-        manifest: Of the study.
-        repair: Whether to write such a file anew, and to look for trials without a file.
+        manifest: The study's manifest.
+        repair: Whether to rewrite such files, and to look for trials without a file.
 
     Returns:
-        The trials by number, and what was found damaged, in sentences.
+        The trials by number, and the recovered damage as sentences.
 
     Raises:
-        InputError: A file is damaged that nothing can make up for.
+        InputError: A file is damaged beyond recovery.
     """
     used = [int(folder.name) for folder in children(path / "trials") if _is_used(folder)]
     loaded = dict(enumerate(read_trials(path, max(used, default=-1) + 1)))
@@ -58,7 +58,7 @@ def load_trials(
 
 
 def read_trials(path: AnyPath, num_trials: int) -> list[TrialRecord | DamagedFile]:
-    """Return what the files of the first trials say, or what is wrong with them, by number."""
+    """Return the first trials by number, with the error in place of one that is damaged."""
 
     def read(number: int) -> TrialRecord | DamagedFile:
         try:
@@ -71,19 +71,19 @@ def read_trials(path: AnyPath, num_trials: int) -> list[TrialRecord | DamagedFil
 
 
 def _with_metrics(trial: TrialRecord, folder: RunFolder) -> TrialRecord:
-    """Add to a trial from `optuna.db` the metrics in `metrics.json` if they are of this trial."""
+    """Add the metrics in `metrics.json` to a trial from `optuna.db`, if they match."""
     try:
         rows = json.loads((folder.path / "metrics.json").read_bytes())
         whole = dataclasses.replace(trial, history=tuple(rows[: trial.epochs]))
         if whole.curve == trial.curve and whole.best == trial.best:
             return whole
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return trial  # it is only for people, and perhaps damaged
+        return trial  # the file is only for people and may be damaged
     return trial
 
 
 def _is_used(folder: AnyPath) -> bool:
-    """Return whether this is the folder of a trial that was begun."""
+    """Return whether this is the folder of a trial that has begun."""
     return folder.name.isdigit() and (
         isinstance(folder, ObjectPath)
         or any(not file.name.startswith(".") for file in children(folder))

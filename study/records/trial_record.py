@@ -1,4 +1,4 @@
-"""The record of one trial, and the file `trial.json` that keeps it."""
+"""The record of one trial, stored in `trial.json`."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from study.storage.paths import AnyPath
 from study.system.redaction import redacted
 from study.task import best_row
 
-# How a trial ended: all epochs, early by the scheduler, or with an error.
+# How a trial ended: after all epochs, stopped early, or with an error.
 Ending = Literal["finished", "stopped", "failed"]
-# Why it failed: a loss that is not finite, memory, no report for too long, its process, the way to
-# its process or machine, wrong input, any other error.
+# Why a trial failed: loss not finite, out of memory, no report for too long, its process died, its
+# process or machine was lost, wrong input, any other error.
 Cause = Literal["diverged", "out_of_memory", "hung", "died", "lost", "input", "error"]
 STATES = ("finished", "stopped", "failed", "running")
-# Keys of an epoch that are no metrics: its number, and when it ended in seconds since 1970.
+# Keys of an epoch that are not metrics: its number, and when it ended in seconds since 1970.
 NOT_METRICS = ("epoch", "ended")
-IN_FILE = {"params": "values", "micro_batches": "parts"}  # attributes that the file calls otherwise
+IN_FILE = {"params": "values", "micro_batches": "parts"}  # attributes with other names in the file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial as the record has it.
+    """The record of one trial.
 
     Attributes:
         number: From 0.
-        metric: By which it is judged.
+        metric: The metric to optimise.
         mode: `max` or `min`.
-        state: `running` also stands for a trial that was cut off and can go on.
+        state: `running` also covers an interrupted trial that can resume.
         params: Hyperparameters of the search space; `values` in the file.
-        history: One row per epoch that the scheduler has seen: `epoch`, `ended` and the metrics.
-        failures: What went wrong on the way, each with `time`, `epoch` and `reason`.
-        micro_batches: In how many parts a batch is computed, more than one after running out of
+        history: One row per epoch reported to the scheduler: `epoch`, `ended` and the metrics.
+        failures: Failures that were retried, each with `time`, `epoch` and `reason`.
+        micro_batches: Parts in which a batch is computed, more than one after running out of
             memory; `parts` in the file.
         begun: ISO time.
         ended: ISO time; None while it runs.
         reason: Why it failed, for people.
-        cause: The same for programs.
+        cause: Why it failed, for programs.
     """
 
     number: int
@@ -62,7 +62,7 @@ class TrialRecord:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs that are recorded."""
+        """Number of recorded epochs."""
         return len(self.history)
 
     @cached_property
@@ -92,14 +92,14 @@ class TrialRecord:
 
     @property
     def diverged(self) -> bool:
-        """Whether it failed for its own settings: the loss was not finite."""
+        """Whether its own settings made it fail: the loss was not finite."""
         return self.cause == "diverged"
 
     @property
     def informs(self) -> bool:
-        """Whether a search learns from it: it ended with a value, or failed for its own settings.
+        """Whether a search learns from it: it ended with a value, or diverged.
 
-        What failed otherwise says nothing of its settings, what runs nothing yet.
+        Other failures say nothing about the settings, and running trials nothing yet.
         """
         return self.state in ("finished", "stopped") or self.diverged
 
@@ -114,7 +114,7 @@ class TrialRecord:
         return dataclasses.replace(self, history=(*self.history, row))
 
     def with_failure(self, reason: str, micro_batches: int) -> TrialRecord:
-        """Return the record with a failure after which the trial is tried again."""
+        """Return the record with a failure after which the trial is retried."""
         failure = {"time": now(), "epoch": self.epochs + 1, "reason": redacted(reason)}
         failures = (*self.failures, failure)
         return dataclasses.replace(self, failures=failures, micro_batches=micro_batches)
@@ -122,7 +122,7 @@ class TrialRecord:
     def with_end(
         self, ending: Ending, reason: str | None = None, cause: Cause | None = None
     ) -> TrialRecord:
-        """Return the record of the trial when it has ended, for a reason if it failed."""
+        """Return the record of the ended trial, with a reason and cause if it failed."""
         kept = redacted(reason) if reason else reason
         return dataclasses.replace(self, state=ending, reason=kept, cause=cause, ended=now())
 
@@ -136,16 +136,16 @@ class TrialRecord:
         write_document(folder / "trial.json", self.describe())
 
     def describe(self) -> dict[str, Any]:
-        """Return the record as a JSON object, which `of` reads."""
+        """Return the record as a JSON object for `of`."""
         own = dataclasses.asdict(self)
         return {IN_FILE.get(name, name): value for name, value in own.items()}
 
     @staticmethod
     def of(content: Mapping[str, Any]) -> TrialRecord:
-        """Return a record from its JSON object; one made before causes were kept gets its cause.
+        """Return the record in a JSON object; old ones without a cause get one from the reason.
 
         Raises:
-            TypeError, KeyError: It is the object of something else.
+            TypeError, KeyError: The object is not a trial.
         """
         known = {**content, **{key: tuple(content[key]) for key in ("history", "failures")}}
         known |= {name: known.pop(key) for name, key in IN_FILE.items()}
@@ -158,7 +158,7 @@ class TrialRecord:
         """Read `trial.json`.
 
         Raises:
-            DamagedFile: It is missing or not what was written.
+            DamagedFile: It is missing or damaged.
         """
         path = folder / "trial.json"
         content = read_document(path)
@@ -169,7 +169,7 @@ class TrialRecord:
 
 
 def cause_before(reason: str) -> Cause:
-    """Return the cause of a failure from its reason, for records made before causes were kept."""
+    """Return the cause of a failure from its reason, for old records that have no cause."""
     words: dict[str, Cause] = {
         "loss is not finite": "diverged",
         "out of memory": "out_of_memory",
@@ -193,12 +193,12 @@ def counts(trials: list[TrialRecord]) -> dict[str, int]:
 
 
 def now() -> str:
-    """Return the time as the record writes it."""
+    """Return the current time in the record's format."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def seconds_of(text: str) -> float:
-    """Return a time of the record in seconds since 1970; 0 if there is none."""
+    """Return a time from the record in seconds since 1970; 0 if it has none."""
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:

@@ -1,1 +1,1 @@
-"""The next configuration (the sampler), which trial stops (ASHA), which parameters mattered."""
+"""Sampler, early stopping (ASHA), search spaces and hyperparameter importance."""

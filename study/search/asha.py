@@ -1,8 +1,8 @@
-"""Asynchronous successive halving (ASHA): which trial goes on at a rung.
+"""Asynchronous successive halving (ASHA): which trials continue at a rung.
 
 Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning". Rungs are epochs, each
-`reduction_factor` times the one before. A trial goes on if it is among the best one in
-`reduction_factor` of those that reached the rung so far; nobody waits for the others.
+`reduction_factor` times the previous one. A trial continues if it is in the top
+1/`reduction_factor` of those that have reached the rung so far; no trial waits for others.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from study.objective import Point
 
 
 class Rungs:
-    """The rule for one objective, in every decision that of Ray's `ASHAScheduler`.
+    """The rule for one objective, with the same decisions as Ray's `ASHAScheduler`.
 
     Args:
         grace_period: Epochs before the first rung.
-        epochs: Of a trial that is not stopped; the last one ends it anyway.
-        reduction_factor: The best one in so many of those so far goes on at each rung.
+        epochs: Epochs of a full trial; it ends after the last one anyway.
+        reduction_factor: The best one in this many trials so far continues at each rung.
 
     Attributes:
-        milestones: Epochs of the rungs, from the last; fractions of one, perhaps.
+        milestones: Epochs of the rungs, last first; may be fractional.
     """
 
     def __init__(self, grace_period: int, epochs: int, reduction_factor: float) -> None:
@@ -38,12 +38,12 @@ class Rungs:
         self._seen: list[set[int]] = [set() for _ in self.milestones]
 
     def goes_on(self, number: int, epoch: int, point: Point) -> bool:
-        """Return whether a trial goes on after an epoch; to be asked after every epoch.
+        """Return whether a trial continues after an epoch; must be called after every epoch.
 
         Args:
-            number: Of the trial.
+            number: The trial's number.
             epoch: From 1.
-            point: Its scores after that epoch, the more the better; only the first counts.
+            point: Its scores after that epoch, higher is better; only the first counts.
         """
         if epoch >= self.epochs:
             return True
@@ -54,18 +54,18 @@ class Rungs:
         return True
 
     def passes(self, rung: int, point: Point) -> bool:
-        """Note a score at a rung, by its place among the milestones; return whether it goes on."""
+        """Record a score at a rung (index into `milestones`); return whether it continues."""
         score, values = point[0], self._values[rung]
-        if math.isnan(score):  # compares with nothing
+        if math.isnan(score):  # not comparable
             return True
         goes_on = not values or score >= self._cutoff(values)
         bisect.insort(values, score)
         return goes_on
 
     def decisions(self) -> list[tuple[int, int]]:
-        """Return after which epochs a trial that always goes on is judged, and at which rung.
+        """Return the epochs after which a trial that always continues is judged, and the rungs.
 
-        At one rung an epoch, the highest that it has not been judged at.
+        One rung per epoch, the highest at which the trial has not been judged.
         """
         left = list(enumerate(self.milestones))
         found: list[tuple[int, int]] = []
@@ -77,16 +77,16 @@ class Rungs:
         return found
 
     def knowing(self, values: Sequence[list[float]]) -> Rungs:
-        """Return rungs that have seen these scores, sorted, a list for each."""
+        """Return a copy that has seen these scores, one sorted list per rung."""
         known = copy.copy(self)
         known._values = [list(each) for each in values]
         return known
 
     def _cutoff(self, values: list[float]) -> float:
-        """Return the percentile of sorted scores, between two of them if need be.
+        """Return the percentile of sorted scores, interpolated.
 
-        Rounded as `numpy.percentile` does, which takes many times as long: a score may be exactly
-        what it must reach.
+        Rounds exactly like `numpy.percentile`, which is many times slower: a score may equal the
+        cutoff.
         """
         place = (1 - 1 / self.reduction_factor) * 100 / 100 * (len(values) - 1)
         below = int(place)
@@ -99,16 +99,16 @@ class Rungs:
 class FrontRungs(Rungs):
     """The rule for two objectives.
 
-    A trial goes on if nothing that reached the rung before dominates it, or if it is among the best
-    one in `reduction_factor` there by rank, then by the first score. So no trial is stopped that
-    is on the front of its rung, however poor its first score, and as with one objective the first
-    at a rung always passes. After Schmucker et al. 2021, "Multi-objective Asynchronous Successive
+    A trial continues if no earlier trial at the rung dominates it, or if it is in the top
+    1/`reduction_factor` there by rank, then by the first score. So a trial on the front of its rung
+    is never stopped, however poor its first score, and as with one objective the first trial at a
+    rung always passes. After Schmucker et al. 2021, "Multi-objective Asynchronous Successive
     Halving", who rank in the same way but do not spare the front.
 
     Args:
-        grace_period: As of `Rungs`.
-        epochs: As of `Rungs`.
-        reduction_factor: As of `Rungs`.
+        grace_period: As in `Rungs`.
+        epochs: As in `Rungs`.
+        reduction_factor: As in `Rungs`.
     """
 
     def __init__(self, grace_period: int, epochs: int, reduction_factor: float) -> None:
@@ -116,13 +116,13 @@ class FrontRungs(Rungs):
         self._fronts = [Fronts() for _ in self.milestones]
 
     def passes(self, rung: int, point: Point) -> bool:
-        """Note two scores at a rung; return whether the trial goes on."""
+        """Record two scores at a rung; return whether the trial continues."""
         rank, before = self._fronts[rung].add(point)
         return rank == 0 or before < len(self._fronts[rung]) / self.reduction_factor
 
 
 class Fronts:
-    """Points in layers: the Pareto front, that of the rest, and so on, kept as points come.
+    """Points in layers: the Pareto front, the front of the rest, and so on, updated online.
 
     Non-dominated sorting as in Deb et al. 2002, "A Fast and Elitist Multiobjective Genetic
     Algorithm: NSGA-II", one point at a time as in Li et al. 2017, "Efficient Nondomination Level
@@ -131,22 +131,22 @@ class Fronts:
     """
 
     def __init__(self) -> None:
-        # Each by falling first score, scores negated, and equal points in the order they came.
+        # Each sorted by descending first score, scores negated, equal points in order of arrival.
         self._layers: list[list[tuple[float, float]]] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._layers))
 
     def add(self, point: Point) -> tuple[int, int]:
-        """Add a point; return its rank, 0 on the Pareto front, and how many are before it.
+        """Add a point; return its rank, 0 on the Pareto front, and how many points precede it.
 
-        Before it are those of lower rank, and on its own front those that have a better first
-        score, or are equal and came earlier.
+        Points of lower rank precede it, and on its own front those with a better first score, or
+        equal ones that came earlier.
         """
         new = (-point[0], -point[-1])
-        # Whatever is dominated by a front is dominated by all fronts before it.
+        # A point dominated by one front is dominated by all fronts before it.
         rank = bisect.bisect_left(self._layers, True, key=lambda layer: not _dominated(new, layer))
-        pushed = [new]  # to this front; what they dominate there goes to the next
+        pushed = [new]  # onto this front; points they dominate move to the next
         for layer in self._layers[rank:]:
             pushed = _push(layer, pushed)
             if not pushed:
@@ -158,7 +158,7 @@ class Fronts:
 
 
 def _dominated(point: tuple[float, float], layer: list[tuple[float, float]]) -> bool:
-    """Return whether a point is dominated by one of a front."""
+    """Return whether a point on a front dominates this one."""
     place = bisect.bisect_right(layer, point[0], key=itemgetter(0))
     if not place:
         return False
@@ -169,10 +169,10 @@ def _dominated(point: tuple[float, float], layer: list[tuple[float, float]]) -> 
 def _push(
     layer: list[tuple[float, float]], points: Sequence[tuple[float, float]]
 ) -> list[tuple[float, float]]:
-    """Add points to a front that does not dominate them; return what they push out of it."""
+    """Add points to a front that does not dominate them; return the points they displace."""
     pushed = []
     for point in points:
-        start = bisect.bisect_right(layer, point)  # behind its equals
+        start = bisect.bisect_right(layer, point)  # after equal points
         end = bisect.bisect_right(layer, -point[1], start, key=lambda known: -known[1])
         pushed += layer[start:end]
         layer[start:end] = [point]

@@ -1,16 +1,16 @@
 """The importance of each hyperparameter for each metric (`python -m study.best NAME --importance`).
 
 PED-ANOVA: Watanabe et al. 2023, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in
-Arbitrary Subspaces", for parameters that are not in all trials extended by "Conditional PED-ANOVA"
-(arXiv 2601.20800), as Optuna implements them. It asks how differently a parameter's values are
-distributed over the best trials and over all of them, so it needs only the order of trials, copes
-with a search that crowds where trials are good, and fits no model: fANOVA needs scikit-learn and
+Arbitrary Subspaces", extended by "Conditional PED-ANOVA" (arXiv 2601.20800) for parameters that
+some trials lack, as implemented in Optuna. It compares the distribution of a parameter's values
+over the best trials with that over all trials. So it needs only the trials' order, tolerates a
+search that samples good regions more densely, and fits no model; fANOVA needs scikit-learn and
 leaves out parameters that some trials lack.
 
-Stopped trials count, or only those that were good on average would: all trials are compared by
-their best epoch up to the last one that each of them has reached. Trials whose loss was not finite
-count as worst. With few trials every parameter seems to matter somewhat. So the trials' scores are
-shuffled many times, and only what is larger than that gives is marked as more than chance.
+Stopped trials count, otherwise the sample would be biased towards good ones: all trials are
+compared by their best epoch up to the last one that each of them has reached. Diverged trials count
+as worst. With few trials every parameter seems to matter somewhat. So the scores are shuffled many
+times, and only importances above those of the shuffles are marked as above chance.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from study.records.study_record import StudyRecord
 from study.records.trial_record import TrialRecord
 from study.task import Task, best_row, class_key
 
-FEWEST, FEW = 5, 20  # trials: below the first there is nothing to say, below the second little
-# The best trials are this part of all, but so many if there are. In made-up studies, searched by
-# TPE (`tests/benchmarks/importance.py`), a quarter finds the parameter that matters above chance
-# more often than a tenth, Optuna's default; docs/measured.md has how often.
+FEWEST, FEW = 5, 20  # trials: below the first no result, below the second only a hint
+# The best trials are this fraction of all, and at least this many if possible. In synthetic studies
+# searched by TPE (`tests/benchmarks/importance.py`), a quarter detects the parameter that matters
+# more often than a tenth, Optuna's default; docs/measured.md has the numbers.
 QUANTILE, NUM_TOP = 0.25, 5
-NUM_SHUFFLES, CHANCE = 60, 0.95  # what chance gives in so many of the shuffles or less
+NUM_SHUFFLES, CHANCE = 60, 0.95  # chance level: this quantile of the shuffles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Importance:
-    """The shares that hyperparameters have in each metric.
+    """The importance of each hyperparameter for each metric.
 
     Attributes:
-        shares: Parameter -> metric by full name -> percent; of a metric they add up to 100.
-        clear: Pairs of parameter and metric that are above what chance gives.
-        trials: How many were compared.
-        diverged: How many of those count as worst, their loss not being finite.
+        shares: Parameter -> full metric name -> percent; sums to 100 for each metric.
+        clear: Pairs of parameter and metric above chance.
+        trials: Number of trials compared.
+        diverged: Number of those that diverged and count as worst.
         epoch: The last epoch that counts.
-        epochs: Of a full trial.
-        top: How many trials are the best ones.
+        epochs: Epochs of a full trial.
+        top: Number of trials that count as the best.
     """
 
     shares: Mapping[str, Mapping[str, float]]
@@ -61,7 +61,7 @@ class Importance:
     top: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON object; shares in percent."""
+        """Return the importances as a JSON object, in percent."""
         return {
             "method": "PED-ANOVA",
             "trials": self.trials,
@@ -85,7 +85,7 @@ class Importance:
         return "\n".join([title, table(["parameter", *header], rows), *self.notes()])
 
     def notes(self) -> list[str]:
-        """Return what was compared, and how far that goes, in lines."""
+        """Return lines on what was compared, and on the limits of the result."""
         lines = [
             f"the best {self.top} of {self.trials} trials, by their best epoch up to "
             f"{self.epoch} of {self.epochs}, the last one all of them reached",
@@ -101,7 +101,7 @@ class Importance:
 
 
 def importance(task: Task, record: StudyRecord) -> Importance:
-    """Return how much each hyperparameter matters for the objectives and for each class.
+    """Return the importance of each hyperparameter for the objectives and for each class.
 
     Raises:
         InputError: The study has too few trials.
@@ -144,7 +144,7 @@ def importance(task: Task, record: StudyRecord) -> Importance:
 
 
 def _columns(task: Task, goal: Goal) -> list[Objective]:
-    """Return what importance is computed for: the objectives, then each class."""
+    """Return the metrics to compute importance for: the objectives, then each class."""
     names = (f"val/{task.class_metric}/{class_key(name)}" for name in task.classes)
     return list(dict.fromkeys([*goal.objectives, *(Objective(name, "max") for name in names)]))
 
@@ -161,12 +161,12 @@ def _scores(
 
 
 class _Trials:
-    """Trials as Optuna compares them, for one order after another.
+    """Trials as an Optuna study, to be scored in one order after another.
 
     Args:
         record: The study.
-        trials: What is compared.
-        quantile: Which part of them counts as the best.
+        trials: The trials to compare.
+        quantile: The fraction that counts as the best.
     """
 
     def __init__(self, record: StudyRecord, trials: Sequence[TrialRecord], quantile: float) -> None:
@@ -187,21 +187,21 @@ class _Trials:
             )
 
     def importances(self, scores: Sequence[float]) -> dict[str, float]:
-        """Return PED-ANOVA's importances, not scaled to add up to one; the larger the better."""
+        """Return PED-ANOVA's importances for scores where higher is better, not normalised."""
         import optuna
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of few trials, which we say
+            warnings.simplefilter("ignore")  # about few trials, which our notes mention
             found = optuna.importance.get_param_importances(
                 self._study,
                 evaluator=self._evaluator,
-                target=lambda trial: -float(scores[trial.number]),  # it asks for low values
+                target=lambda trial: -float(scores[trial.number]),  # Optuna expects low is better
                 normalize=False,
             )
         return {name: float(found[name]) for name in sorted(found)}
 
     def chance(self) -> dict[str, float]:
-        """Return what the importance of each parameter seldom exceeds if no parameter matters.
+        """Return the chance level of each parameter: its importance for shuffled scores.
 
         Only the order of trials counts, so this is the same for every metric.
         """

@@ -1,4 +1,4 @@
-"""Objectives and constraints read from text, by the names of a task's metrics."""
+"""Parsing of objectives and constraints, checked against a task's metrics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from study.training.worst_class import worst_class
 
 
 def known_metrics(task: Task) -> list[str]:
-    """Return the full names of what a task measures in validation, and of `COSTS`.
+    """Return the full names of a task's validation metrics, and those of `COSTS`.
 
-    They are asked of a meter that has seen one item of each class: nothing else lists them.
+    They come from a meter that has seen one item of each class: nothing else lists them.
     """
     import torch
 
@@ -23,7 +23,7 @@ def known_metrics(task: Task) -> list[str]:
     meter = task.build_meter(torch.device("cpu"))
     try:
         meter.update(logits, one_of_each)
-    except (ValueError, RuntimeError, IndexError):  # it wants images: one pixel each
+    except (ValueError, RuntimeError, IndexError):  # it expects images: one pixel each
         meter = task.build_meter(torch.device("cpu"))
         meter.update(logits[:, :, None, None], one_of_each[:, None, None])
     scores = meter.compute()
@@ -32,10 +32,10 @@ def known_metrics(task: Task) -> list[str]:
 
 
 def parse_goal(task: Task, objective: str | None, require: Sequence[str]) -> Goal:
-    """Return what `--objective` and `--require` say.
+    """Parse `--objective` and `--require`.
 
     Raises:
-        InputError: There is no such metric (the nearest is suggested), or it cannot serve.
+        InputError: A metric is unknown (the nearest is suggested) or not allowed.
     """
     goal = Goal.of_task(task)
     if objective is not None:
@@ -52,10 +52,10 @@ def parse_goal(task: Task, objective: str | None, require: Sequence[str]) -> Goa
 
 
 def parse_constraints(task: Task, require: Sequence[str]) -> tuple[Constraint, ...]:
-    """Return what `--require` says.
+    """Parse `--require`.
 
     Raises:
-        InputError: It is no `METRIC>=VALUE`, or there is no such metric.
+        InputError: A text is not `METRIC>=VALUE` or `METRIC<=VALUE`, or its metric is unknown.
     """
     constraints = []
     for text in require:

@@ -1,7 +1,7 @@
-"""Hyperparameters drawn with Optuna, from nothing but what the record says.
+"""Hyperparameters drawn with Optuna, from the record alone.
 
-Those of a trial depend on the search space, the study's seed, the trial's number and the trials
-before it. So a study that was killed and goes on draws what it would have drawn.
+A draw depends only on the search space, the study's seed, the trial's number and the earlier
+trials. So a study that is killed and resumed draws the same values.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import optuna
 
 SAMPLERS = ("tpe", "random")
-NUM_RANDOM = 10  # trials with a result, before which TPE draws at random
+NUM_RANDOM = 10  # trials with a result before TPE stops drawing at random
 
 
 def draw(
@@ -38,14 +38,14 @@ def draw(
     """Return the hyperparameters of the next trial.
 
     Args:
-        space: What is searched.
-        trials: All that the search knows, those of an earlier study too.
-        number: Of the new trial.
-        seed: Of the study.
+        space: The search space.
+        trials: All known trials, including those of an earlier study.
+        number: The new trial's number.
+        seed: The study's seed.
         sampler: `tpe`, a tree-structured Parzen estimator (Bergstra et al. 2011, "Algorithms for
-            Hyper-Parameter Optimization"), or `random`, which learns nothing from `trials`.
-        goal: What the study is after.
-        first: Hyperparameters of the first trials, by number; what they leave open is drawn.
+            Hyper-Parameter Optimization"), or `random`, which ignores `trials`.
+        goal: The study's objectives and constraints.
+        first: Hyperparameters of the first trials, by number; missing ones are drawn.
     """
     known = [frozen(trial, space, goal, searching=True) for trial in trials]
     study = _in_memory(goal, known)
@@ -53,15 +53,15 @@ def draw(
 
 
 class Sampler:
-    """Draws what `draw` draws, but keeps Optuna's study, which takes the longer the more it knows.
+    """Draws the same as `draw`, but keeps Optuna's study, which is slow to build for many trials.
 
     Args:
-        space: What is searched.
-        seed: Of the study.
-        sampler: As of `draw`.
-        goal: What the study is after.
-        earlier: Trials of an earlier study, which the search knows as if they were its own.
-        first: As of `draw`.
+        space: The search space.
+        seed: The study's seed.
+        sampler: As in `draw`.
+        goal: The study's objectives and constraints.
+        earlier: Trials of an earlier study, treated as the study's own.
+        first: As in `draw`.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Sampler:
         self.earlier = earlier
         self.first = first
         self._study: optuna.Study | None = None
-        self._ids: list[int] = []  # of the trials in Optuna's study, the earlier ones left out
-        self._known: list[TrialRecord] = []  # what it says of them
-        self._drawn: dict[str, Value] = {}  # the hyperparameters of one more that it has
+        self._ids: list[int] = []  # ids of the trials in Optuna's study, without the earlier ones
+        self._known: list[TrialRecord] = []  # the same trials as last written there
+        self._drawn: dict[str, Value] = {}  # hyperparameters of the last trial drawn there
 
     @staticmethod
     def of(manifest: dict[str, Any]) -> Sampler:
-        """Return the sampler of a study; its first trial is the baseline."""
+        """Return the sampler of a study, whose first trial is the baseline."""
         space, earlier = SearchSpace.of(manifest["space"]), Earlier.of(manifest)
         return Sampler(
             space,
@@ -102,9 +102,9 @@ class Sampler:
         """Return the hyperparameters of the next trial.
 
         Args:
-            trials: All of the study so far, by number.
+            trials: All trials of the study so far, by number.
         """
-        # Not so at first, and where what was drawn could not be written.
+        # False at first, and if the last draw could not be recorded.
         follows = [trial.params for trial in trials[len(self._known) :]] == [self._drawn]
         if self._study is None or not follows:
             known = [
@@ -117,7 +117,7 @@ class Sampler:
         else:
             self._known.append(dataclasses.replace(trials[-1], state="running", history=()))
             for place, (before, trial) in enumerate(zip(self._known, trials, strict=True)):
-                # Of a trial that runs TPE uses its parameters alone, and no epoch.
+                # TPE uses only the parameters of a running trial, none of its epochs.
                 if before.state == "running" != trial.state:
                     there = self._ids[place]
                     write_on(self._study, there, before, trial, self.goal, searching=True)
@@ -184,11 +184,11 @@ def tpe(
     """Return TPE as studies use it; `tests/benchmarks/searchers.py` compares the alternatives.
 
     Args:
-        seed: Of its draws.
-        objectives: One or two.
-        startup: Trials with a result, before which it draws at random.
-        multivariate: Draw parameters together; None: with one objective, not with two.
-        constant_liar: Keep away from the trials that run.
+        seed: Random seed.
+        objectives: Number of objectives, one or two.
+        startup: Trials with a result before it stops drawing at random.
+        multivariate: Draw parameters jointly; None for jointly with one objective only.
+        constant_liar: Avoid the neighbourhood of running trials.
     """
     import optuna
 

@@ -1,11 +1,12 @@
-"""How far the trials of a study get, and when it ends, simulated without training anything.
+"""Simulation of a study without training: how far its trials get, and how long it takes.
 
-Asynchronous successive halving keeps more than one in F: whoever comes first to a rung passes it,
-and the next are compared with few. So the number is counted in many simulated studies, in which a
-trial's rank among all is random and the same at every rung, and slots are taken as they get free.
+Asynchronous successive halving with reduction factor F keeps more than one trial in F: the first at
+a rung always passes, and the next are compared with few. So the number is estimated from many
+simulated studies, in which a trial's rank is random and the same at every rung, and slots are
+filled as they become free.
 
-What that costs does not depend on how many trials are left: a few hundred are simulated, and of
-all later ones, which are compared with many, one in F goes on at each rung.
+The cost does not depend on the number of remaining trials: a few hundred are simulated; of all
+later ones, which are compared with many, one in F continues at each rung.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from study.records.trial_record import TrialRecord
 from study.search.asha import Rungs
 
 NUM_STUDIES = 300  # simulated; the standard error of a mean is then 6 % of the spread
-LEAST_STUDIES = 30  # of large ones
-LEAST_TRIALS = 100  # of each
-MOST_STEPS = 300_000  # times that a trial comes to a rung or to its end, in all; about a second
+LEAST_STUDIES = 30  # for large studies
+LEAST_TRIALS = 100  # per study
+MOST_STEPS = 300_000  # total arrivals of trials at a rung or at their end; about a second
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,10 @@ class Runner:
     """A trial to be simulated.
 
     Attributes:
-        begin: Seconds before its first epoch.
-        epoch: Seconds of an epoch. Both while as many trials run as ever do.
-        done: Epochs it had before, being cut off.
-        rank: In [0, 1], its place among all trials; None for a random one.
+        begin: Seconds before its first epoch, with all slots in use.
+        epoch: Seconds per epoch, with all slots in use.
+        done: Epochs done before an interruption.
+        rank: Its rank among all trials, in [0, 1]; None for a random one.
     """
 
     begin: float
@@ -46,13 +47,13 @@ class Runner:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What the simulated studies gave.
+    """The result of the simulated studies.
 
     Attributes:
-        reached: For every epoch the expected number of trials that train it.
-        seconds: Expected time from the first trial's start to the last one's end.
-        low: One study in ten takes less time.
-        high: One study in ten takes more.
+        reached: For each epoch, the expected number of trials that train it.
+        seconds: Expected time from the start of the first trial to the end of the last.
+        low: 10th percentile of that time.
+        high: 90th percentile of that time.
     """
 
     reached: tuple[float, ...]
@@ -75,17 +76,17 @@ def simulate(
     """Simulate a study many times.
 
     Args:
-        runners: The trials that are left, in the order of their start.
-        epochs: Of a trial that is not stopped.
+        runners: The remaining trials, in order of their start.
+        epochs: Epochs of a full trial.
         concurrent: Trials at a time.
         rule: Grace period and reduction factor of ASHA; None if no trial is stopped.
-        more: Trials that come after `runners`, each like a new one of those, in turns.
-        past: Of the trials that ended before: their epochs, and their ranks in [0, 1].
-        alone: How many times faster a trial is when it runs alone.
-        most_steps: Times that a trial comes to a rung or to its end, in all, about.
+        more: Number of trials after `runners`, each like one of the new ones, in turn.
+        past: Epochs and ranks in [0, 1] of the trials that have ended.
+        alone: Speed-up of a trial that runs alone.
+        most_steps: Approximate limit on arrivals of trials at a rung or at their end.
     """
     rungs = Rungs(rule[0], epochs, rule[1]) if rule else None
-    steps = len(rungs.decisions()) + 1 if rungs else 1  # of a trial
+    steps = len(rungs.decisions()) + 1 if rungs else 1  # per trial
     new = [runner for runner in runners if not runner.done]
     room = max(LEAST_TRIALS, most_steps // (LEAST_STUDIES * steps)) - len(runners)
     simulated = [*runners, *islice(cycle(new), max(0, min(more, room)))]
@@ -99,7 +100,7 @@ def simulate(
         alone=alone,
     )
     fitting = max(LEAST_STUDIES, min(NUM_STUDIES, most_steps // max(1, len(simulated) * steps)))
-    repeats = fitting if rungs else 1  # without a rule nothing is left to chance
+    repeats = fitting if rungs else 1  # without a rule nothing is random
     generator = random.Random(0)
     runs = [(*study.run(generator), rest.seconds(generator)) for _ in range(repeats)]
     ends = sorted(seconds + late / concurrent for seconds, _, late in runs)
@@ -114,7 +115,7 @@ def simulate(
 
 
 def ranks(trials: Sequence[TrialRecord], mode: str) -> dict[int, float]:
-    """Return where trials stand among each other after their first epoch, in [0, 1]."""
+    """Return the trials' ranks in [0, 1] after their first epoch."""
     sign = 1 if mode == "max" else -1
     begun = sorted((t for t in trials if t.epochs), key=lambda t: sign * t.curve[1])
     return {trial.number: (place + 0.5) / len(begun) for place, trial in enumerate(begun)}
@@ -123,7 +124,7 @@ def ranks(trials: Sequence[TrialRecord], mode: str) -> dict[int, float]:
 def _known(
     rungs: Rungs | None, runners: Sequence[Runner], past: Sequence[tuple[int, float]]
 ) -> list[list[float]]:
-    """Return the ranks that rungs have seen, sorted, of trials that were cut off or ended."""
+    """Return the sorted ranks that each rung has seen from ended and interrupted trials."""
     trials = [*past, *((runner.done, runner.rank or 0.0) for runner in runners if runner.done)]
     known: list[list[float]] = [[] for _ in rungs.milestones] if rungs else []
     for epoch, rung in rungs.decisions() if rungs else ():
@@ -133,13 +134,13 @@ def _known(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rest:
-    """Trials that are too many to be simulated: of so many, one in F goes on at each rung.
+    """Trials beyond those simulated: one in F continues at each rung.
 
     Attributes:
-        number: Of the trials.
-        mean: Seconds of one.
-        deviation: Standard deviation of the same.
-        reached: For every epoch the expected number of trials that train it.
+        number: Number of trials.
+        mean: Mean seconds per trial.
+        deviation: Standard deviation of the seconds per trial.
+        reached: For each epoch, the expected number of trials that train it.
     """
 
     number: int
@@ -149,7 +150,7 @@ class _Rest:
 
     @staticmethod
     def of(number: int, new: Sequence[Runner], epochs: int, rungs: Rungs | None) -> _Rest:
-        """Return so many trials, each like one of these."""
+        """Return this many trials, each like one of `new`."""
         if not number or not new:
             return _Rest(number=number, reached=(float(number),) * epochs)
         passing = 1 / rungs.reduction_factor if rungs else 1.0
@@ -171,7 +172,7 @@ class _Rest:
         )
 
     def seconds(self, generator: random.Random) -> float:
-        """Draw how long they take in all, one after the other."""
+        """Draw their total time, one after the other."""
         if not self.number:
             return 0.0
         chance = math.sqrt(self.number) * self.deviation * generator.gauss()
@@ -180,7 +181,7 @@ class _Rest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Study:
-    """What is simulated: see `simulate`; `known` are the ranks that rungs have seen, sorted."""
+    """A study to simulate, see `simulate`; `known` are the sorted ranks each rung has seen."""
 
     runners: Sequence[Runner]
     epochs: int
@@ -193,18 +194,18 @@ class _Study:
         """Run it once.
 
         Args:
-            generator: Of the ranks that are random.
+            generator: Draws the random ranks.
 
         Returns:
-            Its seconds, and by how much the number of trials that train an epoch changes at it.
+            Its seconds, and for each epoch the change in the number of trials that train it.
         """
         rungs = self.rungs.knowing(self.known) if self.rungs else None
         ranks = [generator.random() if r.rank is None else r.rank for r in self.runners]
         stops = [*(rungs.decisions() if rungs else ()), (self.epochs, -1)]
         changes = [0] * (self.epochs + 1)
         waiting = iter(enumerate(self.runners))
-        slots: list[tuple[float, int, int]] = []  # when it comes to a stop, number, which stop
-        clock = now = 0.0  # seconds, and what they would be with all slots taken
+        slots: list[tuple[float, int, int]] = []  # time of the next stop, number, index of the stop
+        clock = now = 0.0  # seconds, and the same with all slots in use
         while True:
             while len(slots) < self.concurrent and (entry := next(waiting, None)) is not None:
                 number, runner = entry
@@ -215,7 +216,9 @@ class _Study:
                     changes[runner.done] += 1
             if not slots:
                 return clock, changes[: self.epochs]
-            free = (self.concurrent - len(slots)) / max(1, self.concurrent - 1)  # 1 if one runs
+            free = (self.concurrent - len(slots)) / max(
+                1, self.concurrent - 1
+            )  # 1 if only one runs
             when, number, place = heapq.heappop(slots)
             clock += (when - now) / (1 + (self.alone - 1) * free)
             now = when

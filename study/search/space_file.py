@@ -1,6 +1,6 @@
 """Search spaces: YAML read with line numbers and checked against a task's settings.
 
-    fixed:                # settings of all trials
+    fixed:                # settings shared by all trials
       image_size: 128
     search:               # one entry for each hyperparameter
       learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
@@ -11,8 +11,8 @@
       width5: 16
 
 `low` and `high` are inclusive. A parameter with `when` is only searched in trials where the other
-parameter has that value, or one of a list of values. Every value, wherever it stands, is read as
-what its setting is: `no` is a word for a setting of words and false for one of true and false.
+parameter has that value, or one of a list of values. Every value is parsed by the type of its
+setting: `no` is a string for a string setting and false for a boolean one.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def load_space(
 
     Args:
         path: The YAML file.
-        config_class: Gives the names, types and bounds of hyperparameters.
-        base: Settings below those of the file (of the sample data set).
-        assigned: Settings above those of the file (`--set`); they are no longer searched.
+        config_class: Defines the names, types and bounds of hyperparameters.
+        base: Settings that the file overrides (from the sample data set).
+        assigned: Settings that override the file (`--set`); they are no longer searched.
 
     Raises:
-        InputError: The file is wrong; the message names file, line, and what is allowed.
+        InputError: The file is invalid; the message names file, line, and what is allowed.
     """
     sections = read_sections(path, SECTIONS)
     settings = _Settings(config_fields(config_class))
@@ -87,19 +87,19 @@ def load_space(
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """The settings of a task, which names and values of a file are checked against."""
+    """The settings of a task, against which names and values are checked."""
 
     fields: Mapping[str, dataclasses.Field[Any]]
 
     def known(self, section: Section) -> Section:
-        """Return a section whose names are all those of settings."""
+        """Return the section after checking that all its names are settings."""
         for name, (place, _) in section.items():
             if name not in self.fields:
                 raise place.error(f"there is no setting {name!r}{did_you_mean(name, self.fields)}")
         return section
 
     def checked(self, place: Place, name: str, value: object, where: str = "") -> Value:
-        """Return a value, as every one of the file is checked: fixed, searched, `when`."""
+        """Check and convert a value of the file: fixed, searched or in `when`."""
         try:
             return check_value(self.fields[name], value)
         except InputError as error:
@@ -109,7 +109,7 @@ class _Settings:
 def _searched(
     section: Section, fixed: Mapping[str, Value], settings: _Settings
 ) -> dict[str, Parameter]:
-    """Return the parameters under `search` by name."""
+    """Return the parameters under `search`, by name."""
     parameters = {}
     for name, (place, entry) in settings.known(section).items():
         if name in fixed:
@@ -132,7 +132,7 @@ def _baseline(
     fixed: Mapping[str, Value],
     settings: _Settings,
 ) -> dict[str, Value]:
-    """Return the values of trial 0: those of the file, else what is nearest to the defaults."""
+    """Return the values of trial 0: from the file, else the nearest to the defaults."""
     baseline: dict[str, Value] = {}
     for parameter in ordered:
         name = parameter.name
@@ -160,7 +160,7 @@ class _Entry:
     settings: _Settings
 
     def parameter(self) -> Parameter:
-        """Return the parameter that the entry describes."""
+        """Return the entry as a parameter."""
         written = self.entry.get("type")
         kind: Any = next((known for known in KEYS if known == written), None)
         if kind is None:
@@ -230,7 +230,7 @@ class _Entry:
         return value
 
     def _condition(self) -> Condition | None:
-        """Return the other parameter and its values, each a value that its setting can have."""
+        """Return the other parameter and its values, checked against its setting."""
         if "when" not in self.entry:
             return None
         when, fields = self.entry["when"], self.settings.fields
@@ -258,7 +258,7 @@ def _order(
     places: Mapping[str, Place],
     config_class: type[TrainConfig],
 ) -> list[Parameter]:
-    """Sort parameters so that each follows the one it depends on; settle fixed conditions."""
+    """Sort parameters so that each follows the one it depends on; resolve fixed conditions."""
     fields = config_fields(config_class)
     ordered: dict[str, Parameter] = {}
     waiting = dict(parameters)

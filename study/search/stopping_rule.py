@@ -1,4 +1,4 @@
-"""When trials and the study stop, as the last command asked for it."""
+"""When trials and the study stop, by the options of the last command."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class StoppingRule:
     """When trials and the study stop.
 
     Attributes:
-        num_samples: Trials at which the study is done; inf if there is no such number.
-        asha: Its grace period and reduction factor; None if no trial is stopped early.
-        workers: Of a trial.
-        budget: Seconds after which the study stops; None for never.
+        num_samples: Ended trials at which the study is complete; inf for no limit.
+        asha: ASHA's grace period and reduction factor; None if no trial is stopped early.
+        workers: Workers per trial.
+        budget: Seconds after which the study stops; None for no limit.
     """
 
     num_samples: float
@@ -30,7 +30,7 @@ class StoppingRule:
 
     @staticmethod
     def of(options: RunOptions, epochs: int) -> StoppingRule:
-        """Return what was asked for, of trials of so many epochs."""
+        """Return the rule for these options and this number of epochs."""
         return StoppingRule(
             num_samples=options.num_samples,
             asha=options.asha(epochs),
@@ -40,13 +40,13 @@ class StoppingRule:
 
     @staticmethod
     def of_last_start(manifest: dict[str, Any]) -> StoppingRule | None:
-        """Return what a study's last start asked for; None if that is not known."""
+        """Return the rule of a study's last start; None if unknown."""
         options = RunOptions.of_last_start(manifest)
         return None if options is None else StoppingRule.of(options, manifest["epochs"])
 
     @property
     def unlimited(self) -> bool:
-        """Whether there is no number of trials at which the study is done."""
+        """Whether the number of trials has no limit."""
         return math.isinf(self.num_samples)
 
     def budget_left(self, manifest: dict[str, Any]) -> float | None:
@@ -58,11 +58,11 @@ class StoppingRule:
 
 
 def milestones(rule: StoppingRule | None, epochs: int) -> list[int]:
-    """Return after which epochs trials may be stopped, from the first.
+    """Return the epochs after which trials may be stopped, in ascending order.
 
     Args:
-        rule: None if unknown.
-        epochs: Of a trial that is not stopped.
+        rule: The stopping rule; None if unknown.
+        epochs: Epochs of a full trial.
     """
     if rule is None or rule.asha is None:
         return []

@@ -1,10 +1,10 @@
-"""The results of an earlier study, made known to a new one (`--warm-start-from NAME`).
+"""Warm start from the results of an earlier study (`--warm-start-from NAME`).
 
-If both measure the same thing (data set, epochs, shared settings, how metrics are computed), the
-new search knows the earlier trials as if they were its own, those that diverged too. Otherwise
-values do not compare, and the best configurations of the earlier study are simply the first that
-the new one tries after its baseline.
-It is kept in the new study's manifest, so the earlier study may go on, or go away.
+If both studies measure the same thing (data set, epochs, shared settings, how metrics are
+computed), the new search treats the earlier trials as its own, including those that diverged.
+Otherwise values are not comparable, and the new study merely tries the best configurations of the
+earlier one first, after its baseline.
+The results are kept in the new study's manifest, so the earlier study may continue or be deleted.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from study.task import load_task
 if TYPE_CHECKING:
     from study.records.study_record import StudyRecord
 
-NUM_FIRST = 3  # configurations of a study that does not compare
-SAME = ("dataset", "checksum", "epochs")  # beside the settings: what makes values comparable
+NUM_FIRST = 3  # configurations to try from a study that is not comparable
+SAME = ("dataset", "checksum", "epochs")  # must match, with the settings, for comparable values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """The trials and configurations that a search knows before its first trial.
+    """The trials and configurations that a search starts from.
 
     Attributes:
-        trials: Of the earlier study, with the parameters that the new space has.
+        trials: Trials of the earlier study, with the parameters of the new space.
         first: Configurations to try after the baseline.
     """
 
@@ -41,7 +41,7 @@ class Earlier:
 
     @staticmethod
     def of(manifest: dict[str, Any]) -> Earlier:
-        """Return what a study's manifest keeps of an earlier one."""
+        """Return the earlier study's results in a manifest."""
         kept = manifest.get("warm_start") or {"trials": [], "first": []}
         trials = tuple(TrialRecord.of(entry) for entry in kept["trials"])
         return Earlier(trials=trials, first=tuple(kept["first"]))
@@ -50,15 +50,15 @@ class Earlier:
 def warm_start(
     manifest: dict[str, Any], space: SearchSpace, earlier: StudyRecord
 ) -> dict[str, Any]:
-    """Return what the manifest of a new study keeps of an earlier one.
+    """Return an earlier study's results for the manifest of a new one.
 
     Args:
-        manifest: Of the new study.
-        space: Of the new study.
+        manifest: The new study's manifest.
+        space: The new study's search space.
         earlier: The earlier study.
 
     Raises:
-        InputError: The earlier study has another task or objective, or tells nothing.
+        InputError: The earlier study has another task or objective, or no usable trial.
     """
     name = earlier.manifest["study"]
     for key in ("task", "metric", "mode", "objectives"):
@@ -92,7 +92,7 @@ def warm_start(
 
 
 def _config(record: StudyRecord, trial: TrialRecord) -> dict[str, Value]:
-    """Return all settings of a trial, those that its study did not know yet at their defaults."""
+    """Return all settings of a trial, with defaults for those added after its study."""
     fields = config_fields(load_task(record.manifest["task"]).config_class)
     return {name: default_of(field) for name, field in fields.items()} | record.config(trial)
 
@@ -113,7 +113,7 @@ def _in_space(
 
 
 def _brief(trial: TrialRecord, params: dict[str, Value], goal: Goal) -> dict[str, Any]:
-    """Return of a trial what a search uses, as a JSON object."""
+    """Return the parts of a trial that a search uses, as a JSON object."""
     rows = [
         {name: row[name] for name in ("epoch", *goal.metrics) if name in row}
         for row in trial.history

@@ -1,8 +1,8 @@
-"""YAML files read with the line of every key, so that an error can name it.
+"""YAML files read with the line of every key, so that errors can name it.
 
-What stands there without quotes is kept as it was written (`Plain`): whether `no`, `1e-3` or
-`2026-11-26` is a word, a number or a yes, the setting that it is for knows, and YAML does not.
-A small file cannot ask for much: its size, its depth and what its aliases grow to have limits.
+Unquoted scalars are kept as written (`Plain`): whether `no`, `1e-3` or `2026-11-26` is a string, a
+number or a boolean depends on the setting, not on YAML. Size, depth and the expansion of aliases
+are limited, so a small file cannot exhaust memory.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from study.config import Plain
 from study.errors import InputError, did_you_mean
 
 MOST_BYTES = 100_000
-MOST_NODES = 10_000  # with every alias written out
+MOST_NODES = 10_000  # with aliases expanded
 MOST_LEVELS = 20
 NOTHING = ("", "~", "null", "Null", "NULL")
 MERGE = "tag:yaml.org,2002:merge"
-ENCODINGS = {  # by what editors write in front of a text
+ENCODINGS = {  # by byte order mark
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -42,11 +42,11 @@ class Place:
         return InputError(f"{self.path}, line {self.line}: {message}")
 
 
-Section = dict[str, tuple[Place, Any]]  # key -> where it stands, and its value
+Section = dict[str, tuple[Place, Any]]  # key -> its place and value
 
 
 def read_sections(path: Path, names: Sequence[str]) -> dict[str, Section]:
-    """Read a file of sections, each a mapping; a section that is absent is empty.
+    """Read a file of sections, each a mapping; absent sections are empty.
 
     Raises:
         InputError: The file cannot be read, is not YAML, is too large, or has an unknown or
@@ -94,7 +94,7 @@ def _text(path: Path) -> str:
 
 
 def _check_events(path: Path, text: str) -> None:
-    """Refuse what is nested too deep, which would end in recursion, and tags."""
+    """Reject tags, and nesting deep enough to exhaust recursion."""
     level = 0
     event: Any
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -110,13 +110,13 @@ def _check_events(path: Path, text: str) -> None:
 
 
 def _check_growth(path: Path, node: Any, known: dict[int, tuple[int, int] | None]) -> None:
-    """Refuse aliases that contain themselves, or grow beyond what a search space can need.
+    """Reject aliases that contain themselves or expand beyond any reasonable search space.
 
     Args:
         path: The file.
         node: Part of it.
-        known: By the identity of a node how many nodes it is, and how deep, with aliases written
-            out; None of one that is being counted.
+        known: Size and depth of nodes with aliases expanded, by the node's identity; None for one
+            being counted.
     """
     if node is None or id(node) in known:
         if node is not None and known[id(node)] is None:
@@ -157,7 +157,7 @@ def _is_nothing(node: Any) -> bool:
 
 
 def _entries(node: Any, place: Place) -> dict[str, tuple[Place, yaml.Node]]:
-    """Return a mapping's entries by key; those of merged mappings (`<<`) stand below its own."""
+    """Return a mapping's entries by key; its own override those of merged mappings (`<<`)."""
     if not isinstance(node, yaml.MappingNode):
         raise place.error("expected `name: value` lines here.")
     entries: dict[str, tuple[Place, yaml.Node]] = {}
@@ -180,7 +180,7 @@ def _entries(node: Any, place: Place) -> dict[str, tuple[Place, yaml.Node]]:
 
 
 def _value(node: Any, place: Place) -> Any:
-    """Return a node as a dict, a list, None, a `Plain`, or of a word in quotes a string."""
+    """Return a node as a dict, a list, None, a `Plain`, or a string if quoted."""
     if isinstance(node, yaml.MappingNode):
         return {key: _value(item, where) for key, (where, item) in _entries(node, place).items()}
     if isinstance(node, yaml.SequenceNode):
