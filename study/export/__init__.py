@@ -1,1 +1,1 @@
-"""The winner, tested and written as a folder with its model card."""
+"""Tests the winner and exports it as a folder with a model card."""

@@ -1,6 +1,6 @@
-"""From a trial's best checkpoint to the files of a folder that works without this project.
+"""Exports a trial's best checkpoint as a folder that works without this project.
 
-model.pt2             torch.export; takes images in [0, 1], normalises them itself
+model.pt2             torch.export; takes images in [0, 1] and normalises them itself
 weights.safetensors   the network's weights, for `task.build_model`
 meta.json             task, classes, preprocessing, settings, metrics, origin
 README.md             a model card
@@ -35,17 +35,17 @@ from study.task import Task
 from study.training.batches import Batches
 from study.training.models import Normalized
 
-TOLERANCE = 1e-4  # largest allowed difference of a logit after reloading
+TOLERANCE = 1e-4  # largest allowed logit difference after reloading
 NUM_COMPARED = 16  # validation images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """An exported model, as far as it is known before its test.
+    """Facts about an exported model that are known before its test.
 
     Attributes:
         input_shape: Of one image, `(C, H, W)`.
-        difference: The largest one between a logit of the reloaded and of the trained model.
+        difference: Largest logit difference between the reloaded and the trained model.
     """
 
     input_shape: tuple[int, ...]
@@ -58,10 +58,10 @@ class Draft:
 
     Attributes:
         ready: The winner.
-        goal: What the study is after.
-        confirmed: If it is a training of a confirmation: of which configuration, with what mean
-            and interval (`study.selection.confirmation.Confirmation.as_origin`).
-        folder: Where it is written, empty at first.
+        goal: The study's goal.
+        confirmed: For a training of a confirmation: its configuration, mean and interval
+            (`study.selection.confirmation.Confirmation.as_origin`); else None.
+        folder: Folder to write to, empty at first.
     """
 
     ready: Examination
@@ -70,10 +70,10 @@ class Draft:
     folder: Path
 
     def write_model(self, source: DataSource) -> Model:
-        """Write network, weights and figures of validation; return what is known of the model.
+        """Write the network, its weights and the validation figures; return facts on the model.
 
         Args:
-            source: Gives the validation images on which the exported model is compared.
+            source: Source of the validation images on which the exported model is checked.
 
         Raises:
             TrialError: The network cannot be exported, or the reloaded model differs by more than
@@ -88,7 +88,7 @@ class Draft:
             save_program(model, tuple(inputs.shape[1:]), self.folder / "model.pt2")
         except OSError:
             raise
-        except Exception as error:  # whatever torch.export makes of a network it cannot follow
+        except Exception as error:  # whatever torch.export raises for a network it cannot trace
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             raise TrialError(f"the network cannot be exported ({reason}).") from error
         weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -103,9 +103,9 @@ class Draft:
         return Model(input_shape=tuple(inputs.shape[1:]), difference=difference)
 
     def rehearse(self, model: Model) -> None:
-        """Write once, and delete, what is written after the test: validation in the test's place.
+        """Write and delete everything that is written after the test, with validation results.
 
-        What fails here, a figure or a disk that is full, fails while the split is closed.
+        So a figure that cannot be drawn, or a full disk, fails before the split is opened.
 
         Raises:
             TrialError: A figure cannot be drawn.
@@ -124,7 +124,7 @@ class Draft:
             rehearsal._draw(test, self.ready.validation.figure_data)
         except OSError:
             raise
-        except Exception as error:  # a task's own code, and matplotlib's
+        except Exception as error:  # from the task's code, or matplotlib
             raise TrialError(
                 f"the figures cannot be drawn ({type(error).__name__}: {error}), so the test was "
                 "not run."
@@ -132,7 +132,7 @@ class Draft:
         shutil.rmtree(rehearsal.folder)
 
     def write_results(self, model: Model, test: Mapping[str, Any]) -> None:
-        """Write what is known after the test: `meta.json`, the model card, figures of the test.
+        """Write the test's results: `meta.json`, the model card and the test figures.
 
         Args:
             model: From `write_model`.
@@ -181,7 +181,7 @@ class Draft:
         )
 
     def _draw(self, test: Mapping[str, Any], figure_data: Mapping[str, np.ndarray]) -> None:
-        """Draw the figures of the test."""
+        """Draw the test figures."""
         task = self.ready.task
         mark = sample_mark(self.ready.record.manifest["dataset"])
         parts = [task.name, mark, f"trial {self.ready.trial.number}", "test split", test["size"]]
@@ -190,10 +190,10 @@ class Draft:
 
 
 def save_program(model: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:
-    """Export a model of images `(B, *shape)`, without an image and without this machine's paths.
+    """Export a model of images `(B, *shape)`, without any image or path of this machine.
 
-    torch.export keeps its example inputs, with the whole storage of what they are views of, and at
-    each operator the lines of source code that called it, with the files' places.
+    torch.export keeps its example inputs, including the whole storage that they are views of, and
+    for each operator the source lines that called it, with their file paths.
     """
     dynamic = {"images": {0: torch.export.Dim.DYNAMIC}}
     program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=dynamic)
@@ -209,7 +209,7 @@ def reload(path: Path) -> Any:
     """Return the module of a program that was just saved.
 
     Raises:
-        TrialError: Others would refuse to load it.
+        TrialError: `study.predict` would refuse to load it.
     """
     try:
         return load_program(path).module()
@@ -223,7 +223,7 @@ def reload(path: Path) -> Any:
 def _largest_difference(
     task: Task, network: torch.nn.Module, images: ImageSet, path: Path, inputs: torch.Tensor
 ) -> float:
-    """Compare the file, given images in [0, 1], with the network on batches as in training."""
+    """Compare the exported file on images in [0, 1] with the network on batches as in training."""
     reloaded = reload(path)
     batches = Batches(images, torch.device("cpu"), task.normalization)
     normalised, _ = next(batches.evaluation(len(inputs)))

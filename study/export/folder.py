@@ -1,12 +1,12 @@
-"""The folder of an export: a draft beside it takes its place when it is whole.
+"""The folder of an export: written as a draft beside it, which replaces it when complete.
 
-    target = make_ready(Path("export/facade"))  # before anything costs time, or opens the test
+    target = make_ready(Path("export/facade"))  # before anything slow, and before the test
     with draft_of(target) as draft:
         ...                                     # write the files of OWN
         publish(draft, target)
 
-Both are exchanged in one step, so that a kill leaves the old export or the new one. What a user has
-put there stays: it is linked into the draft before, and what came meanwhile is moved after.
+The two are exchanged atomically, so that a kill leaves either the old export or the new one. A
+user's own files are kept: they are linked into the draft before, and late ones are moved after.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from study.errors import InputError, StorageError
 
 OWN = ("model.pt2", "weights.safetensors", "meta.json", "README.md")
 FIGURES = (("figures", "test"), ("figures", "validation"))  # their pictures are ours
-STALE_SECONDS = 24 * 3600  # after which a draft is one that a kill left
+STALE_SECONDS = 24 * 3600  # an older draft was left by a killed command
 
 
 def make_ready(folder: Path) -> Path:
-    """Make a folder ready for an export, and return where it is: where links lead.
+    """Prepare a folder for an export, and return its path with links resolved.
 
-    Folders above it are made, and what a command that was killed has left is cleared up.
+    Parent folders are created, and leftovers of a killed command are cleaned up.
 
     Raises:
-        InputError: It is no folder, holds something else than an earlier export, or cannot be
-            replaced.
+        InputError: It is not a folder, contains something other than an earlier export, or cannot
+            be replaced.
     """
     try:
         target = folder.expanduser().resolve()
         if target.exists() and not target.is_dir():
             raise InputError(f"--export {folder} is a file; name a folder.")
-        _mend(target)
+        _recover(target)
         if target.exists():
             _check_earlier(folder, target)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
         with draft_of(target):
             pass
-    except (OSError, RuntimeError) as error:  # the second for a link that leads to itself
+    except (OSError, RuntimeError) as error:  # RuntimeError: a symlink loop
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot write {folder} ({why}); name another folder.") from None
     return target
 
 
 def _check_earlier(folder: Path, target: Path) -> None:
-    """Refuse a folder that an export may not replace, or cannot.
+    """Refuse a folder that an export must not or cannot replace.
 
     Raises:
-        InputError: It is one.
+        InputError: The folder is refused.
         OSError: It cannot be read or written.
     """
     earlier = all((target / name).exists() for name in ("model.pt2", "meta.json"))
@@ -76,17 +76,17 @@ def _check_earlier(folder: Path, target: Path) -> None:
         raise InputError(f"--export {folder} is a mount point; name a folder inside it.")
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    for _ in _walk(target):  # all that is to stay can be read
+    for _ in _walk(target):  # check that everything to keep is readable
         pass
 
 
-def _mend(target: Path) -> None:
-    """Finish what a command that was killed while it put its export in place has left."""
+def _recover(target: Path) -> None:
+    """Complete or clean up what a killed command has left while replacing an export."""
     for old in sorted(target.parent.glob(f"{_hidden(target)}.old-*")):
         if not target.exists():
             old.rename(target)
     for left in target.parent.glob(f"{_hidden(target)}.draft-*"):
-        with suppress(FileNotFoundError):  # it belongs to a command that is just done
+        with suppress(FileNotFoundError):  # its command has just finished
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 if target.exists():
                     _bring_over(left, target, _move_if_missing)
@@ -95,10 +95,10 @@ def _mend(target: Path) -> None:
 
 @contextmanager
 def draft_of(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the target, which is gone afterwards.
+    """Yield an empty folder beside the target; remove it afterwards.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: It cannot be created.
     """
     draft = target.parent / f"{_hidden(target)}.draft-{uuid.uuid4().hex[:8]}"
     draft.mkdir()
@@ -113,11 +113,11 @@ def _hidden(target: Path) -> str:
 
 
 def publish(draft: Path, target: Path) -> None:
-    """Put a whole draft in the place of the target, and keep there what is not an export's own.
+    """Replace the target with a complete draft, keeping the files that are not an export's own.
 
     Raises:
-        StorageError: It cannot be put there, or not all that was there could be kept; says where
-            that is.
+        StorageError: It cannot be replaced, or not all other files could be kept; says where they
+            are.
     """
     try:
         if not target.exists():
@@ -143,8 +143,8 @@ def publish(draft: Path, target: Path) -> None:
 
 
 def _bring_over(source: Path, goal: Path, bring: Callable[[Path, Path], None]) -> None:
-    """Bring what is not an export's own from one folder to another, unless it is there already."""
-    for below, files in list(_walk(source)):  # as it was before anything is moved
+    """Bring files that are not an export's own from one folder to another, if missing there."""
+    for below, files in list(_walk(source)):  # listed before anything is moved
         if not files:
             _make_like(source / below, goal / below)
         for name in files:
@@ -155,10 +155,10 @@ def _bring_over(source: Path, goal: Path, bring: Callable[[Path, Path], None]) -
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder below one that holds files or nothing, with its files and links.
+    """Yield each subfolder that has files or is empty, with its files and links.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: A folder cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -171,7 +171,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _make_like(here: Path, there: Path) -> None:
-    """Make a folder, with those that it is in, as private as the one that is there already."""
+    """Create a folder and its parents with the same modes as the existing ones."""
     if not there.exists():
         _make_like(here.parent, there.parent)
         there.mkdir()
@@ -184,7 +184,7 @@ def _move_if_missing(here: Path, there: Path) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether a file is an export's own; the path is below its folder."""
+    """Return whether a file is an export's own; the path is relative to its folder."""
     if path.parent.parts in FIGURES:
         return path.suffix == ".png"
     return str(path) in OWN
@@ -198,20 +198,20 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _link(here: Path, there: Path) -> None:
-    """Have a file in both folders; one that cannot be is moved once the draft is in place."""
+    """Link a file into the other folder; one that cannot be linked is moved after the exchange."""
     with suppress(OSError):
         os.link(here, there, follow_symlinks=False)
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Exchange two folders that lie in one; in one step, where the system can.
+    """Exchange two folders with the same parent, atomically if the system can.
 
     Raises:
         OSError: They cannot be exchanged.
     """
     if _exchange_at_once(one, other):
         return
-    aside = other.with_name(f"{_hidden(other)}.old-{one.name[-8:]}")  # `_mend` looks for it
+    aside = other.with_name(f"{_hidden(other)}.old-{one.name[-8:]}")  # `_recover` looks for it
     other.rename(aside)
     try:
         one.rename(other)
@@ -222,7 +222,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _exchange_at_once(one: Path, other: Path) -> bool:
-    """Exchange two folders by Linux's renameat2 or macOS's renamex_np; return whether it did."""
+    """Exchange two folders with Linux's renameat2 or macOS's renamex_np; return if it succeeded."""
     libc = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(one), os.fsencode(other)
     if sys.platform == "linux" and hasattr(libc, "renameat2"):

@@ -1,7 +1,7 @@
-"""The winner of a study, tested once and handed over: exported, registered, or both.
+"""Hands over the winner of a study: tests it once, then exports it, registers it, or both.
 
-Of a confirmation that is a training of the configuration that won it, the best compared with others
-on its fold, with the mean and interval of all of them.
+For a confirmed study this is one training of the winning configuration, the best relative to others
+on its fold, reported with the mean and interval over all its trainings.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from study.tracking import registry, results, store
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order:
-    """What `study.best` was asked to do with the winner.
+    """Options of `study.best` for the winner.
 
     Attributes:
-        folder: Where the export is to be; None if it is only registered.
+        folder: Target folder of the export; None if it is only registered.
         model: Name in MLflow's registry; None if it is not registered.
-        force: Whether a trial that has not ended is taken.
-        quiet: Whether nothing is printed to stdout.
-        data_dir: Folder of data sets; None for the usual one.
-        tracking_uri: MLflow store; None for the usual one.
+        force: Whether to accept a trial that has not ended.
+        quiet: Whether to print nothing to stdout.
+        data_dir: Folder of data sets; None for the default.
+        tracking_uri: MLflow store; None for the default.
     """
 
     folder: Path | None
@@ -54,14 +54,14 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Winner:
-    """What is handed over.
+    """The winning configuration and its weights.
 
     Attributes:
         searched: The study.
-        number: Of its trial whose configuration it is.
-        record: Where the weights are: the study, or its confirmation.
-        training: The trial there.
-        confirmed: What the confirmation says of the configuration; None if it is not confirmed.
+        number: Number of the trial in the study with this configuration.
+        record: The record with the weights: the study, or its confirmation.
+        training: The trial in that record.
+        confirmed: The confirmation's result for the configuration; None if it is not confirmed.
     """
 
     searched: StudyRecord
@@ -77,13 +77,13 @@ class Winner:
         confirmation: Confirmation | None,
         given: bool,
     ) -> Winner:
-        """Return what to hand over.
+        """Return the winner to hand over.
 
         Args:
             searched: The study.
-            trial: Of it, the best one or the one that was asked for.
-            confirmation: Of the study's best; None if there is none.
-            given: Whether the trial was asked for; else the confirmation's winner takes its place.
+            trial: Its best trial, or the requested one.
+            confirmation: Of the study's best trials; None if there is none.
+            given: Whether the trial was requested; if not, the confirmation's winner replaces it.
         """
         if confirmation is not None:
             one = confirmation.of(trial.number) if given else confirmation.winner
@@ -95,7 +95,7 @@ class Winner:
 
 
 def choose(record: StudyRecord, ranking: Sequence[TrialRecord], number: int | None) -> TrialRecord:
-    """Return the best trial, or the one of this number.
+    """Return the best trial, or the one with this number.
 
     Raises:
         InputError: There is no such trial.
@@ -116,8 +116,8 @@ class Exported:
 
     Attributes:
         folder: Of the export.
-        test: As `test_once` returns it.
-        difference: The largest one between a logit of the exported and of the trained model.
+        test: As returned by `test_once`.
+        difference: Largest logit difference between the exported and the trained model.
     """
 
     folder: Path
@@ -126,12 +126,12 @@ class Exported:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The metrics of the test split alone, by full name."""
+        """The test metrics only, by full name."""
         metrics = self.test["metrics"]
         return {name: value for name, value in metrics.items() if name.startswith("test/")}
 
     def describe(self, task: Task, metric: str, place: str) -> str:
-        """Return test and export for people; `place` says where the export is."""
+        """Return a text on test and export; `place` says where the export is."""
         return (
             f"\n{describe_test(metric, self.test)}\n{per_class_table(task, self.scores, 'test')}"
             f"\n\n{place}; the logits of the reloaded model.pt2 differ from the trained model's "
@@ -151,21 +151,21 @@ class Exported:
 
 
 def hand_over(task: Task, winner: Winner, order: Order) -> tuple[dict[str, Any], str | None]:
-    """Test, export and register; return what was done, by flag, and what MLflow was not told.
+    """Test, export and register; return the results by flag, and what MLflow could not record.
 
-    All that can fail for outside reasons is done or tried while the test split is closed.
+    Everything that can fail for external reasons is done or tried before the test split is opened.
 
     Raises:
         InputError: The trial has not ended, the data or the store are not the study's, or the
             folder cannot be written.
-        TrialError: The weights or the exported model are not as they must be.
-        DamagedFile: The weights are.
+        TrialError: The weights or the exported model are invalid.
+        DamagedFile: The weights are corrupted.
         StorageError: The disk is full.
     """
     done: dict[str, Any] = {}
     uri = store.resolve_uri(order.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
-        folder = order.folder or Path(scratch) / "export"  # only what is registered stays
+        folder = order.folder or Path(scratch) / "export"  # kept only in the registry
         exported, trouble = _export(task, winner, folder, order, uri)
         if not order.quiet:
             place = "exported" if order.folder is None else f"exported to {exported.folder}"
@@ -186,14 +186,14 @@ def _export(
 ) -> tuple[Exported, str | None]:
     """Test the winner once, export it, and record both; return that, and what was not recorded.
 
-    The order matters: up to `test_once` nothing has seen the test split.
+    The order matters: nothing before `test_once` sees the test split.
     """
     record, training, goal = winner.record, winner.training, winner.searched.goal
     if not order.force:
         _refuse_unfinished(winner)
     source = DataSource.find(record.manifest["dataset"], order.data_dir)
     refuse_other_data(record.manifest, task.identity(source), source.data_dir)
-    load_trained(task, record, training)  # before what takes longer
+    load_trained(task, record, training)  # fails before the slow steps
     target = export_folder.make_ready(folder)
     run_id = results.ensure_run(uri, record, task, training)
     if order.model is not None:
@@ -205,7 +205,7 @@ def _export(
             ready = prepare(task, source, record, training)
             draft = Draft(ready=ready, goal=goal, confirmed=winner.confirmed, folder=beside)
             model = draft.write_model(source)
-            if ready.validation is not None:  # it was not tested before
+            if ready.validation is not None:  # not tested before
                 draft.rehearse(model)
             test = test_once(ready, "export", forced=order.force)
             draft.write_results(model, test)
@@ -219,7 +219,7 @@ def _export(
 
 
 def _registration(uri: str, registered: Mapping[str, Any]) -> str:
-    """Return for people which version it is, and how the champion is served if it is that."""
+    """Return a text on the registered version, and the command that serves it if champion."""
     name = registered["model"]
     text = f"\nmodel {name}: {registered['why']}"
     if registered["champion"] == registered["version"]:
@@ -231,10 +231,10 @@ def _registration(uri: str, registered: Mapping[str, Any]) -> str:
 
 
 def _refuse_unfinished(winner: Winner) -> None:
-    """Refuse a trial that may go on: it could be tested after each of its epochs.
+    """Refuse a trial that may continue: it could be tested after each of its epochs.
 
     Raises:
-        InputError: It has not ended; says how it goes on.
+        InputError: It has not ended; says how to continue it.
     """
     training = winner.training
     if training.state != "running":
@@ -251,12 +251,12 @@ def _refuse_unfinished(winner: Winner) -> None:
 
 
 def renew_report(record: StudyRecord, tracking_uri: str | None) -> str | None:
-    """Write the study's page anew with what was confirmed and tested, also in MLflow.
+    """Write the study's page again, with confirmation and test, and upload it to MLflow.
 
     Returns:
-        A sentence if MLflow cannot be told.
+        A sentence if MLflow cannot be updated.
     """
-    record = StudyRecord.read(record.path)  # with its own constraints
+    record = StudyRecord.read(record.path)  # with the study's own constraints
     report_page.write(record)
 
     def tell() -> None:

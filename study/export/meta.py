@@ -1,4 +1,4 @@
-"""What `meta.json` of an export says."""
+"""The content of an export's `meta.json`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ OUTPUT = "logits; softmax over dimension 1 gives probabilities"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Meta:
-    """An exported model and where it comes from; each attribute is a key, in this order.
+    """An exported model and its origin; each attribute is a key, in this order.
 
     Attributes:
         task: Name of the task.
         classes: Their names, in the order of the model's output.
         colors: Red, green and blue of each class, 0 to 255.
-        preprocessing: How an image is made ready for the model.
-        output: What the model gives.
+        preprocessing: How an image becomes an input of the model.
+        output: The model's output.
         params: Hyperparameters and settings of the training.
-        objective: What the study was after.
-        metrics: Scores by full name (`test/...`, `val/...`) at the data's own size.
+        objective: The study's objective.
+        metrics: Scores by full name (`test/...`, `val/...`) at `evaluated_at`.
         intervals: 95 % intervals of some of these.
-        evaluated_at: That size.
+        evaluated_at: The data's own size, at which the scores were measured.
         openings: How often the test split was opened for these weights.
-        forced: Whether the trial had not ended when it was tested.
+        forced: Whether the trial was tested before it ended.
         state: Of the trial: finished, stopped, running.
-        epochs_trained: How many.
-        search_metrics: The best epoch, and what was measured after it in training.
+        epochs_trained: Number of epochs trained.
+        search_metrics: The best epoch, and its metrics during training.
         study: Name of the study.
         dataset: `real` or `sample`.
-        trial: Its number in the study; of a confirmed configuration, the search's.
-        confirmed: What its confirmation found (`Confirmation.as_origin`); None if there is none.
+        trial: Number of the trial; for a confirmed configuration, its number in the search.
+        confirmed: Result of its confirmation (`Confirmation.as_origin`); None if not confirmed.
         run_id: Of the MLflow run; None if it has none.
-        data: What identifies the data set.
+        data: Identity of the data set.
         origin: Versions of the code and its packages, and the machine.
-        largest_difference: Between a logit of the reloaded and of the trained model.
+        largest_difference: Largest logit difference between the reloaded and the trained model.
     """
 
     task: str
@@ -73,7 +73,12 @@ class Meta:
 
 
 def preprocessing(input_shape: Sequence[int], shows: str) -> dict[str, Any]:
-    """Return how an image becomes an input; `input_shape` is of one image, `(C, H, W)`."""
+    """Return how an image becomes an input.
+
+    Args:
+        input_shape: Of one image, `(C, H, W)`.
+        shows: What an image shows (`Task.shows`).
+    """
     return {
         "input": ["batch", *input_shape],
         "dtype": "float32",

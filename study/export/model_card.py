@@ -1,4 +1,4 @@
-"""The model card of an export: its README.md, from the template beside this file."""
+"""The model card of an export: its README.md, rendered from the template beside this file."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The only door to an exported model: `model.pt2` is looked through before torch reads it.
+"""The only way to load an exported model: `model.pt2` is checked before torch reads it.
 
-`torch.export.load` lets an archive run code in more ways than by unpickling: it evaluates sizes and
-guards as Python, writes names into source code that it compiles, calls operators that open files,
-imports modules that a tree of inputs names, and loads compiled libraries. So it is given none of
-the file: what is known and allowed is copied into a new archive in memory, the bytes of weights and
-the checked graph; anything else is refused, and example inputs, guards and notes on source code are
-left out.
+Unpickling is not the only way in which `torch.export.load` lets an archive run code: it evaluates
+sizes and guards as Python, writes names into source code that it compiles, calls operators that
+open files, imports modules that an input tree names, and loads compiled libraries. So torch never
+reads the file itself: known and allowed content (the bytes of the weights and the checked graph) is
+copied into a new archive in memory, anything else is refused, and example inputs, guards and source
+metadata are left out.
 
-MLflow serves registered models with a copy of this file, so it needs nothing of this project.
+MLflow serves registered models with a copy of this file, so it imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GRAPH, INPUTS = "models/model.json", "data/sample_inputs/model.pt"
 MARKS = ("archive_format", "archive_version", "byteorder", ".data/version")
 MEMBERS = {WEIGHTS_CONFIG, CONSTANTS_CONFIG, GRAPH, INPUTS, *MARKS, ".data/serialization_id"}
 PAYLOAD = re.compile(rf"(?:{WEIGHTS}weight_|{CONSTANTS}tensor_)\d{{1,6}}")
-LARGEST_TEXT = 1 << 26  # bytes of a graph; a net of a thousand layers has a few million
+LARGEST_TEXT = 1 << 26  # bytes of a graph; a network of a thousand layers has a few million
 
 NAME = re.compile(r"(?!__\w*__\Z)[A-Za-z_]\w*", re.ASCII)
 PATH = re.compile(rf"{NAME.pattern}(?:\.(?!__\w*__(?:\.|\Z))\w+)*", re.ASCII)
@@ -41,10 +41,10 @@ PATHS = {"parameter_name", "buffer_name", "tensor_constant_name", "fqn"}
 NUMBER_WORDS = {"Infinity", "-Infinity", "NaN"}
 TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 
-# What a graph may call: operators of ATen that give tensors and touch nothing else, and arithmetic.
+# Allowed calls in a graph: ATen operators that return tensors without side effects, and arithmetic.
 OPERATOR = re.compile(r"torch\.ops\.aten\.([A-Za-z]\w*)\.(\w+)", re.ASCII)
 FORBIDDEN = {"from_file", "set_", "to_here", "local_value"}
-# Private ones are less careful with their arguments; these come from ordinary networks.
+# Private operators check their arguments less; these occur in ordinary networks.
 PRIVATE = {
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
@@ -91,7 +91,7 @@ SIZES = set(
     "CleanDiv CeilDiv CeilToInt FloorToInt TruncToInt RoundToInt ModularIndexing Where ToFloat "
     "IntTrueDiv FloatTrueDiv Identity floor ceiling true false True False".split()
 )
-# Words in a size's expression beside its functions: symbols, and the properties of symbols.
+# Words in a size expression other than functions: symbols and their properties.
 SYMBOL = re.compile(r"[a-z]{1,3}\d{1,9}|positive|negative|nonnegative|nonzero|integer|real|finite")
 EXPRESSION = (
     ast.Expression,
@@ -120,7 +120,7 @@ EXPRESSION = (
 )
 LITERAL = r"[a-z]{1,3}\d{1,9}|-?[\d.]{1,30}(?:e-?\d{1,3})?"  # a symbol's name, digits of a number
 LARGEST_POWER = 8
-# In pickled example inputs, which are read word by word and never unpickled.
+# Allowed in pickled example inputs, which are scanned but never unpickled.
 TENSOR_WORDS = {
     "torch._utils _rebuild_tensor_v2",
     "torch._tensor _rebuild_from_type_v2",
@@ -131,22 +131,22 @@ STORAGE = re.compile(r"torch [A-Za-z0-9]+Storage")
 
 
 class UnsafeArchive(ValueError):
-    """An archive that could run code, or that is none of ours; the message says why."""
+    """An archive that could run code, or that is not one of our exports; the message says why."""
 
 
 def load_program(path: Path | str) -> ExportedProgram:
-    """Return the program of an archive that `study.best --export` wrote.
+    """Return the program of an archive written by `study.best --export`.
 
     Raises:
-        UnsafeArchive: It holds what could run code, or what no export holds.
-        Exception: It is damaged, in whatever way torch says it.
+        UnsafeArchive: It contains something that could run code, or that no export contains.
+        Exception: It is corrupted; the type is up to torch.
     """
     content = io.BytesIO(checked(path))
     import torch
 
     logger = logging.getLogger("torch.export")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # it would print its traceback of a damaged file
+    logger.setLevel(logging.CRITICAL)  # it would print a traceback for a corrupted file
     try:
         return torch.export.load(content)
     finally:
@@ -154,11 +154,11 @@ def load_program(path: Path | str) -> ExportedProgram:
 
 
 def checked(path: Path | str) -> bytes:
-    """Return a new archive of what is allowed in another.
+    """Return a new archive with the allowed content of another.
 
     Raises:
-        UnsafeArchive: There is more in it.
-        BadZipFile: It is no archive, or not whole.
+        UnsafeArchive: It has other content, too.
+        BadZipFile: It is not an archive, or incomplete.
     """
     members = _members(Path(path))
     try:
@@ -188,7 +188,7 @@ def checked(path: Path | str) -> bytes:
 
 
 def _members(path: Path) -> dict[str, bytes]:
-    """Return the content of an archive by name, without the folder that all lie in."""
+    """Return the members of an archive by name, relative to its one folder."""
     members: dict[str, bytes] = {}
     with zipfile.ZipFile(path) as archive:
         infos = archive.infolist()
@@ -210,7 +210,7 @@ def _members(path: Path) -> dict[str, bytes]:
 
 
 def _text(members: dict[str, bytes], name: str) -> Any:
-    """Return the JSON of a member."""
+    """Return the parsed JSON of a member."""
     if name not in members:
         raise UnsafeArchive(f"it has no {name!r}; another version of torch may have written it")
     if len(members[name]) > LARGEST_TEXT:
@@ -222,7 +222,7 @@ def _text(members: dict[str, bytes], name: str) -> Any:
 
 
 def _check_payloads(config: Any, folder: str, members: dict[str, bytes]) -> None:
-    """Refuse weights and constants that are anything but numbers."""
+    """Refuse weights and constants that are not plain numbers."""
     for name, payload in config["config"].items():
         _match(PATH, name)
         member = f"{folder}{payload['path_name']}"
@@ -238,10 +238,10 @@ def _check_payloads(config: Any, folder: str, members: dict[str, bytes]) -> None
 
 
 def _check_graph(program: dict[str, Any]) -> None:
-    """Refuse a program whose texts could become code; take out what it does not need."""
+    """Refuse a program whose strings could become code; remove what it does not need."""
     for guard in program.get("guards_code", []):
         _check_guard(guard)
-    program["guards_code"] = []  # would be compiled; what does not fit a network it says itself
+    program["guards_code"] = []  # would be compiled; the network itself rejects invalid inputs
     module = program["graph_module"]
     module["metadata"] = {}
     if module.pop("treespec_namedtuple_fields", None):
@@ -251,9 +251,9 @@ def _check_graph(program: dict[str, Any]) -> None:
 
 
 def _check(value: Any, key: str) -> None:
-    """Go through a graph, of which `value` is the part called `key`."""
+    """Check a part of a graph recursively: `value`, found under `key`."""
     if isinstance(value, dict):
-        if "metadata" in value and "target" in value:  # a node: where in the source it comes from
+        if "metadata" in value and "target" in value:  # a node: its source location
             value["metadata"] = {}
         if value.get("custom_obj_values"):
             raise UnsafeArchive("it contains objects that are not tensors")
@@ -271,14 +271,14 @@ def _check(value: Any, key: str) -> None:
 
 
 def _check_word(word: str, key: str) -> None:
-    """Refuse a text of a graph that is not what its place may hold."""
+    """Refuse a string in a graph that is not allowed under its key."""
     if key == "target":
         _check_operator(word)
     elif key == "expr_str":
         _check_size(word)
     elif key in ("in_spec", "out_spec"):
         _check_tree(json.loads(word)[1])
-    elif key in ("as_string", "as_strings"):  # quoted wherever it goes
+    elif key in ("as_string", "as_strings"):  # always quoted by torch
         if not word.isprintable():
             raise UnsafeArchive(f"its graph has the text {word!r}")
     elif word and word not in NUMBER_WORDS:
@@ -291,7 +291,7 @@ def _match(pattern: re.Pattern[str], word: Any) -> None:
 
 
 def _check_operator(target: str) -> None:
-    """Refuse a function that does more than calculate."""
+    """Refuse a function that does more than compute."""
     if target in ARITHMETIC:
         return
     found = OPERATOR.fullmatch(target) or re.fullmatch(r"torch\.ops\.aten\.(_\w+)\.(\w+)", target)
@@ -309,7 +309,7 @@ def _check_operator(target: str) -> None:
 
 
 def _check_size(text: str) -> None:
-    """Refuse an expression, which sympy evaluates, of more than symbols and numbers."""
+    """Refuse a size expression (evaluated by sympy) with more than symbols and numbers."""
     for node in ast.walk(_parsed(text)):
         known = isinstance(node, EXPRESSION)
         if isinstance(node, ast.Call):
@@ -329,7 +329,7 @@ def _check_size(text: str) -> None:
 
 
 def _check_guard(text: Any) -> None:
-    """Refuse a condition, which torch compiles, of more than comparisons of sizes."""
+    """Refuse a guard (compiled by torch) with more than comparisons of sizes."""
     allowed = (*EXPRESSION, ast.Subscript, ast.Attribute, ast.BoolOp, ast.And, ast.Or)
     for node in ast.walk(_parsed(text)):
         known = isinstance(node, allowed)
@@ -352,11 +352,11 @@ def _parsed(text: Any) -> ast.Expression:
 
 
 def _check_tree(tree: Any) -> None:
-    """Refuse inputs and outputs of other types than tuples, lists and dicts with names."""
+    """Refuse inputs and outputs other than tuples, lists and dicts with names."""
     if tree["type"] not in TREES:
         raise UnsafeArchive(f"its inputs or outputs are {tree['type']!r}")
     names = json.loads(tree["context"] or "null") or []
-    if not isinstance(names, list):  # would import the module of an enumeration
+    if not isinstance(names, list):  # would import an enumeration's module
         raise UnsafeArchive(f"its inputs or outputs are {tree['context']!r}")
     for name in names:
         _match(NAME, name)
@@ -365,7 +365,7 @@ def _check_tree(tree: Any) -> None:
 
 
 def _check_inputs(content: bytes) -> None:
-    """Refuse pickled example inputs of more than tensors, though they are left out anyway."""
+    """Refuse pickled example inputs with more than tensors, although they are left out anyway."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -379,7 +379,7 @@ def _check_inputs(content: bytes) -> None:
             ]
     except UnsafeArchive:
         raise
-    except Exception as error:  # whatever a foreign archive makes the readers raise
+    except Exception as error:  # whatever the readers raise for a foreign archive
         raise UnsafeArchive(
             f"{INPUTS!r} is not a pickled tensor ({type(error).__name__})"
         ) from None

@@ -1,9 +1,9 @@
-"""A photograph of one object as Fashion-MNIST shows it: light on black, filling a small square.
+"""Turns a photo of one object into an image like Fashion-MNIST's: light on black, small, square.
 
-Xiao et al. 2017 (arXiv:1708.07747): photographs on a light background, trimmed at what differs
-from the background, the longer edge made 28 pixels, the shorter one padded on both sides, negated,
-grey. Measured on 3,000 images: the longer edge is 28 pixels in 99 %, and it is the bounding box
-that lies in the middle (to 0.3 pixels), not the centre of mass (which strays by 1.4).
+Xiao et al. 2017 (arXiv:1708.07747): photos on a light background, trimmed to the object, the longer
+edge scaled to 28 pixels, the shorter one padded on both sides, negated, greyscale. Measured on
+3,000 images: the longer edge is 28 pixels in 99 %, and the bounding box is centred (to 0.3 pixels),
+not the centre of mass (which is off by 1.4).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from PIL import Image
 
 from study.datasets.photo import Photo, averaged
 
-WORKING_SIZE = 1000  # pixels of the longer edge in which the object is looked for
-BORDER = 0.02  # of the shorter edge: what is taken for background
-TRIM = 13  # levels of 255 by which an object differs at least: the 5 % of the data set
-SPECK = 0.05  # of the largest part of the object: what is smaller is dirt
-LEAST = 0.001  # of the picture, that an object takes
+WORKING_SIZE = 1000  # longer edge, pixels, of the image in which the object is searched
+BORDER = 0.02  # of the shorter edge: assumed to be background
+TRIM = 13  # levels of 255 by which an object differs at least: the data set's 5 %
+SPECK = 0.05  # of the object's largest part: smaller parts are dirt
+LEAST = 0.001  # of the image: smallest object
 
 
 def cut_out(photo: Photo, width: int, height: int) -> tuple[np.ndarray, list[str]]:
-    """Return the object in a photograph, `(height, width)` uint8, and what was done.
+    """Return the object in a photo, `(height, width)` uint8, and notes on what was done.
 
-    A photograph with a light border is negated. One that has the wanted size already is not cut.
+    A photo with a light border is negated. One that already has the target size is not cropped.
     """
     image = Image.fromarray(photo.pixels)
     small = image.reduce(max(1, max(image.size) // WORKING_SIZE))
@@ -43,14 +43,14 @@ def cut_out(photo: Photo, width: int, height: int) -> tuple[np.ndarray, list[str
         mask = np.asarray(solid)
     else:
         distance = np.abs(pixels - background).max(axis=2)
-        # A quarter of the border may belong to the object, the rest may be uneven.
+        # Up to a quarter of the border may belong to the object, and the rest may be uneven.
         mask = distance > TRIM + np.percentile(distance[frame], 75)
     mask = _without_specks(mask)
     if mask.mean() < LEAST:
         notes.append("nothing stands out from the background: whole image used")
         mask = np.ones_like(mask)
     else:
-        # Black stays black, and the background becomes it.
+        # Black stays black, and the background becomes black.
         grey = np.where(mask, (grey - dark) * (255 / (255 - dark)), 0).clip(0, 255)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left, bottom, right = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
@@ -62,7 +62,7 @@ def cut_out(photo: Photo, width: int, height: int) -> tuple[np.ndarray, list[str
 
 
 def _frame(shape: tuple[int, ...]) -> np.ndarray:
-    """Return where the border of a picture is, `(H, W)` bool."""
+    """Return a mask of the border of an image, `(H, W)` bool."""
     frame = np.ones(shape, bool)
     edge = max(1, round(BORDER * min(shape)))
     frame[edge:-edge, edge:-edge] = False
@@ -81,7 +81,7 @@ def _without_specks(mask: np.ndarray) -> np.ndarray:
 
 
 def _centred(object_: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return grey levels `(h, w)` scaled to fit, in the middle of black `(height, width)`."""
+    """Return grey levels `(h, w)` scaled to fit and centred on black `(height, width)`."""
     scale = min(height / object_.shape[0], width / object_.shape[1])
     new_height, new_width = (max(1, round(scale * side)) for side in object_.shape)
     top, left = (height - new_height) // 2, (width - new_width) // 2

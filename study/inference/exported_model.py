@@ -1,4 +1,4 @@
-"""What `study.best --export` wrote, opened for predictions: `model.pt2` and `meta.json`."""
+"""Opens an export of `study.best --export` for predictions: `model.pt2` and `meta.json`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ExportedModel:
 
     Attributes:
         path: The folder.
-        meta: What `meta.json` says.
-        classes: Names.
+        meta: Content of `meta.json`.
+        classes: Names of the classes.
         colors: Red, green and blue of each class, 0 to 255.
         channels: Of an image, 1 or 3.
         height: Of an image, pixels.
@@ -42,10 +42,10 @@ class ExportedModel:
 
     @staticmethod
     def open(path: Path) -> ExportedModel:
-        """Read `meta.json`; of an older export, the task says what it lacks.
+        """Read `meta.json`; for an older export, fill in missing values from the task.
 
         Raises:
-            InputError: The folder holds no export, or one of a model that takes no pictures.
+            InputError: The folder is not an export, or its model does not take images.
         """
         file = path / "meta.json"
         if not file.is_file() or not (path / "model.pt2").is_file():
@@ -77,7 +77,7 @@ class ExportedModel:
         """Read `model.pt2`, which takes seconds.
 
         Raises:
-            InputError: It is damaged, or could run code.
+            InputError: It is corrupted, or could run code.
         """
         return Network(load_module(self.path / "model.pt2"), self.channels)
 
@@ -86,7 +86,7 @@ def load_module(file: Path) -> Any:
     """Return an exported model, which takes images `(B, C, H, W)` float32 in [0, 1].
 
     Raises:
-        InputError: It is damaged, or could run code.
+        InputError: It is corrupted, or could run code.
     """
     from study.inference.archive_check import UnsafeArchive, load_program
 
@@ -97,26 +97,26 @@ def load_module(file: Path) -> Any:
             f"{file} is refused: {error}. Only what `study.best --export` writes is loaded, "
             "because other archives can run code; export again."
         ) from None
-    except Exception as error:  # whatever a damaged archive makes the reader raise
+    except Exception as error:  # whatever the reader raises for a corrupted archive
         raise InputError(
             f"{file} cannot be loaded ({type(error).__name__}); export again."
         ) from None
 
 
 class Network:
-    """Takes images of 8 bits and returns logits."""
+    """Maps 8-bit images to logits."""
 
     def __init__(self, module: Any, channels: int) -> None:
         self._module = module
         self._channels = channels
 
     def logits(self, images: np.ndarray) -> Tensor:
-        """Return logits `(n, K, ...)` float32 of images `(n, H, W, 3)` uint8 of the right size."""
+        """Return logits `(n, K, ...)` float32 of images `(n, H, W, 3)` uint8, model-sized."""
         import numpy as np
         import torch
 
         if self._channels == 1:
-            # Weights of ITU-R 601-2, as Pillow has them.
+            # Weights of ITU-R 601-2, as in Pillow.
             grey = images @ np.array([0.299, 0.587, 0.114], np.float32)
             images = grey.round().astype(np.uint8)[..., None]
         inputs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).float() / 255
@@ -126,6 +126,6 @@ class Network:
 
 
 def default_colors(number: int) -> list[tuple[int, int, int]]:
-    """Return colours for classes that have none of their own, evenly around the circle of hues."""
+    """Return colours for classes without their own, evenly spaced in hue."""
     hues = [colorsys.hsv_to_rgb(n / number, 0.75, 0.95 - 0.35 * (n % 2)) for n in range(number)]
     return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues]

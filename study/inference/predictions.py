@@ -1,4 +1,4 @@
-"""Predictions of an exported model for pictures of any size, and the folder that holds them.
+"""Predictions of an exported model for images of any size, and the folder of results.
 
 results = Results(Path("predictions"))
 files, failed, unused = expand(["shoe.jpg", "photos/"])
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_TOP = 3
-JPEG_SIDE = 65_500  # pixels; the format counts to 65,535
+JPEG_SIDE = 65_500  # pixels; the format's limit is 65,535
 OVERLAY_ROWS = 256  # blended at a time
 
 
 def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]], UnusedFiles]:
-    """Return the files that are meant, each once, what can be none, and what folders also hold."""
+    """Return the named image files without duplicates, the invalid names, and unused files."""
     files: list[Path] = []
     failed = []
     unused = UnusedFiles()
@@ -71,10 +71,10 @@ def expand(names: Sequence[str]) -> tuple[list[Path], list[dict[str, str]], Unus
 def predict_each(
     model: ExportedModel, network: Network, files: Sequence[Path], results: Results
 ) -> Iterator[dict[str, Any]]:
-    """Yield the prediction for each file; of one that gives no picture, `file` and `reason`.
+    """Yield the prediction for each file; for an unreadable image, `file` and `reason`.
 
     Raises:
-        InputError: The model's output is neither a class nor a map of classes.
+        InputError: The model's output is neither class scores nor a segmentation map.
     """
     for file in files:
         try:
@@ -88,10 +88,10 @@ def predict_each(
 def predict(
     model: ExportedModel, network: Network, photo: Photo, file: Path, results: Results
 ) -> dict[str, Any]:
-    """Apply the model to one photograph, write its files, and return its entry.
+    """Apply the model to one photo, write its files, and return its entry.
 
     Raises:
-        InputError: The model's output is neither a class nor a map of classes.
+        InputError: The model's output is neither class scores nor a segmentation map.
     """
     height, width = photo.pixels.shape[:2]
     found = windows(width, height)
@@ -107,7 +107,7 @@ def predict(
     entry: dict[str, Any] = {"file": str(file), "path": os.path.abspath(file), "name": name}
     entry |= {"size": [width, height], "notes": notes}
     if logits.shape[1:] == (len(model.classes),):
-        # Of a long photograph every window has a say.
+        # Average over all windows of a long photo.
         probabilities = logits.softmax(dim=1).mean(dim=0).tolist()
         order = sorted(range(len(model.classes)), key=lambda k: -probabilities[k])[:NUM_TOP]
         entry["top"] = [{"class": model.classes[k], "probability": probabilities[k]} for k in order]
@@ -132,7 +132,7 @@ def predict(
 def _segmented(
     model: ExportedModel, pixels: np.ndarray, logits: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return classes `(H, W)` uint8, pixels of each, and the photograph half in their colours."""
+    """Return classes `(H, W)` uint8, the pixel count of each, and the blended photo."""
     height, width = pixels.shape[:2]
     labels = np.empty((height, width), np.uint8)
     counts = np.zeros(len(model.classes), np.int64)
@@ -148,7 +148,7 @@ def _segmented(
 
 
 def describe(entry: dict[str, Any]) -> str:
-    """Return a prediction as lines for people."""
+    """Return a prediction as lines of text."""
     file = entry["file"].encode(errors="replace").decode()
     width, height = entry["size"]
     shares = [(best["class"], best["probability"]) for best in entry.get("top", [])]
@@ -161,7 +161,7 @@ def describe(entry: dict[str, Any]) -> str:
 
 
 class Results:
-    """The folder of results. What is there of other images is never replaced.
+    """The folder of results; results of other images in it are never replaced.
 
     Raises:
         InputError: It cannot be written.
@@ -175,7 +175,7 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             before = json.loads(self._file.read_bytes())["images"] if self._file.exists() else []
             self._before = {entry["path"]: entry for entry in before}
-            # Stem of results, in small letters as some disks see it -> path of the image.
+            # Stem of results, in lower case for case-insensitive disks -> path of the image.
             self._names = {entry["name"].lower(): entry["path"] for entry in before}
         except OSError as error:
             raise InputError(f"cannot write --out {folder} ({error.strerror}).") from None
@@ -185,7 +185,7 @@ class Results:
             ) from None
 
     def name_for(self, file: Path) -> str:
-        """Return the stem of an image's results, another than that of every other image."""
+        """Return the stem of an image's results, unique among all images."""
         path = os.path.abspath(file)
         if path in self._before:
             return str(self._before[path]["name"])
@@ -198,7 +198,7 @@ class Results:
     def write_image(
         self, name: str, pixels: np.ndarray, palette: Sequence[tuple[int, int, int]] = ()
     ) -> str:
-        """Write `(H, W, 3)` colours, or `(H, W)` places in a palette; return the file's name."""
+        """Write `(H, W, 3)` colours, or `(H, W)` palette indices; return the file's name."""
         image = Image.fromarray(pixels)
         if palette:
             image.putpalette([value for color in palette for value in color])
@@ -210,7 +210,7 @@ class Results:
         return name
 
     def save(self, model: ExportedModel) -> None:
-        """Write `predictions.json`, and the colours of the classes if maps were written."""
+        """Write `predictions.json`, and a legend of the classes if maps were written."""
         entries = {**self._before, **{entry["path"]: entry for entry in self.new}}
         content = {"export": str(model.path.absolute()), "images": list(entries.values())}
         write_text(self._file, json.dumps(content, indent=1))
@@ -219,7 +219,7 @@ class Results:
 
 
 def _legend(model: ExportedModel) -> np.ndarray:
-    """Return the classes' names beside their colours, `(H, W, 3)` uint8."""
+    """Return an image of the class names with their colours, `(H, W, 3)` uint8."""
     font = ImageFont.load_default(16)
     width = 60 + max(round(font.getlength(name)) for name in model.classes)
     image = Image.new("RGB", (width, 12 + 26 * len(model.classes)), "white")

@@ -1,8 +1,8 @@
-"""Segmentation of a photograph of any size by a network that takes squares of one size.
+"""Segments a photo of any size with a network that takes squares of one size.
 
-A long photograph is covered with squares that overlap, so nothing is squeezed; their logits are
-enlarged bilinearly to the photograph's own size, as in evaluation, and averaged where they overlap.
-That is done in strips, so the memory it takes does not grow with the height.
+A long photo is covered with overlapping squares, so nothing is squeezed; their logits are upsampled
+bilinearly to the photo's own size, as in evaluation, and averaged where they overlap. This is done
+in strips, so that memory does not grow with the height.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from study.datasets.photo import averaged
 if TYPE_CHECKING:
     from torch import Tensor
 
-SQUEEZE = 0.1  # part by which one side may be longer and yet be squeezed into a square
-MOST_WINDOWS = 8  # of a still longer photograph they are no squares
+SQUEEZE = 0.1  # fraction by which one side may be longer and still be squeezed into a square
+MOST_WINDOWS = 8  # for a longer photo, the windows are no longer square
 STRIP_VALUES = 4_000_000  # float32, of one strip's logits
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A part of a photograph, pixels."""
+    """A part of a photo, pixels."""
 
     left: int
     top: int
@@ -36,7 +36,7 @@ class Window:
 
 
 def windows(width: int, height: int) -> list[Window]:
-    """Return the windows that cover a photograph: one, or overlapping squares along its length."""
+    """Return the windows that cover a photo: one, or overlapping squares along its length."""
     long, short = max(width, height), min(width, height)
     number = max(1, min(MOST_WINDOWS, math.ceil(long / short - SQUEEZE)))
     if number == 1:
@@ -49,7 +49,7 @@ def windows(width: int, height: int) -> list[Window]:
 
 
 def network_inputs(pixels: np.ndarray, found: list[Window], width: int, height: int) -> np.ndarray:
-    """Return the windows of a photograph `(H, W, 3)` uint8 as `(n, height, width, 3)` uint8."""
+    """Return the windows of a photo `(H, W, 3)` uint8 as `(n, height, width, 3)` uint8."""
     image = Image.fromarray(pixels)
     boxes = [(w.left, w.top, w.left + w.width, w.top + w.height) for w in found]
     return np.stack([np.asarray(averaged(image, width, height, box)) for box in boxes])
@@ -58,13 +58,13 @@ def network_inputs(pixels: np.ndarray, found: list[Window], width: int, height: 
 def label_strips(
     logits: Tensor, found: list[Window], width: int, height: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the classes of a photograph's pixels, from above.
+    """Yield the classes of a photo's pixels in strips, from top to bottom.
 
     Args:
         logits: Of the windows, `(n, K, h, w)` float32.
         found: The windows.
-        width: Of the photograph, pixels.
-        height: Of the photograph, pixels.
+        width: Of the photo, pixels.
+        height: Of the photo, pixels.
 
     Yields:
         The first row of a strip, and class indices `(rows, width)` uint8.
@@ -75,7 +75,7 @@ def label_strips(
     num_classes = logits.shape[1]
     grids = []
     for window, grid in zip(found, logits, strict=True):
-        # A photograph smaller than the network's output gets averages, not samples.
+        # For a photo smaller than the network's output, average instead of sampling.
         size = (min(grid.shape[1], window.height), min(grid.shape[2], window.width))
         grids.append(adaptive_avg_pool2d(grid, size))
     rows = max(1, STRIP_VALUES // (num_classes * width))
@@ -92,14 +92,14 @@ def label_strips(
             weight = weight * _tent(0, window.width, window.width)
             right = window.left + window.width
             total[:, begin - top : end - top, window.left : right] += part.mul_(weight)
-        # Dividing by the sum of the weights would change no order.
+        # Dividing by the sum of the weights would not change the argmax.
         yield top, total.argmax(dim=0).to(torch.uint8).numpy()
 
 
 def _between(grid: Tensor, axis: int, begin: int, end: int, size: int) -> Tensor:
-    """Return places `begin` to `end` of one axis that is enlarged to `size`, bilinearly.
+    """Return positions `begin` to `end` of one axis upsampled bilinearly to `size`.
 
-    As `torch.nn.functional.interpolate` without aligned corners does for all places at once.
+    Matches `torch.nn.functional.interpolate` with `align_corners=False`.
     """
     import torch
 
@@ -115,7 +115,7 @@ def _between(grid: Tensor, axis: int, begin: int, end: int, size: int) -> Tensor
 
 
 def _tent(begin: int, end: int, size: int) -> Tensor:
-    """Return how much a window counts: least at its edges, where it sees one side only."""
+    """Return a window's weights: lowest at its edges, where it sees one side only."""
     import torch
 
     places = torch.arange(begin, end) + 0.5
