@@ -1,1 +1,1 @@
-"""How a study is doing: tables, the live table, the HTML page and its charts."""
+"""Reports on a study: tables, the live table, the HTML page and its charts."""

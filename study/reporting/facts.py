@@ -1,7 +1,7 @@
-"""What the report of a study says in words and tables, read from its record.
+"""Texts and tables of a study's report, read from its record.
 
-Numbers are shown as they are in the record; whoever reads them is told on which images, at which
-size and after how many epochs they were measured, and which of them are optimistic.
+Numbers are shown as recorded, with the images, the size and the number of epochs they were measured
+at, and a note on those that are optimistic.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from study.search_space import Parameter
 from study.selection.confirmation import Confirmation
 from study.task import Task, class_key
 
-EDGE = 0.05  # of a parameter's range: a best value nearer to a bound may have its like beyond
+EDGE = 0.05  # of a parameter's range: nearer to a bound, better values may lie beyond it
 NUMBER = re.compile(r"\d[\w.+-]*")
 NUM_TRIALS = 50  # in the table
-NUM_NAMED = 12  # trials named of those that failed alike
+NUM_NAMED = 12  # trials listed per reason of failure
 
 
 def headline(
@@ -36,7 +36,7 @@ def headline(
     ledger: Ledger,
     confirmation: Confirmation | None,
 ) -> list[tuple[str, str, str]]:
-    """Return the figures on top of the page: label, value, note."""
+    """Return the key figures at the top of the page: label, value, note."""
     count, ranking = counts(record.trials()), record.ranking()
     ended = sum(n for state, n in count.items() if state != "running")
     asked = f" of {rule.num_samples}" if rule and not rule.unlimited else ""
@@ -74,7 +74,7 @@ def headline(
 
 
 def measured(record: StudyRecord) -> str:
-    """Return where the scores of a search come from."""
+    """Return the data that the scores of a search were measured on."""
     size = record.manifest["settings"].get("image_size")
     data = record.manifest.get("data", {}).get("dataset", record.manifest["dataset"])
     return f"validation part of {data}" + (f" at {pixels(size)}" if size else "")
@@ -85,7 +85,7 @@ def _interval(ends: tuple[float, float] | None) -> str:
 
 
 def classes(task: Task, record: StudyRecord) -> list[dict[str, Any]]:
-    """Return the task's per-class metric of the best trial beside the baseline's."""
+    """Return the task's per-class metric for the best trial and the baseline."""
     ranking, base = record.ranking(), record.trials()[0] if record.trials() else None
     if not ranking:
         return []
@@ -103,7 +103,7 @@ def classes(task: Task, record: StudyRecord) -> list[dict[str, Any]]:
 
 
 def failures(record: StudyRecord) -> list[dict[str, Any]]:
-    """Return the trials that failed, or were tried again, by reason, the most frequent first.
+    """Return the trials that failed or were retried, by reason, most frequent first.
 
     Reasons that differ only in their numbers count as one; the first is shown.
     """
@@ -132,7 +132,7 @@ def _named(numbers: list[int]) -> str:
 
 
 def hints(task: Task, record: StudyRecord, confirmation: Confirmation | None) -> list[str]:
-    """Return what to do next, in sentences; what the figures do not say by themselves."""
+    """Return hints on what to do next, which the numbers alone do not give."""
     ranking = record.ranking()
     if not ranking:
         return []
@@ -140,7 +140,7 @@ def hints(task: Task, record: StudyRecord, confirmation: Confirmation | None) ->
     found = [
         text
         for parameter in record.space.parameters
-        if best.number > 0  # the baseline was given, not found
+        if best.number > 0  # the baseline was given, not found by the search
         if (text := _near_bound(task, parameter, best.params.get(parameter.name)))
     ]
     if best.number == 0 and len(ranking) > 1:
@@ -164,9 +164,9 @@ def hints(task: Task, record: StudyRecord, confirmation: Confirmation | None) ->
 
 
 def _near_bound(task: Task, parameter: Parameter, value: Value | None) -> str | None:
-    """Return the hint that a value is so near to a bound that better ones may lie beyond.
+    """Return a hint if a value is so near to a bound that better ones may lie beyond it.
 
-    A bound that the setting itself has, such as 0 of a probability, cannot be widened.
+    A bound of the setting itself, such as 0 for a probability, cannot be widened.
     """
     if value is None or parameter.kind == "categorical" or isinstance(value, (str, bool)):
         return None
@@ -187,7 +187,7 @@ def _near_bound(task: Task, parameter: Parameter, value: Value | None) -> str | 
 
 
 def spent(record: StudyRecord, ledger: Ledger) -> list[dict[str, Any]]:
-    """Return what each rung took."""
+    """Return the time and cost of each rung."""
     total = ledger.total or 1.0
     return [
         {
@@ -204,7 +204,7 @@ def spent(record: StudyRecord, ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def saved(ledger: Ledger) -> str:
-    """Return what early stopping saved, in a sentence; empty if nothing."""
+    """Return a sentence on what early stopping saved; empty if nothing."""
     if not ledger.saved:
         return ""
     whole = ledger.total + ledger.saved
@@ -220,7 +220,7 @@ def _money(ledger: Ledger, seconds: float) -> str | None:
 
 
 def trials(record: StudyRecord, ledger: Ledger) -> dict[str, Any]:
-    """Return the table of the best trials, then those without a place, at most `NUM_TRIALS`."""
+    """Return a table of the best trials, then unranked ones, at most `NUM_TRIALS`."""
     ranking = record.ranking()
     rest = [trial for trial in record.trials() if trial not in ranking]
     chosen = [*ranking, *rest][:NUM_TRIALS]
@@ -250,7 +250,7 @@ def _row(
 
 
 def commands(record: StudyRecord) -> list[tuple[str, str]]:
-    """Return the commands that repeat the study and go on from it: what for, and the command."""
+    """Return commands that repeat the study or continue from it: purpose and command."""
     name, manifest = record.path.name, record.manifest
     starts = manifest.get("starts", [])
     found = [

@@ -1,4 +1,4 @@
-"""The best trials of a study: as a table for people, and as JSON for `study.best --json`."""
+"""The best trials of a study: as a table, and as JSON for `study.best --json`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from study.task import Task
 def as_json(record: StudyRecord, best: Sequence[TrialRecord]) -> dict[str, Any]:
     """Return the study and its best trials as a JSON object.
 
-    With two objectives there are `objectives` and `pareto`, the front by the first of them; with
-    constraints `require`, and of each trial `missed`, by how much it misses each, as part of the
-    bound.
+    With two objectives it has `objectives`, and `pareto`: the front, ordered by the first one. With
+    constraints it has `require`, and for each trial `missed`: by how much it violates each, as a
+    fraction of the bound.
     """
     goal = record.goal
     keys = ("study", "task", "dataset", "metric", "mode")
@@ -53,7 +53,7 @@ def _trial_as_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
 
 
 def describe(task: Task, record: StudyRecord, ranking: list[TrialRecord], top: int) -> str:
-    """Return the table of the best trials, or of the Pareto front, and the winner per class."""
+    """Return a table of the best trials or the Pareto front, and the winner's scores by class."""
     manifest = record.manifest
     states = ", ".join(f"{n} {state}" for state, n in counts(record.trials()).items() if n)
     mark = sample_mark(manifest["dataset"])

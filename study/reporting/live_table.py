@@ -1,12 +1,12 @@
-"""The live table of a study in a terminal: lines at its end that are redrawn every second.
+"""The live table of a study in a terminal: its last lines, redrawn every second.
 
-What happens is printed above the table, as without it, and stays; the table goes when the study
-ends, however it ends. Where there is no terminal, or one that moves no cursor (TERM=dumb), lines
-are printed as they come (`study.reporting.progress`).
+Events are printed above the table and stay; the table disappears when the study ends, however it
+ends. Without a terminal, or in one that cannot move the cursor (TERM=dumb), lines are just printed
+(`study.reporting.progress`).
 
-Escape sequences are our own, two of them. rich 15 was tried: in a terminal made narrower its table
-leaves lines behind, printing from a signal's handler can block for ever (its refreshing thread and
-the handler each hold a lock that the other waits for), and no dependency of ours brings it along.
+It uses only two escape sequences. rich 15 was tried: when the terminal is made narrower, its table
+leaves lines behind; printing from a signal handler can deadlock (with its refresh thread); and none
+of our dependencies requires it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ DRAW_SECONDS = 1.0
 
 
 def moves_cursor(stream: TextIO) -> bool:
-    """Return whether lines that were written to a stream can be replaced.
+    """Return whether lines written to a stream can be replaced.
 
-    A notebook gives the commands of its cells a terminal, named xterm-color, that moves no cursor.
+    A notebook runs commands in a terminal named xterm-color that cannot move the cursor.
     """
     kind = os.environ.get("TERM", "dumb")
     notebook = kind == "xterm-color" or "JPY_PARENT_PID" in os.environ
@@ -40,17 +40,17 @@ def moves_cursor(stream: TextIO) -> bool:
 
 
 def progress_for(record: StudyRecord, asked: StoppingRule) -> Progress:
-    """Return the live table where it can be shown, plain lines elsewhere."""
+    """Return the live table if it can be shown, else plain lines."""
     if moves_cursor(sys.stderr):
         return LiveProgress(record, asked)
     return Progress(record, asked)
 
 
 class Block:
-    """Lines at the end of a terminal that are replaced.
+    """Lines at the end of a terminal that can be replaced.
 
     Args:
-        stream: The terminal; written past its buffer, so that a signal's handler may do it too.
+        stream: The terminal; its buffer is bypassed, so that signal handlers can write, too.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -61,7 +61,7 @@ class Block:
         self._lock = threading.Lock()
 
     def size(self) -> tuple[int, int]:
-        """Return columns and rows that can be used; a full last column wraps on some terminals."""
+        """Return usable columns and rows; a full last column wraps on some terminals."""
         try:
             columns, rows = os.get_terminal_size(self._file)
         except OSError:  # it was closed
@@ -74,7 +74,7 @@ class Block:
             self._draw(rows, above)
 
     def above(self, text: str) -> None:
-        """Print a text above the lines, at once if nobody else is drawing, else soon."""
+        """Print a text above the lines, immediately unless someone else is drawing, else soon."""
         self._waiting.append(text)
         if self._lock.acquire(blocking=False):
             try:
@@ -84,26 +84,26 @@ class Block:
 
     def _draw(self, rows: Sequence[str], above: str) -> None:
         columns, height = self.size()
-        # What was drawn may have been wrapped since by a terminal made narrower.
+        # Lines may have wrapped since, if the terminal was made narrower.
         up = sum(max(1, -(-len(row) // (columns + 1))) for row in self._shown)
         rows = [row[:columns] for row in rows][:height]
         texts = [*self._waiting, above]
         del self._waiting[: len(texts) - 1]
         said = [cleaned(text).rstrip("\n") for text in texts if text]
         content = "".join(line + "\n" for line in (*said, *rows))
-        # To the line's start, up, and erase all below; a key's echo such as ^C goes too.
+        # Move to the line's start and up, and erase everything below, including echoed keys (^C).
         content = (f"\x1b[{up}A" if up else "") + "\r\x1b[J" + content
         try:
             os.write(self._file, content.encode(self._encoding, "replace"))
         except OSError:
-            pass  # the terminal is gone; the study goes on
+            pass  # the terminal is gone; the study continues
         self._shown = list(rows)
 
 
 class LiveProgress(Progress):
-    """Prints what happens, above a table of how the study stands.
+    """Prints events above a table with the study's state.
 
-    While it is open, everything that this process prints on the terminal goes above the table.
+    While it is open, everything that this process prints to the terminal goes above the table.
     """
 
     def __init__(self, record: StudyRecord, asked: StoppingRule) -> None:
@@ -122,10 +122,10 @@ class LiveProgress(Progress):
         return super().__enter__()
 
     def __exit__(self, *raised: object) -> None:
-        """Take the table away, and leave the terminal as it was."""
+        """Remove the table and restore the terminal."""
         super().__exit__()
         output = sys.stderr
-        output.write("\n" * bool(getattr(output, "begun", "")))  # a line that was not ended
+        output.write("\n" * bool(getattr(output, "begun", "")))  # complete an unfinished line
         sys.stdout, sys.stderr = self._before
         self._redirect_logs(output, sys.stderr)
         self._block.draw([])
@@ -140,7 +140,7 @@ class LiveProgress(Progress):
         self._block.draw(self._last, text)
 
     def tell(self, text: str) -> None:
-        """Print a line above the table, now or with the next drawing; wait for nothing."""
+        """Print a line above the table, now or with the next drawing; never block."""
         self._block.above(text)
 
     def epoch(self, number: int, epoch: int) -> None:
@@ -152,7 +152,7 @@ class LiveProgress(Progress):
 
     def _keep_showing(self) -> None:
         pause = DRAW_SECONDS
-        while not self._due.wait(pause):  # the end is all that is ever due
+        while not self._due.wait(pause):  # set only at the end
             outlook = self.look_ahead()
             looked = time.monotonic()
             state = snapshot(self.record, self.asked, outlook)
@@ -173,14 +173,14 @@ class _Above:
         self.begun = ""
 
     def write(self, text: str) -> int:
-        """Print whole lines; keep the rest until it is one."""
+        """Print complete lines; keep the rest until its line is complete."""
         *whole, self.begun = (self.begun + text).split("\n")
         if whole:
             self._block.above("\n".join(whole))
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: lines are printed when they are whole."""
+        """Do nothing: lines are printed when they are complete."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

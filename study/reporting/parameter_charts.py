@@ -1,4 +1,4 @@
-"""Charts of what the hyperparameters do, made as `study.reporting.trial_charts` makes them."""
+"""Charts of hyperparameters, in the same form as those of `study.reporting.trial_charts`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from study.search.importance import Importance
 from study.search_space import Parameter
 from study.task import Task
 
-NUM_SHADES = 5  # of lines in parallel coordinates, from poor to good
+NUM_SHADES = 5  # of lines in parallel coordinates, from worst to best
 
 
 def parallel(record: StudyRecord) -> Chart:
-    """Draw each trial as a line over its hyperparameters, coloured by its place among all."""
+    """Draw each trial as a line over its hyperparameters, coloured by its rank."""
     parameters, trials = record.space.parameters, scored(record)
     sign = 1 if record.manifest["mode"] == "max" else -1
     order = sorted(trials, key=lambda trial: sign * (trial.best_value or 0.0))
@@ -66,13 +66,13 @@ def parallel(record: StudyRecord) -> Chart:
 
 
 def _lines(record: StudyRecord, trials: Sequence[TrialRecord], low: float, high: float) -> Chart:
-    """Return where the lines of trials go, with gaps between them, and what they say of a point.
+    """Return the lines of trials, with gaps between them, and the hover texts of their points.
 
     Args:
         record: The study.
-        trials: Those that are drawn alike.
-        low: Smallest value of all trials, which lies below.
-        high: Largest.
+        trials: Trials drawn in the same style.
+        low: Smallest value of all trials, at the bottom.
+        high: Largest value.
     """
     parameters = record.space.parameters
     x: list[int | None] = []
@@ -91,10 +91,10 @@ def _lines(record: StudyRecord, trials: Sequence[TrialRecord], low: float, high:
 
 
 def _shaded(order: Sequence[TrialRecord]) -> list[tuple[str, int, Sequence[TrialRecord]]]:
-    """Divide trials, poorest first, into fifths; fewer than five trials stand alone.
+    """Divide trials, worst first, into fifths; fewer than five trials get one part each.
 
     Returns:
-        Of each part its name, its shade and its trials.
+        Name, shade and trials of each part.
     """
     num = min(NUM_SHADES, len(order))
     if num < NUM_SHADES:
@@ -107,7 +107,7 @@ def _shaded(order: Sequence[TrialRecord]) -> list[tuple[str, int, Sequence[Trial
 
 
 def slices(record: StudyRecord) -> list[tuple[str, Chart]]:
-    """Draw the value over each hyperparameter, by its name."""
+    """Draw the objective against each hyperparameter; return name and chart of each."""
     found = []
     best = next(iter(record.ranking()), None)
     for parameter in record.space.parameters:
@@ -159,7 +159,7 @@ def _points(trials: Sequence[TrialRecord], name: str, shape: Chart) -> Chart:
 
 
 def importances(task: Task, found: Importance) -> Chart:
-    """Draw importance as a table of parameters and metrics, the most important one on top."""
+    """Draw importances as a heat map of parameters and metrics, most important first."""
     metrics = list(next(iter(found.shares.values()), {}))
     names = sorted(found.shares, key=lambda name: found.shares[name][metrics[0]])
     prefix = f"val/{task.class_metric}/"
@@ -203,7 +203,7 @@ def _bounds(parameter: Parameter) -> tuple[float, float]:
 
 
 def _place(parameter: Parameter, value: Value | None) -> float | None:
-    """Return where a value lies in its range, in [0, 1]; None if the trial has none."""
+    """Return a value's position in its range, in [0, 1]; None if the trial has no value."""
     if value is None:
         return None
     if parameter.kind == "categorical":

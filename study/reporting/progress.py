@@ -1,4 +1,4 @@
-"""Progress of a study that a person can read: a line per ended trial, a summary now and then."""
+"""Progress of a study as text: a line per ended trial, and a summary now and then."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from study.search.stopping_rule import StoppingRule
 from study.system.streams import write_line
 
 SUMMARY_SECONDS = 60.0  # between two summaries while nothing ends
-OUTLOOK_SECONDS = 20.0  # between two simulations of the time that is left
-SHARE = 50  # so many times as long as a simulation or a drawing takes, there is none after it
+OUTLOOK_SECONDS = 20.0  # between two simulations of the time left
+SHARE = 50  # pause after a simulation or a drawing, as a multiple of the time it took
 
 
 class Progress:
-    """Prints to stderr what happens in a study.
+    """Prints a study's events to stderr.
 
-    A summary simulates the time that is left, so a thread makes it: Ray's callbacks, which tell
-    what happens, never wait for that.
+    A summary simulates the time left, so a thread prints it: Ray's callbacks, which report the
+    events, never wait for that.
 
     Args:
         record: The study.
-        asked: What it was started with.
+        asked: The stopping rule it was started with.
     """
 
     def __init__(self, record: StudyRecord, asked: StoppingRule) -> None:
@@ -44,7 +44,7 @@ class Progress:
         self.said = self.begun
         self._outlook: Outlook | None = None
         self._known = (0, 0)  # ended trials and epochs at the last simulation
-        self._looked = self._rest = 0.0  # when it was, and how long there is none after it
+        self._looked = self._rest = 0.0  # time of the last simulation, and the pause after it
         self._closed = False
         self._due = threading.Event()  # a summary, or the end
         self._thread = threading.Thread(target=self._keep_showing, name="progress", daemon=True)
@@ -54,7 +54,7 @@ class Progress:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Print the summary that is due; what is printed stays."""
+        """Print a pending summary; output stays on the screen."""
         self._closed = True
         self._due.set()
         self._thread.join()
@@ -65,17 +65,17 @@ class Progress:
         self.said = time.monotonic()
 
     def tell(self, text: str) -> None:
-        """Print a line while a signal is handled, where nothing may wait for a lock."""
+        """Print a line from a signal handler, where nothing may wait for a lock."""
         write_line(text)
 
     def epoch(self, number: int, epoch: int) -> None:
-        """Note an epoch of a running trial; print a summary if nothing was said for a while."""
+        """Note an epoch of a running trial; print a summary if nothing was printed for a while."""
         self.epochs[number] = epoch
         if time.monotonic() - self.said > SUMMARY_SECONDS:
             self._due.set()
 
     def ended(self, trial: TrialRecord) -> None:
-        """Print the line of an ended trial, and soon a summary."""
+        """Print the line of an ended trial, followed by a summary."""
         self.epochs.pop(trial.number, None)
         self.say(self.ended_line(trial))
         self._due.set()
@@ -137,7 +137,7 @@ class Progress:
         return f"    [{duration(elapsed)}] " + ", ".join(parts)
 
     def look_ahead(self) -> Outlook | None:
-        """Return the time that is left, simulated when a trial has ended or after a while."""
+        """Return the time left; simulate it again when a trial has ended or after a while."""
         since = time.monotonic() - self._looked
         if since >= self._rest:
             trials = self.record.trials()
@@ -158,7 +158,7 @@ class Progress:
 
 
 def standings(record: StudyRecord, ranking: list[TrialRecord], top: int) -> str:
-    """Return the table of the best trials or of the Pareto front, and what violates constraints."""
+    """Return a table of the best trials or of the Pareto front, and notes on constraints."""
     goal, shown = record.goal, ranking[:top]
     lines = [f"objective {goal}"] if goal.constraints else []
     if goal.has_two and (front := record.front()):

@@ -1,10 +1,10 @@
-// Draws the charts with the plotly.js that this page carries, in the colours of the style sheet.
+// Draws the charts with the embedded plotly.js, in the colours of the style sheet.
 "use strict";
 
 let charts = {};
-const PRINT_WIDTH = 700; // pixels, what fits a page
+const PRINT_WIDTH = 700; // pixels that fit a page
 
-// Puts the colours in the place of their names.
+// Replaces the names of colours by the colours.
 function colored(value, style) {
   if (typeof value === "string" && value.startsWith("--")) return style.getPropertyValue(value).trim();
   if (Array.isArray(value)) return value.map((item) => colored(item, style));
@@ -41,20 +41,20 @@ function draw(width) {
     if (width) layout.width = part ? width / 2 - 10 : width;
     if (layout.height) place.style.height = layout.height + "px";
     const options = { responsive: !width, displayModeBar: false };
-    // A copy: plotly keeps what it is given.
+    // A copy, because plotly keeps its arguments.
     const { data, layout: painted } = colored(structuredClone({ data: chart.data, layout }), style);
     Plotly.react(place, data, painted, options);
   }
 }
 
-// Returns the text that the page carries compressed in an element.
+// Returns the text that an element of the page contains in compressed form.
 function unpacked(id) {
   const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
   return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
-// Keeps the page from counting as loaded, so that nobody prints or pictures it without its charts:
-// it waits for the open document of a frame. Returns what lets go.
+// Delays the page's load event, so that it is not printed or captured without its charts: the event
+// waits for the open document of a frame. Returns the function that ends the delay.
 function holdLoading() {
   const frame = document.createElement("iframe");
   frame.hidden = true;

@@ -1,7 +1,7 @@
-"""The page of a study: HTML that holds all it shows, and needs no server and no network.
+"""The page of a study: self-contained HTML that needs no server and no network.
 
-While a study runs, `study.tracking.tracker` has this page written again and again, and puts it on
-the study's run in MLflow. It can be opened from there, sent by mail, printed, and read on a phone.
+While a study runs, `study.tracking.tracker` has this page rewritten regularly and uploads it to the
+study's run in MLflow. It can be opened there, sent by mail, printed, and read on a phone.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from study.storage.files import write_text
 from study.storage.paths import AnyPath
 from study.task import Task, load_task
 
-PACKAGE = __name__.rpartition(".")[0]  # in which the page's template, style and script lie
+PACKAGE = __name__.rpartition(".")[0]  # contains the page's template, style sheet and script
 PICTURE_WIDTH, PICTURE_QUALITY = 1400, 80  # pixels; of WebP
-MOST_BYTES = 5_000_000  # of the page; pictures that would go beyond are left out
+MOST_BYTES = 5_000_000  # of the page; pictures beyond this are left out
 
 
 def write(record: StudyRecord, path: AnyPath | None = None, price: float | None = None) -> None:
@@ -39,8 +39,8 @@ def write(record: StudyRecord, path: AnyPath | None = None, price: float | None 
 
     Args:
         record: The study.
-        path: Of the page; in the folder of the study if none is given.
-        price: US dollars for an hour of all machines; None if unknown.
+        path: Of the page; in the study's folder by default.
+        price: US dollars per hour for all machines; None if unknown.
 
     Raises:
         StorageError: It cannot be written.
@@ -49,7 +49,7 @@ def write(record: StudyRecord, path: AnyPath | None = None, price: float | None 
 
 
 def page(record: StudyRecord, price: float | None = None) -> str:
-    """Return the page of a study, HTML; arguments as of `write`."""
+    """Return the page of a study as HTML; arguments as for `write`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -68,7 +68,7 @@ def page(record: StudyRecord, price: float | None = None) -> str:
 
 
 def content(task: Task, record: StudyRecord, price: float | None) -> dict[str, Any]:
-    """Return all that the page shows, without its pictures."""
+    """Return the content of the page, except its pictures."""
     rule = StoppingRule.of_last_start(record.manifest)
     ranking = record.ranking()
     confirmation = find(record, ranking)
@@ -112,7 +112,7 @@ def content(task: Task, record: StudyRecord, price: float | None) -> dict[str, A
 def _charts(
     task: Task, record: StudyRecord, rule: StoppingRule | None, matters: Importance | None
 ) -> dict[str, trial_charts.Chart]:
-    """Return the charts for which there is something to show, by name."""
+    """Return the charts that have something to show, by name."""
     drawn: dict[str, trial_charts.Chart] = {}
     ranking = record.ranking()
     if record.trials():
@@ -131,18 +131,18 @@ def _charts(
 
 
 def _traded_off(record: StudyRecord) -> tuple[Objective, ...]:
-    """Return the study's two objectives, or its only one and the size of the network."""
+    """Return the study's two objectives, or its only one and the number of parameters."""
     objectives = record.goal.objectives
     return objectives if record.goal.has_two else (*objectives, Objective("num_params", "min"))
 
 
 def _packed(text: str) -> str:
-    """Return a text compressed, in letters that HTML leaves alone."""
+    """Return a text compressed and base64-encoded, which is safe in HTML."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _finite(value: Any) -> Any:
-    """Return what JSON can say: a number that is not finite becomes null, a gap in a chart."""
+    """Return a value for JSON: a non-finite number becomes null, a gap in a chart."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -158,7 +158,7 @@ def _importance(task: Task, record: StudyRecord) -> tuple[Importance | None, str
 
 
 def _pictures(record: StudyRecord, room: int) -> list[dict[str, str]]:
-    """Return the figures of the best trial as data URLs, as many as there is room for, bytes."""
+    """Return the figures of the best trial as data URLs, as many as fit into `room` bytes."""
     from PIL import Image
 
     from study.datasets.photo import BadImage, opened

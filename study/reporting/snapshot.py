@@ -1,4 +1,4 @@
-"""How a study stands, from its record alone: for the live table and for `study.status`."""
+"""A study's current state, from its record alone: for the live table and `study.status`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from study.records.trial_record import TrialRecord, counts, seconds_of
 from study.search.simulation import Outlook, Runner, ranks, simulate
 from study.search.stopping_rule import StoppingRule, milestones
 
-NUM_RUNNING = 8  # trials with a line of their own
+NUM_RUNNING = 8  # trials shown on their own lines
 NUM_REASONS = 3
-STEPS = 30_000  # simulated for the time that is left, a tenth of a second
+STEPS = 30_000  # simulated to estimate the time left; takes a tenth of a second
 
 
 def snapshot(
     record: StudyRecord, rule: StoppingRule | None, outlook: Outlook | None
 ) -> dict[str, Any]:
-    """Return how a study stands, as a JSON object; times in seconds.
+    """Return a study's state as a JSON object; times in seconds.
 
     Args:
         record: The study.
@@ -58,7 +58,7 @@ def snapshot(
 
 
 def _running(trial: TrialRecord, epochs: int, rungs: Sequence[int], now: float) -> dict[str, Any]:
-    """Return how far a running trial of so many epochs is."""
+    """Return the progress of a running trial."""
     return {
         "trial": trial.number,
         "epoch": trial.epochs,
@@ -71,7 +71,7 @@ def _running(trial: TrialRecord, epochs: int, rungs: Sequence[int], now: float) 
 
 
 def _rung(epoch: int, trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Return how many trials came to a rung, and how many ended there."""
+    """Return how many trials reached a rung, and how many were stopped there."""
     return {
         "epoch": epoch,
         "reached": sum(trial.epochs >= epoch for trial in trials),
@@ -80,7 +80,7 @@ def _rung(epoch: int, trials: Sequence[TrialRecord]) -> dict[str, Any]:
 
 
 def _left(outlook: Outlook) -> dict[str, Any]:
-    """Return what is left of the study, and how that is known."""
+    """Return what is left of the study, and how it was estimated."""
     return {
         "epochs": sum(outlook.reached),
         "seconds": outlook.seconds,
@@ -91,9 +91,9 @@ def _left(outlook: Outlook) -> dict[str, Any]:
 
 
 def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict[str, Any]:
-    """Return the best trial, and the best value after each epoch of the study in time.
+    """Return the best trial, and the best value so far after each epoch of the study.
 
-    `missed` is how far it is off the bounds of the study's constraints, 0 if it satisfies them.
+    `missed` is by how much it violates the study's constraints, 0 if it satisfies them.
     """
     choose = max if trial.mode == "max" else min
     rows = [row for t in trials if t.state != "failed" for row in t.history]
@@ -105,7 +105,7 @@ def _best(trial: TrialRecord, trials: Sequence[TrialRecord], goal: Goal) -> dict
 
 
 def _last_report(trial: TrialRecord) -> float:
-    """Return when a trial last gave a sign, seconds since 1970."""
+    """Return the time of a trial's last event, seconds since 1970."""
     begun = seconds_of(trial.begun)
     again = max((seconds_of(failure["time"]) for failure in trial.failures), default=begun)
     ended = trial.history[-1].get("ended", begun) if trial.history else begun
@@ -113,10 +113,10 @@ def _last_report(trial: TrialRecord) -> float:
 
 
 def time_left(record: StudyRecord, rule: StoppingRule | None) -> Outlook | None:
-    """Estimate what the study still takes, None if no epoch of it is known yet.
+    """Estimate the time left; None if the study has no epoch yet.
 
-    Simulated are the trials that are left, under the study's rule, with the median time of the
-    epochs so far and of the beginning of a trial, as many at a time as are running.
+    Simulates the remaining trials under the study's rule, with the median duration of an epoch and
+    of a trial's startup so far, and with as many concurrent trials as are running now.
     """
     trials = record.trials()
     ended = sum(trial.state != "running" for trial in trials)
@@ -124,7 +124,7 @@ def time_left(record: StudyRecord, rule: StoppingRule | None) -> Outlook | None:
         return None
     times = [[row["ended"] for row in t.history if "ended" in row] for t in trials]
     epochs = [b - a for ends in times for a, b in zip(ends, ends[1:], strict=False)]
-    if not epochs:  # of trials of one epoch nothing else is known
+    if not epochs:  # trials of one epoch have no other times
         rows = [row["epoch_seconds"] for t in trials for row in t.history if "epoch_seconds" in row]
         epochs = rows
     if not epochs:
@@ -156,7 +156,7 @@ def time_left(record: StudyRecord, rule: StoppingRule | None) -> Outlook | None:
 
 
 def lines(state: dict[str, Any], width: int) -> list[str]:
-    """Return how a study stands, in lines of at most so many characters."""
+    """Return a study's state as lines of at most `width` characters."""
     count, left, best = state["trials"], state["left"], state["best"]
     ended = sum(number for word, number in count.items() if word != "running")
     total = f"/{state['num_samples']}" if state["num_samples"] else ""

@@ -1,7 +1,7 @@
-"""What a study spent, trial by trial and rung by rung, and what early stopping saved.
+"""Time and cost of a study, by trial and by rung, and the savings of early stopping.
 
-Seconds of work are those that trials spent in their epochs, times their workers. Money, if a price
-is known, is that of the machines for as long as any trial ran, shared out by work.
+Worker time is the time that trials spent in their epochs, times their workers. The cost, if a price
+is known, is that of the machines while any trial ran, divided among trials by worker time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from study.records.study_record import StudyRecord
 from study.records.trial_record import TrialRecord, seconds_of
 from study.search.stopping_rule import StoppingRule, milestones
 
-PAUSE = 60.0  # seconds between two epochs of a trial from which on it counts as cut off meanwhile
+PAUSE = 60.0  # seconds between two epochs of a trial; a longer gap counts as an interruption
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,12 @@ class Rung:
     """The epochs after one rung and up to the next.
 
     Attributes:
-        first: Epoch.
-        last: Epoch.
-        trials: That trained at least one of them.
-        stopped: Of these, after the last one.
-        epochs: Trained.
-        seconds: Of work.
+        first: First epoch.
+        last: Last epoch.
+        trials: Number of trials that trained at least one of these epochs.
+        stopped: Number of trials that were stopped in them.
+        epochs: Number of epochs trained.
+        seconds: Of worker time.
     """
 
     first: int
@@ -39,18 +39,18 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """What a study spent.
+    """Time and cost of a study.
 
     Attributes:
-        work: Trial -> seconds of work.
-        rungs: From the first.
-        epochs: Trained.
+        work: Trial -> seconds of worker time.
+        rungs: In order of epochs.
+        epochs: Number of epochs trained.
         full: Epochs that the ended trials would have trained without early stopping.
-        saved: Seconds of work that early stopping saved: the epochs that stopped trials did not
-            train, each at the mean of its trial's epochs.
+        saved: Seconds of worker time that early stopping saved: the epochs that stopped trials did
+            not train, each at the mean of its trial's epochs.
         active: Seconds in which at least one trial ran.
-        workers: Of a trial.
-        price: US dollars for an hour of all machines; None if unknown.
+        workers: Per trial.
+        price: US dollars per hour for all machines; None if unknown.
     """
 
     work: dict[int, float]
@@ -64,12 +64,12 @@ class Ledger:
 
     @staticmethod
     def of(record: StudyRecord, rule: StoppingRule | None, price: float | None = None) -> Ledger:
-        """Read it from a study's record.
+        """Compute it from a study's record.
 
         Args:
             record: The study.
-            rule: What its last command asked for; None if unknown.
-            price: US dollars for an hour of all machines.
+            rule: Stopping rule of its last command; None if unknown.
+            price: US dollars per hour for all machines.
         """
         trials, epochs = record.trials(), int(record.manifest["epochs"])
         workers = rule.workers if rule else 1
@@ -94,18 +94,18 @@ class Ledger:
 
     @property
     def total(self) -> float:
-        """Seconds of work of all trials."""
+        """Worker time of all trials, seconds."""
         return sum(self.work.values())
 
     def money(self, seconds: float) -> float | None:
-        """Return US dollars for so many seconds of this study's work; None without a price."""
+        """Return the cost of this much worker time of the study, US dollars; None if unknown."""
         if self.price is None:
             return None
         return self.price * self.active / 3600 * (seconds / self.total if self.total else 0.0)
 
 
 def spans_of(trial: TrialRecord) -> list[tuple[float, float]]:
-    """Return when a trial ran, in seconds since 1970: more than one span if it was cut off."""
+    """Return when a trial ran, seconds since 1970: several spans if it was interrupted."""
     spans: list[tuple[float, float]] = []
     before = seconds_of(trial.begun)
     for row in trial.history:
@@ -115,14 +115,14 @@ def spans_of(trial: TrialRecord) -> list[tuple[float, float]]:
         if spans and begun - before < PAUSE:
             spans[-1] = (spans[-1][0], row["ended"])
         else:
-            near = begun - before < PAUSE  # the start of the trial: its process, its data
+            near = begun - before < PAUSE  # startup of the trial: its process and data
             spans.append((min(before, begun) if near else begun, row["ended"]))
         before = row["ended"]
     return spans
 
 
 def _covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Return the seconds that lie in at least one span."""
+    """Return the seconds covered by at least one span."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, until))

@@ -1,4 +1,4 @@
-"""What a task's metrics look like in a terminal: a table by class, a line for an epoch."""
+"""A task's metrics in a terminal: a table by class, and a line per epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from study.task import Task, class_key
 
 
 def per_class_table(task: Task, metrics: Mapping[str, float], split: str = "val") -> str:
-    """Return every per-class metric of a split as a table, with its mean or total below."""
+    """Return all per-class metrics of a split as a table, with the mean or total below."""
     keys = [class_key(name) for name in task.classes]
     parts = [name.split("/") for name in metrics]
     found = [part[1] for part in parts if len(part) == 3 and part[0] == split and part[2] in keys]
@@ -24,7 +24,7 @@ def per_class_table(task: Task, metrics: Mapping[str, float], split: str = "val"
 
 
 def metric_line(task: Task, metrics: Mapping[str, float], epoch: int, epochs: int) -> str:
-    """Return one epoch as one line."""
+    """Return the line of an epoch."""
     shown = dict.fromkeys(["train/loss", "val/loss", "val/accuracy", task.metric])
     numbers = "  ".join(f"{name} {score(metrics.get(name))}" for name in shown)
     return f"epoch {epoch}/{epochs}  {numbers}  {metrics['epoch_seconds']:.1f} s"

@@ -1,8 +1,8 @@
-"""Charts of the trials of a study that can be pointed at, as JSON objects for plotly.js.
+"""Interactive charts of a study's trials, as JSON objects for plotly.js.
 
-A chart is `{"data": [...], "layout": {...}}`. Colours are names of the page's style sheet, such as
-`--best`, so that the page can draw it on light and dark; fonts, grid and margins are the page's.
-`study.reporting.parameter_charts` has those of hyperparameters.
+A chart is `{"data": [...], "layout": {...}}`. Colours are variables of the page's style sheet, such
+as `--best`, so that a chart works in light and dark mode; fonts, grid and margins are the page's.
+The charts of hyperparameters are in `study.reporting.parameter_charts`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from study.reporting.spending import spans_of
 
 Chart = dict[str, Any]
 
-MOST_EACH = 10  # whole numbers on an axis that are all marked
+MOST_EACH = 10  # up to this span, an axis marks every whole number
 WORDS = {
     "finished": "finished",
     "stopped": "stopped early",
@@ -53,7 +53,7 @@ def history(record: StudyRecord) -> Chart:
         chosen = [t for t in trials if t.state == state and (t.best_value is not None or t.reason)]
         if not chosen:
             continue
-        failed = state == "failed"  # they lie at the lower edge
+        failed = state == "failed"  # drawn at the lower edge
         data.append(
             {
                 "type": "scatter",
@@ -71,7 +71,7 @@ def history(record: StudyRecord) -> Chart:
 
 
 def curves(record: StudyRecord, rungs: Sequence[int]) -> Chart:
-    """Draw the metric over epochs, of all trials, with the rungs at which they may be stopped."""
+    """Draw the learning curves of all trials, with the rungs at which they may be stopped."""
     trials = [trial for trial in record.trials() if trial.epochs]
     best = next(iter(record.ranking()), None)
     special = {trial.number: name for trial, name in ((best, "best"),) if trial is not None}
@@ -147,7 +147,7 @@ def _lines(name: str, trials: Sequence[TrialRecord], line: Chart, opacity: float
 
 
 def trade_off(record: StudyRecord, objectives: Sequence[Objective]) -> Chart:
-    """Draw two objectives of all trials against each other, with what no other trial dominates."""
+    """Draw two objectives of all trials against each other, with the Pareto front."""
     first, second = objectives
     trials = [t for t in scored(record) if t.best and {first.metric, second.metric} <= set(t.best)]
     on_front = {trial.number for trial in Goal(tuple(objectives)).front(trials)}
@@ -180,7 +180,7 @@ def trade_off(record: StudyRecord, objectives: Sequence[Objective]) -> Chart:
 
 
 def timeline(record: StudyRecord) -> Chart:
-    """Draw when each trial ran, side by side as they ran side by side."""
+    """Draw when each trial ran; concurrent trials are side by side."""
     bars = [(begin, end, trial) for trial in record.trials() for begin, end in spans_of(trial)]
     free: list[float] = []  # lane -> when its last trial ended
     lanes = []
@@ -223,28 +223,28 @@ def _time(seconds: float) -> str:
 
 
 def scored(record: StudyRecord) -> list[TrialRecord]:
-    """Return the trials that have a value and did not fail, by number."""
+    """Return the trials that have a value and did not fail, in order of their numbers."""
     return [t for t in record.trials() if t.best_value is not None and t.state != "failed"]
 
 
 def marker(state: str) -> Chart:
-    """Return how a trial in a state, or the best one, is marked."""
+    """Return the marker of a trial in a state, or of the best one."""
     symbols = {"stopped": "circle-open", "failed": "x", "best": "star", "running": "diamond-open"}
     return {"color": f"--{state}", "symbol": symbols.get(state, "circle"), "size": 7}
 
 
 def axis_of(title: str) -> Chart:
-    """Return an axis."""
+    """Return an axis with a title."""
     return {"title": {"text": title}}
 
 
 def counting_axis(title: str, span: float) -> Chart:
-    """Return an axis of whole numbers; where few are shown, plotly would mark halves of them."""
+    """Return an axis of whole numbers; for a short one, plotly would mark fractions."""
     return {**axis_of(title), "tickformat": "d", **({"dtick": 1} if span <= MOST_EACH else {})}
 
 
 def about(record: StudyRecord, trial: TrialRecord) -> str:
-    """Return what to show of a trial under the pointer, in lines."""
+    """Return the hover text of a trial."""
     title = f"<b>trial {trial.number}</b>, {WORDS[trial.state]}, {trial.epochs} epochs"
     lines = []
     if trial.best:
