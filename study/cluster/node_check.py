@@ -1,4 +1,4 @@
-"""Check of one machine, run on that machine: data, storage, disk space, GPUs, versions."""
+"""Check of one machine, run there: data, storage, disk space, GPUs, versions."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ FREE_BYTES = 2 * 2**30  # for caches and Ray's files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """The questions to a machine.
+    """What to check on a machine.
 
     Attributes:
-        task: Whose data set is looked for; None for no data set.
+        task: Task whose data set is checked; None for no data set.
         dataset: `real` or `sample`.
         data_dir: Absolute path.
         cache_dir: Absolute path.
-        storage: Folder of this check in the studies' folder; holds `driver`, written by the
-            driver; None if the driver cannot write there.
-        gpus: How many GPUs Ray counts on this machine.
+        storage: Folder of this check in the studies' folder, which contains the file `driver`
+            written by the driver; None if the driver cannot write there.
+        gpus: Number of GPUs that Ray counts on this machine.
     """
 
     task: str | None
@@ -63,22 +63,21 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeReport:
-    """A machine's answers.
+    """Result of the check of a machine.
 
     Attributes:
-        host: Its name.
-        python: Version.
-        versions: Of packages by name; None for one that is missing.
+        host: Hostname.
+        python: Python version.
+        versions: Package versions by name; None for a missing package.
         code: Fingerprint of this project's modules.
-        cpus: Cores that a process may use.
-        memory: Bytes.
+        cpus: Cores available to a process.
+        memory: Memory in bytes.
         gpus: Names of the GPUs that torch can use, if Ray counts any.
-        checksum: Of the data set; None if it was not asked for or is missing.
-        wrote: The file in storage that the machine wrote, with the content of `probe`; None if
-            it could not.
-        probe: What the file holds.
-        problems: In sentences that say what to do.
-        notes: In sentences too, of what keeps no study from running.
+        checksum: Checksum of the data set; None if it was not checked or is missing.
+        wrote: Name of the file that the machine wrote to storage; None if it could not.
+        probe: Content of that file.
+        problems: Messages that say what to do.
+        notes: Messages about what does not keep a study from running.
     """
 
     host: str
@@ -129,7 +128,7 @@ def check_node(request: Request) -> NodeReport:
 
 
 def _checksum(request: Request) -> tuple[str | None, str | None]:
-    """Return the checksum of the data set, or why there is none; neither if none is asked for."""
+    """Return the checksum of the data set, or why it is missing; both None without a task."""
     if request.task is None:
         return None, None
     source = DataSource(
@@ -144,7 +143,7 @@ def _checksum(request: Request) -> tuple[str | None, str | None]:
 
 
 def _storage_problem(folder: AnyPath, name: str, probe: str) -> str | None:
-    """Write a file and read it back; return what went wrong."""
+    """Write a file and read it back; return a message if that fails."""
     studies = folder.parent
     try:
         there = (folder / "driver").exists()
@@ -180,7 +179,7 @@ def _space_problem(folder: str) -> str | None:
 def _gpus(counted: float) -> tuple[str, ...]:
     """Return the names of the GPUs that torch can use, if Ray counts any."""
     if not counted and not local_gpus():
-        return ()  # spares importing torch
+        return ()  # avoids importing torch
     import torch
 
     return tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
@@ -204,7 +203,7 @@ def _version(package: str) -> str | None:
 
 
 def code_fingerprint() -> str:
-    """Return a short hash over the project's modules: two that differ train differently."""
+    """Return a short hash of the project's modules; if it differs, so may the training."""
     digest = hashlib.sha256()
     root = Path(study.__file__).parent
     for path in sorted(root.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Nodes of the Ray cluster that is joined: those that are up, and waiting for more."""
+"""Nodes of the joined Ray cluster: which ones are up, and waiting for more."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from study.cluster.resources import Node
 from study.errors import InputError
 from study.records.run_options import ResourceOptions
 
-WAIT_SECONDS = 900.0  # for the next node to be started
+WAIT_SECONDS = 900.0  # for the next node to start
 
 
 def live_nodes() -> list[Node]:
     """Return the machines of the cluster that are up."""
-    import ray  # once `join_ray` has set what it reads
+    import ray  # after `join_ray` has set its environment
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    # One that has just come has no resources yet, not even memory.
+    # A node that has just joined has no resources yet, not even memory.
     entries = [entry for entry in nodes if entry["Alive"] and entry["Resources"]]
     hosts = [f"{e['NodeManagerHostname']} ({e['NodeManagerAddress']})" for e in entries]
     return [
         Node(
             id=entry["NodeID"],
-            # Ray can have several nodes on one machine.
+            # Several nodes may run on one machine.
             host=host if hosts.count(host) == 1 else f"{host} {entry['NodeID'][:6]}",
             cpus=entry["Resources"].get("CPU", 0.0),
             gpus=entry["Resources"].get("GPU", 0.0),
@@ -34,14 +34,14 @@ def live_nodes() -> list[Node]:
 
 
 def wait_for_nodes(options: ResourceOptions, ask: Callable[[], None] = lambda: None) -> list[Node]:
-    """Return the nodes that are up, once they are as many as the options say.
+    """Return the nodes that are up, after waiting for the number given by `--wait`.
 
     Args:
-        options: What the study runs on.
-        ask: Called while waiting; raises to end that.
+        options: Resources of the study.
+        ask: Called while waiting; raises to stop waiting.
 
     Raises:
-        InputError: For a quarter of an hour no node that is waited for came.
+        InputError: No new node joined for a quarter of an hour.
     """
     if options.wait is None:
         return live_nodes()
@@ -51,15 +51,15 @@ def wait_for_nodes(options: ResourceOptions, ask: Callable[[], None] = lambda: N
 
 
 def _wait_for(number: int, bundle: dict[str, float], ask: Callable[[], None]) -> list[Node]:
-    """Wait until so many nodes are up, asking a cluster that grows by itself for them.
+    """Wait until enough nodes are up; an autoscaling cluster is asked for them.
 
     Args:
-        number: Of nodes, the head among them.
-        bundle: What one worker of a trial takes; nodes that have it are asked for.
-        ask: Called now and then; raises to end the waiting.
+        number: Number of nodes, including the head.
+        bundle: Resources of one worker of a trial; nodes that have them are requested.
+        ask: Called while waiting; raises to stop waiting.
 
     Raises:
-        InputError: They do not come.
+        InputError: The nodes do not join in time.
     """
     from ray.autoscaler.sdk import request_resources
 
@@ -83,12 +83,12 @@ def _wait_for(number: int, bundle: dict[str, float], ask: Callable[[], None]) ->
             time.sleep(1.0)
             nodes = live_nodes()
     finally:
-        if said >= 0:  # from here on the trials keep them, and when those end they may go
+        if said >= 0:  # trials keep them up from here; afterwards they may go
             request_resources(bundles=[])
     return nodes
 
 
 def _slots(bundle: dict[str, float], nodes: list[Node]) -> int:
-    """Return how many bundles the nodes hold."""
+    """Return how many bundles fit on the nodes."""
     sizes = [{"CPU": node.cpus, "GPU": node.gpus} for node in nodes]
     return sum(int(min(size[kind] // bundle[kind] for kind in bundle)) for size in sizes)

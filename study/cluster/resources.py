@@ -14,15 +14,16 @@ from study.errors import InputError
 from study.records.run_options import ResourceOptions
 from study.system.cgroup import cpu_quota
 
-# What GPUs are in /dev, and what a build of torch for them is for.
+# GPU device files in /dev, and the platform of the torch build they need.
 GPU_FILES = (
     ("nvidia[0-9]*", "CUDA"),
     ("dxg", "CUDA"),  # Windows Subsystem for Linux
     ("nvhost-gpu", "CUDA"),  # Jetson
     ("kfd", "ROCm"),  # AMD
 )
-# What a trial takes whose workers are other processes. Every cluster's head node has 1 of it, so no
-# worker's core is touched: of 2 cores 0.01 for a driver would leave room for one worker only.
+# Resources of a trial's Tune actor when the workers are other processes. Every cluster's head node
+# has 1 of this resource, so no core is taken from workers: on 2 cores, even 0.01 CPU for the actor
+# would leave room for one worker only.
 DRIVER = {"node:__internal_head__": 0.001}
 
 
@@ -32,9 +33,9 @@ class Node:
 
     Attributes:
         cpus: Cores that Ray may use.
-        gpus: The same.
-        host: Name and address, for people.
-        id: Ray's, in a cluster.
+        gpus: GPUs that Ray may use.
+        host: Name and address for messages.
+        id: Ray's node id, in a cluster.
     """
 
     cpus: float
@@ -48,10 +49,10 @@ class Resources:
     """The resources of each trial of a study.
 
     Attributes:
-        workers: Processes of one trial; one runs in the Tune actor itself.
-        cpus_per_worker: Cores, and threads, of each.
-        gpus_per_worker: GPUs of each; a fraction only with one worker.
-        concurrent: Trials at a time.
+        workers: Training processes per trial; a single one is the Tune actor itself.
+        cpus_per_worker: Cores, and threads, per worker.
+        gpus_per_worker: GPUs per worker; a fraction only with one worker.
+        concurrent: Number of trials at a time.
     """
 
     workers: int
@@ -60,7 +61,7 @@ class Resources:
     concurrent: int
 
     def describe(self) -> str:
-        """Return a phrase for people."""
+        """Return a phrase for messages."""
         gpus = f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else ""
         each = f"{self.cpus_per_worker} CPU{gpus}"
         if self.workers > 1:
@@ -82,17 +83,17 @@ def this_machine() -> Node:
 def local_gpus(devices: Path = Path("/dev")) -> int:
     """Return the number of GPUs that torch can use here."""
     if not _gpu_files(devices) and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return 0  # spares importing torch
+        return 0  # avoids importing torch
     import torch
 
     return torch.cuda.device_count()
 
 
 def unused_gpu(devices: Path = Path("/dev")) -> str | None:
-    """Return a sentence about a GPU of this machine that training does not use; None without one.
+    """Return a message about a GPU of this machine that training does not use; None without one.
 
     Args:
-        devices: The folder of devices; another one in tests.
+        devices: The folder of device files; another one in tests.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None  # hidden on purpose
@@ -117,16 +118,16 @@ def _gpu_files(devices: Path) -> list[tuple[Path, str]]:
 def allocate(nodes: Sequence[Node], options: ResourceOptions) -> Resources:
     """Divide a machine or cluster among trials.
 
-    By default every GPU, or without GPUs every core, runs one worker; if there are fewer trials
-    than that needs, or fewer are allowed at a time, the cores are shared out among those. A worker
+    By default every GPU, or without GPUs every core, runs one worker; if fewer trials run at a
+    time, because of their number or `--max-concurrent`, the cores are divided among them. A worker
     has its cores and GPUs on one node; the workers of a trial may be on several.
 
     Args:
         nodes: The machines.
-        options: What is asked for, checked.
+        options: The requested resources, checked.
 
     Raises:
-        InputError: A request can never fit.
+        InputError: The request can never fit.
     """
     workers = options.workers_per_trial
     gpus = options.gpus_per_worker
@@ -149,7 +150,7 @@ def allocate(nodes: Sequence[Node], options: ResourceOptions) -> Resources:
 
 
 def _check_totals(nodes: Sequence[Node], workers: int, cpus: int, gpus: float) -> None:
-    """Refuse a trial that takes more, by each worker, than all nodes have together."""
+    """Refuse a trial whose workers need more than all nodes have together."""
     total_cpus, total_gpus = (sum(getattr(node, k) for node in nodes) for k in ("cpus", "gpus"))
     if gpus * workers > total_gpus:
         raise InputError(
@@ -169,6 +170,6 @@ def _check_totals(nodes: Sequence[Node], workers: int, cpus: int, gpus: float) -
 
 
 def _num_fit(nodes: Sequence[Node], workers: int, cpus: int, gpus: float) -> int:
-    """Return how many trials run at once if each worker takes so many cores and GPUs."""
+    """Return how many trials run at a time with these cores and GPUs per worker."""
     slots = [min(node.cpus // cpus, int(node.gpus / gpus) if gpus else node.cpus) for node in nodes]
     return int(sum(slots)) // workers

@@ -1,10 +1,10 @@
-"""A trial on several workers: Ray Train starts them, the trial's Tune actor watches over them.
+"""Trial on several workers: Ray Train starts them, the trial's Tune actor supervises them.
 
     Tune actor (`run_workers`)  ->  Train's controller  ->  workers (`train_worker`), one rank each
 
-The reports go back the same way. The first names the placement group of the workers: the study's
-driver removes it when the trial stops, dies or hangs, which ends the workers and frees their cores
-at once. Train itself does so seconds later, or never, if it was interrupted while doing it.
+Reports go back the same way. The first one names the workers' placement group: the study's driver
+removes it when the trial stops, dies or hangs, which ends the workers and frees their cores at
+once. Train itself does so seconds later, or never if it was interrupted meanwhile.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from study.runner.faults import out_of_memory, root_cause
 from study.runner.trial import halved, run_trial, trial_folder
 from study.training.distributed import lost_peer
 
-# Settings of Train, for the controller and the workers.
+# Settings of Ray Train for the controller and the workers.
 ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # at which reports are fetched; else 2
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process; what it does the study does
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # interval of fetching reports; default 2
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an extra process; the study handles it
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
-_queues: list[Queue] = []  # of this process, for the reports of one trial after another
+_queues: list[Queue] = []  # of this process, reused by one trial after another
 
 
 class Forward(UserCallback):
@@ -43,7 +43,7 @@ class Forward(UserCallback):
 
     Args:
         queue: Where the Tune actor waits.
-        name: Of the group, since an earlier one may still be sending.
+        name: Name of the group, since an earlier one may still be sending.
     """
 
     def __init__(self, queue: Queue, name: str) -> None:
@@ -53,11 +53,11 @@ class Forward(UserCallback):
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        """Send what rank 0 reports; the others report the same."""
+        """Send the report of rank 0; the other ranks report the same."""
         self._send(metrics[0])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Send the error; Train would first wait for the workers that hang for want of one."""
+        """Send the error at once; Train would first wait for workers that hang without it."""
         self._send(telling_error(worker_exceptions.values()))
 
     def _send(self, content: Any) -> None:
@@ -66,7 +66,7 @@ class Forward(UserCallback):
 
 
 def telling_error(errors: Iterable[Exception]) -> BaseException:
-    """Return the error that says most: workers that lose another one fail too."""
+    """Return the most informative error: workers that lose a peer fail too."""
 
     def rank(error: BaseException) -> int:
         if isinstance(error, StorageError | TrialError | InputError) or out_of_memory(error):
@@ -77,9 +77,9 @@ def telling_error(errors: Iterable[Exception]) -> BaseException:
 
 
 def run_workers(config: dict[str, Any]) -> Generator[dict[str, Any]]:
-    """Yield what the workers of a trial report; closing the generator ends them.
+    """Yield the reports of a trial's workers; closing the generator ends them.
 
-    If they run out of memory, others go on with batches in twice as many parts.
+    If they run out of memory, a new group resumes with twice as many micro-batches.
     """
     while True:
         try:
@@ -92,7 +92,7 @@ def run_workers(config: dict[str, Any]) -> Generator[dict[str, Any]]:
             retry = halved(config, max(known.micro_batches, state.get("parts", 1)), error)
             if retry is None:
                 raise
-        yield retry  # the driver records it, where the next group finds them
+        yield retry  # the driver records the number for the next group
 
 
 def _run_group(config: dict[str, Any]) -> Generator[dict[str, Any]]:
@@ -128,12 +128,12 @@ def _run_group(config: dict[str, Any]) -> Generator[dict[str, Any]]:
             yield content
     finally:
         if controller is not None:
-            controller.abort.remote()  # killing it would leave a process of Train's behind
+            controller.abort.remote()  # killing it would leave one of Train's processes behind
 
 
 def _trainer(config: dict[str, Any], forward: Forward, name: str) -> TorchTrainer:
     per_worker = {"CPU": config["cpus_per_worker"]}
-    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # Ray leaves GPUs visible to who asked for none
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}  # Ray leaves GPUs visible to workers without GPUs
     backend = "gloo"
     if config["gpus_per_worker"]:
         per_worker["GPU"] = config["gpus_per_worker"]
@@ -158,7 +158,7 @@ def _trainer(config: dict[str, Any], forward: Forward, name: str) -> TorchTraine
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Train as one worker of a group; all report together."""
+    """Train as one worker of a group; all workers report together."""
     group = get_current_placement_group()
     assert group is not None
     train.report({"group": group.id.hex()})

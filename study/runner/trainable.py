@@ -1,4 +1,4 @@
-"""The Ray Tune actor of a trial: it trains itself, or watches over the workers that do."""
+"""Ray Tune actor of a trial: trains in its own process, or supervises workers that do."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from study.runner.trial import run_trial, trial_folder
 
 
 class StudyTrial(tune.Trainable):
-    """A trial; the actor serves one after another."""
+    """A trial; the actor is reused for one trial after another."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the trial, from its last checkpoint if it has one."""
+        """Prepare the trial, which starts from its last checkpoint if it has one."""
         self.folder = trial_folder(config)
         self.reports: Generator[dict[str, Any]] | None = None
 
@@ -32,8 +32,8 @@ class StudyTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train one epoch.
 
-        What would fail again is reported as `failure`; anything else is raised, and Ray starts the
-        trial again in a new process.
+        An error that would recur is reported as `failure`; any other is raised, and Ray restarts
+        the trial in a new process.
         """
         assert self.config is not None
         if self.reports is None:
@@ -42,7 +42,7 @@ class StudyTrial(tune.Trainable):
             return next(self.reports, {"done": True})
         except StorageError as error:
             if not isinstance(self.folder.path, Path):
-                raise  # one machine's way to the store, perhaps: Ray starts the trial again
+                raise  # perhaps this machine's connection: Ray restarts the trial
             return {"halt": str(error)}
         except (TrialError, InputError) as error:
             keep_traceback(self.folder, error)
@@ -53,17 +53,17 @@ class StudyTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> Generator[dict[str, Any]]:
         if TrialRecord.load(self.folder.path).state != "running":
-            return  # it failed too often, and Ray starts it all the same
-        time.sleep(config.get("pause", 0))  # until something larger has perhaps ended
+            return  # it failed too often, but Ray starts it anyway
+        time.sleep(config.get("pause", 0))  # a larger process may end meanwhile
         if config["workers"] == 1:
             yield from run_trial(config)
             return
-        from study.runner.train_workers import run_workers  # takes Ray Train to import
+        from study.runner.train_workers import run_workers  # imports Ray Train
 
         yield from run_workers(config)
 
     def cleanup(self) -> None:
-        """Let go of the network, and end the workers."""
+        """Release the network, and end the workers."""
         if self.reports is not None:
             self.reports.close()
         self.reports = None

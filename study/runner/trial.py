@@ -1,12 +1,11 @@
-"""A trial in one of its processes: it drives `study.training.loop.fit` and saves to its folder.
+"""Trial within one process: drives `study.training.loop.fit` and saves to the trial's folder.
 
-`study.runner.trainable` runs it in its own process or in workers. What goes from there to the study
-are reports:
+`study.runner.trainable` runs it in its own process or in workers. It sends reports to the study:
 
-    {"epoch": 3, "metrics": {...}}  an epoch that is saved
-    {"note": "..."}                 something to tell the user
+    {"epoch": 3, "metrics": {...}}  an epoch was saved
+    {"note": "..."}                 a message for the user
     {"interrupted": True}           saved in the middle of an epoch, because the study stops
-    {"failure": "...", "cause": "diverged", "done": True}  failed, and would again
+    {"failure": "...", "cause": "diverged", "done": True}  failed; a retry would fail too
     {"group": "..."}                placement group of the trial's workers, in hexadecimal
     {"halt": "..."}                 the disk is full: the study must stop
 """
@@ -32,9 +31,9 @@ from study.storage.paths import AnyPath, as_path
 from study.task import load_task
 
 STOP_CHECK_SECONDS = 0.5
-REMOTE_CHECK_SECONDS = 2.0  # the same in an object store, where looking takes about 20 ms
+REMOTE_CHECK_SECONDS = 2.0  # in an object store, where a check takes about 20 ms
 TURN_SECONDS = 0.1
-LOCK_SECONDS = 120.0  # to wait for the worker of a killed driver to die too
+LOCK_SECONDS = 120.0  # to wait for a killed driver's worker to die
 
 
 def trial_folder(config: dict[str, Any]) -> RunFolder:
@@ -43,12 +42,12 @@ def trial_folder(config: dict[str, Any]) -> RunFolder:
 
 
 def halved(config: dict[str, Any], micro_batches: int, error: Exception) -> dict[str, Any] | None:
-    """Return the report of a trial that is short of memory and goes on; None if it cannot.
+    """Return the report of a trial that resumes with smaller micro-batches; None if it cannot.
 
     Args:
         config: The trial's Ray config.
-        micro_batches: In how many parts each batch was computed.
-        error: What happened.
+        micro_batches: Micro-batches per batch so far.
+        error: The exception.
     """
     share = config["settings"].get("batch_size", 1) // config["workers"]
     kill = MemoryKill.of(str(error))
@@ -60,11 +59,11 @@ def halved(config: dict[str, Any], micro_batches: int, error: Exception) -> dict
 
 
 def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
-    """Train as a trial's Ray config says, saving every epoch before it is reported.
+    """Train a trial from its Ray config; every epoch is saved before it is reported.
 
-    Epochs that were saved but never reported, the driver being killed in between, are reported
-    first. A trial that runs out of memory goes on with its batches in twice as many parts. Every
-    worker of a trial runs this and reports the same; the first one reads and writes the folder.
+    Epochs that were saved but not reported, because the driver was killed in between, are reported
+    first. A trial that runs out of memory resumes with twice as many micro-batches. Every worker of
+    a trial runs this and reports the same; only rank 0 reads and writes the folder.
     """
     from study.training import distributed
 
@@ -73,8 +72,8 @@ def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
     stop = _StopFile(as_path(config["folder"]).parent / ".stop")
     with ExitStack() as held:
         if first and isinstance(folder.path, Path):
-            # A worker left over from a killed driver may still be about to save. Without locks,
-            # as in an object store, that does no harm: both save the same.
+            # A worker of a killed driver may still be about to save. In an object store, which
+            # has no locks, that is harmless: both save the same.
             held.enter_context(lock(folder.path / ".lock", LOCK_SECONDS))
         begin = (TrialRecord.load(folder.path), folder.last_state()) if first else None
         known, state = distributed.broadcast(begin)  # type: ignore[misc]
@@ -91,9 +90,9 @@ def run_trial(config: dict[str, Any]) -> Generator[dict[str, Any]]:
                 break
             except Exception as error:
                 retry = halved(config, micro_batches, error)
-                if retry is None or not alone:  # the others wait in the middle of their batch
+                if retry is None or not alone:  # other ranks wait within their batch
                     raise
-            # Outside of the handler, whose traceback holds the network.
+            # Outside the handler, whose traceback keeps the network in memory.
             micro_batches = retry["micro_batches"]
             state = folder.last_state()
             yield retry
@@ -111,7 +110,7 @@ def _train(
     known: TrialRecord,
 ) -> Iterator[dict[str, Any]]:
     if not config["gpus_per_worker"]:
-        # Ray leaves the GPUs visible to a worker that asked for none.
+        # Ray leaves the GPUs visible to workers without GPUs.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
@@ -146,10 +145,10 @@ def _train(
 
 
 def _await_turn(config: dict[str, Any], folder: RunFolder, epoch: int) -> None:
-    """Wait until an epoch may be saved: the driver knows the one before, and the trial goes on.
+    """Wait until an epoch may be saved: the driver has the one before and the trial continues.
 
-    Several workers report and train on at once; without this a trial that was just stopped would
-    keep the weights of an epoch of which its record says nothing.
+    Several workers report and train on immediately; without this, a trial that was just stopped
+    would keep the weights of an epoch missing from its record.
     """
     while config["workers"] > 1:
         known = TrialRecord.load(folder.path)
@@ -159,10 +158,10 @@ def _await_turn(config: dict[str, Any], folder: RunFolder, epoch: int) -> None:
 
 
 def _is_overtaken(folder: RunFolder, begun: TrialRecord, epoch: int) -> bool:
-    """Return whether another machine has done this epoch since this process began the trial.
+    """Return whether another machine has trained this epoch since this process started.
 
-    A machine that is cut off from Ray may still reach the object store, where nothing locks the
-    trial's folder; its trial goes on elsewhere.
+    A machine cut off from Ray may still reach the object store, where the trial's folder is not
+    locked; its trial has resumed elsewhere.
     """
     if isinstance(folder.path, Path):
         return False
@@ -171,7 +170,7 @@ def _is_overtaken(folder: RunFolder, begun: TrialRecord, epoch: int) -> bool:
 
 
 class _StopFile:
-    """Tells whether the study is to stop, by looking for a file now and then."""
+    """Checks periodically for the file that asks the study to stop."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
@@ -181,7 +180,7 @@ class _StopFile:
 
     def __call__(self) -> bool:
         if not self.there and time.monotonic() - self.looked > self.every:
-            with suppress(StorageError):  # a store that is busy is asked again
+            with suppress(StorageError):  # a busy store is asked again
                 self.there = self.path.exists()
             self.looked = time.monotonic()
         return self.there
