@@ -1,14 +1,14 @@
-"""Make what cluster.yaml needs of AWS, once: a bucket and two roles.
+"""Create the AWS resources that cluster.yaml needs: a bucket and two roles. Run it once.
 
     python cluster/aws_roles.py MY-BUCKET
 
-`study-head` may do what Ray's autoscaler does there: list machines, start some with the workers'
-role and this cluster's name, tag and end those, and look up the machine image; and it may use the
-bucket. `study-worker` may use the bucket, nothing else. Each comes with its instance profile. The
-role that AWS itself needs for spot machines is made, too. To run it again brings all up to date,
-which also takes away what `study-head` was once allowed and does not need; another bucket replaces
-the one before. Region and cluster's name are cluster.yaml's, so run it again after you edit these;
-your AWS credentials are where boto3 finds them (`pip install boto3`).
+`study-head` has the permissions of Ray's autoscaler: list instances, start instances with the
+workers' role and this cluster's name, tag and terminate those, and look up the machine image. It
+may also use the bucket. `study-worker` may only use the bucket. Each role has its instance profile.
+The service-linked role that AWS needs for spot instances is created too. Running the script again
+updates everything, and removes permissions that `study-head` no longer needs; another bucket
+replaces the earlier one. Region and cluster name are read from cluster.yaml, so run it again after
+changing them. AWS credentials are found by boto3 (`pip install boto3`).
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ EC2_MAY_BECOME = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Make the bucket and the roles."""
+    """Create the bucket and the roles."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("bucket", metavar="BUCKET", help="its name; made if it does not exist")
+    parser.add_argument(
+        "bucket", metavar="BUCKET", help="name of the bucket; created if it does not exist"
+    )
     bucket = parser.parse_args(argv).bucket
     try:
         make_all(bucket)
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_all(bucket: str) -> None:
-    """Make the bucket, the roles and their profiles."""
+    """Create the bucket, the roles and their instance profiles."""
     cluster = yaml.safe_load(CLUSTER.read_text())
     region = cluster["provider"]["region"]
     make_bucket(bucket, region)
@@ -63,17 +65,17 @@ def make_all(bucket: str) -> None:
     }
     worker = make_role("study-worker", [use_bucket])
     make_role("study-head", [use_bucket, *start_workers(worker, region, cluster["cluster_name"])])
-    take_away("study-head", "AmazonEC2FullAccess")  # which it had at first
+    take_away("study-head", "AmazonEC2FullAccess")  # a policy of earlier versions
     print(f"ready: bucket {bucket} in {region}, roles study-head and study-worker")
 
 
 def start_workers(worker: str, region: str, cluster: str) -> list[dict[str, Any]]:
-    """Return what Ray's autoscaler calls on the head (ray/autoscaler/_private/aws, cluster.yaml).
+    """Return the permissions of Ray's autoscaler on the head (ray/autoscaler/_private/aws).
 
     Args:
         worker: ARN of the workers' role.
-        region: The only one.
-        cluster: Name of the cluster, which Ray writes on each machine as a tag.
+        region: The only region allowed.
+        cluster: Name of the cluster, with which Ray tags each instance.
     """
     partition, account = worker.split(":")[1], worker.split(":")[4]
     here = f"arn:{partition}:ec2:{region}:{account}"
@@ -81,13 +83,13 @@ def start_workers(worker: str, region: str, cluster: str) -> list[dict[str, Any]
     parts = ("subnet", "network-interface", "security-group", "key-pair", "volume")
     ours = {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": cluster}}
     return [
-        {  # has no narrower resource
+        {  # this action has no narrower resource
             "Effect": "Allow",
             "Action": "ec2:DescribeInstances",
             "Resource": "*",
             "Condition": {"StringEquals": {"aws:RequestedRegion": region}},
         },
-        {  # workers of this cluster, with their role alone
+        {  # only workers of this cluster, with their role
             "Effect": "Allow",
             "Action": "ec2:RunInstances",
             "Resource": f"{here}:instance/*",
@@ -99,7 +101,7 @@ def start_workers(worker: str, region: str, cluster: str) -> list[dict[str, Any]
                 "ArnEquals": {"ec2:InstanceProfile": profile},
             },
         },
-        {  # what a machine is made of
+        {  # the parts of an instance
             "Effect": "Allow",
             "Action": "ec2:RunInstances",
             "Resource": [
@@ -125,7 +127,7 @@ def start_workers(worker: str, region: str, cluster: str) -> list[dict[str, Any]
             "Resource": worker,
             "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
         },
-        {  # public parameters only: `resolve:ssm:` of cluster.yaml
+        {  # public parameters only: for `resolve:ssm:` in cluster.yaml
             "Effect": "Allow",
             "Action": "ssm:GetParameters",
             "Resource": f"arn:{partition}:ssm:{region}::parameter/aws/service/*",
@@ -134,26 +136,26 @@ def start_workers(worker: str, region: str, cluster: str) -> list[dict[str, Any]
 
 
 def make_bucket(bucket: str, region: str) -> None:
-    """Make a bucket unless it is there."""
+    """Create a bucket unless it exists."""
     s3 = boto3.client("s3", region_name=region)
     if bucket in {known["Name"] for known in s3.list_buckets()["Buckets"]}:
         return
-    # us-east-1 is the one region that must not be named.
+    # us-east-1 is the only region that must not be named.
     place = {} if region == "us-east-1" else {"LocationConstraint": region}
     s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
 
 
 def make_spot_role() -> None:
-    """Make the account's role for spot machines, which else the head would have to make."""
+    """Create the account's role for spot instances, so that the head need not be allowed to."""
     try:
         boto3.client("iam").create_service_linked_role(AWSServiceName="spot.amazonaws.com")
-    except ClientError as error:  # each service says in its own way that it has one
+    except ClientError as error:  # the error code for an existing role varies
         if error.response["Error"]["Code"] not in ("InvalidInput", "EntityAlreadyExists"):
             raise
 
 
 def take_away(role: str, policy: str) -> None:
-    """Detach a policy of AWS's own from a role that has it."""
+    """Detach an AWS managed policy from a role, if attached."""
     iam = boto3.client("iam")
     for attached in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
         if attached["PolicyName"] == policy:
@@ -161,7 +163,7 @@ def take_away(role: str, policy: str) -> None:
 
 
 def make_role(name: str, statements: list[dict[str, Any]]) -> str:
-    """Make a role that machines can have, and its instance profile; return the role's ARN."""
+    """Create a role for instances, and its instance profile; return the role's ARN."""
     iam = boto3.client("iam")
     try:
         role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(EC2_MAY_BECOME))

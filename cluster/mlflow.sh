@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The MLflow server of the head.
+# MLflow server on the head node.
 #
-#     bash mlflow.sh start [FLAGS of `mlflow server`]    starts it, or starts it again
+#     bash mlflow.sh start [FLAGS of `mlflow server`]    starts or restarts it
 #     bash mlflow.sh stop
 #
-# It listens on 127.0.0.1:5000 only, outlives the terminal, and is started again if it ends.
+# It listens on 127.0.0.1:5000 only, keeps running without a terminal, and is restarted if it ends.
 set -euo pipefail
 folder="$HOME/mlflow"
 pid_file="$folder/keeper.pid"
@@ -14,7 +14,7 @@ ENDED="mlflow.sh: the server ended"
 stop() {
   local pid
   pid=$(cat "$pid_file" 2>/dev/null) || return 0
-  # After a reboot the number may be another process's.
+  # After a reboot the pid may belong to another process.
   if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'mlflow.sh keep '; then
     kill -TERM -- "-$pid"
     for _ in $(seq 100); do
@@ -39,7 +39,7 @@ start)
   [ ! -f "$log" ] || mv "$log" "$log.old"
   setsid bash "${BASH_SOURCE[0]}" keep "$@" </dev/null >>"$log" 2>&1 &
   echo $! >"$pid_file"
-  while [ "$SECONDS" -lt 120 ]; do # since this script began
+  while [ "$SECONDS" -lt 120 ]; do # since the start of this script
     if answers; then
       echo "MLflow runs on http://127.0.0.1:5000"
       exit 0
@@ -52,9 +52,9 @@ start)
   stop
   exit 1
   ;;
-keep) # in a session of its own, which `stop` ends as a whole
+keep) # in its own session, which `stop` ends as a whole
   shift
-  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # eight processes that only language models need
+  export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # saves eight processes that only language models need
   while true; do
     mlflow server --host 127.0.0.1 --port 5000 "$@" || true
     echo "$ENDED; restarting in 5 seconds"

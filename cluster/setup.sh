@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Make a node ready, head and workers alike: Python, packages, this project, data of the tasks named.
+# Set up a node, head or worker: Python, packages, this project, data of the tasks given.
 #
 #     bash setup.sh [TASK ...]
 #
-# To run it again changes only what has changed. An error ends it with a line that names it, and
-# with it `ray up`; data that cannot be had is said and is no error.
+# Running it again updates only what has changed. An error ends it, and `ray up`, with a line that
+# names it; unavailable data are reported but are not an error.
 set -Eeuo pipefail
 trap 'echo "setup.sh FAILED in line $LINENO: $BASH_COMMAND" >&2' ERR
 
-PYTHON=3.12 # the minor version of every node: Ray refuses to join nodes of different ones
+PYTHON=3.12 # minor version on all nodes: Ray refuses to join nodes with different ones
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv="$HOME/venv"
 
-usable() { # PYTHON: is it of the version wanted, and can it make virtual environments?
+usable() { # PYTHON: does it have the right version, and can it create virtual environments?
   "$1" -c "import ensurepip, sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$PYTHON')" \
     2>/dev/null
 }
@@ -23,7 +23,7 @@ if ! usable "$venv/bin/python"; then
     apt=(env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -qq -y)
     [ "$(id -u)" = 0 ] || apt=(sudo "${apt[@]}")
     if command -v cloud-init >/dev/null; then
-      cloud-init status --wait >/dev/null || true # a new machine is still busy with its own packages
+      cloud-init status --wait >/dev/null || true # a new machine is still installing its own packages
     fi
     "${apt[@]}" -o DPkg::Lock::Timeout=300 update
     "${apt[@]}" -o DPkg::Lock::Timeout=300 install "python$PYTHON" "python$PYTHON-venv"

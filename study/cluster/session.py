@@ -1,4 +1,4 @@
-"""Ray's session: started on this machine or joined on a cluster, and shut down."""
+"""Ray session: started on this machine or joined on a cluster, and shut down."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from study.system.environment import is_writable, socket_folder
 from study.system.limits import raise_limits
 
 NUM_STARTS = 3
-WORKER_SECONDS = 30.0  # for a worker of Ray to start, on a busy machine
+WORKER_SECONDS = 30.0  # for a Ray worker to start on a busy machine
 SHUTDOWN_SECONDS = 30.0
-KILL_SECONDS = 5.0  # for killed processes to be gone
+KILL_SECONDS = 5.0  # for killed processes to disappear
 
-# What a study relies on, whatever the user's shell says.
+# Settings that a study relies on, whatever the user's shell has set.
 OPTIONS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the other output ignores verbose=0
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output ignores verbose=0
     "RAY_AIR_FULL_TRACEBACKS": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -34,9 +34,9 @@ OPTIONS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # they are in error.txt and MLflow
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # KeyboardInterrupt ends the study here
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # it would copy the current folder to each worker
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else the current folder is copied to each worker
 }
-# What is meant for another Ray than the one that a study starts for itself.
+# Variables meant for another Ray than the one that a study starts for itself.
 FOREIGN = (
     "RAY_ADDRESS",
     "RAY_NAMESPACE",
@@ -58,7 +58,7 @@ FOREIGN = (
     "RAY_LOGGING_CONFIG_ENCODING",
     "RAY_WORKER_NICENESS",
 )
-# Of Tune, which would change what a study does.
+# Variables of Tune that would change what a study does.
 TUNE = (
     "TUNE_RESULT_DIR",
     "TUNE_RESULT_BUFFER_LENGTH",
@@ -75,67 +75,67 @@ TUNE = (
 
 
 def set_ray_options() -> None:
-    """Set what Ray reads from the environment."""
+    """Set Ray's environment variables."""
     os.environ.update(OPTIONS)
     for name in TUNE:
         os.environ.pop(name, None)
 
 
 def forget_other_rays() -> None:
-    """Drop what is meant for another Ray than the one to be started; it is read on import."""
+    """Remove variables meant for another Ray; call before Ray is imported, which reads them."""
     for name in FOREIGN:
         os.environ.pop(name, None)
 
 
 def _prepare_folder() -> Path:
-    """See to what Ray writes and asks outside of its folder, and return that.
+    """Prepare limits, token and folder for Ray; return the folder.
 
     Raises:
-        InputError: There is none, or a limit of this process is too low.
+        InputError: There is no usable folder, or a limit of this process is too low.
     """
     raise_limits(local_cpus())
     parent = socket_folder()
     os.environ["RAY_TMPDIR"] = str(parent)
     token = Path.home() / ".ray" / "auth_token"
     if not os.path.isfile(os.environ.get("RAY_AUTH_TOKEN_PATH", "")):
-        os.environ.pop("RAY_AUTH_TOKEN_PATH", None)  # Ray would end over it
+        os.environ.pop("RAY_AUTH_TOKEN_PATH", None)  # Ray would exit with an error
     named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if not named and not os.access(token, os.R_OK) and not is_writable(token.parent):
-        # Ray would write one to the home; one that lives as long as this process does as well.
+        # Ray would write a token to the home folder; a temporary one is enough.
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return parent / "ray"
 
 
 def missing_program() -> str | None:
-    """Return what Ray starts its workers with and is not on this machine, in a sentence."""
-    if shutil.which("bash") is None:  # they would never start, and nobody would say so
+    """Return a message if the program that starts Ray's workers is missing on this machine."""
+    if shutil.which("bash") is None:  # workers would silently never start
         return "Ray starts its workers with bash, which is not on PATH; add /bin to PATH."
     return None
 
 
 def stay_on_loopback() -> None:
-    """Have the Ray that is started here, and all its processes, listen on 127.0.0.1 alone.
+    """Make the local Ray and all its processes listen on 127.0.0.1 only.
 
-    Ray does so on its own on macOS and Windows; it replaces an address of ours by the machine's
-    outer one, which a firewall, a VPN or a proxy may also keep it from reaching.
+    Ray does this by itself on macOS and Windows. Elsewhere it replaces a given address by the
+    machine's external one, which a firewall, a VPN or a proxy may also make unreachable.
     """
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    # Workers of one trial find each other by it, not by what the machine's name resolves to.
+    # Workers of a trial connect through it, not through the address of the hostname.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     from ray._private import ray_constants
 
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read when Ray was imported, perhaps before
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray may have been imported before
 
 
 def start_ray(resources: Resources | None) -> None:
-    """Start Ray on this machine, if it was not done before.
+    """Start Ray on this machine, unless it is already running.
 
-    Ray gives its node 30 seconds, which a cold disk or a busy machine may exceed, so it is started
-    again then.
+    Ray gives its node 30 seconds to start, which may be too short on a cold disk or a busy machine,
+    so the start is retried.
 
     Raises:
-        StartError: It did not start at all.
-        InputError: There is no place for its files.
+        StartError: Ray did not start in any attempt.
+        InputError: There is no usable folder for its files.
     """
     forget_other_rays()
     set_ray_options()
@@ -151,10 +151,10 @@ def start_ray(resources: Resources | None) -> None:
     for _ in range(NUM_STARTS):
         try:
             ray.init(
-                address="local",  # not a cluster that happens to run on this machine
+                address="local",  # not a cluster that happens to run here
                 num_cpus=local_cpus(),
                 num_gpus=local_gpus(),
-                # Ray Train asks the dashboard which placement groups are left over.
+                # Ray Train asks the dashboard for leftover placement groups.
                 include_dashboard=resources.workers > 1,
                 log_to_driver=False,
                 _temp_dir=str(folder),
@@ -177,10 +177,10 @@ def join_ray(address: str) -> None:
     """Join a running cluster.
 
     Raises:
-        InputError: There is none.
+        InputError: No cluster answers at this address.
     """
     if (Path.home() / ".ray" / "auth_token").exists():
-        # Given an address, Ray looks for its token too late and is refused.
+        # With an address, Ray looks for its token too late and is rejected.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     set_ray_options()
     import ray
@@ -196,10 +196,10 @@ def join_ray(address: str) -> None:
 
 
 def try_ray(resources: Resources | None) -> str | None:
-    """Start Ray as a study does, have it do something, and stop it; return what goes wrong.
+    """Start Ray as a study does, run a task, and stop it; return a message if that fails.
 
     Args:
-        resources: Of the trials; None for any.
+        resources: Resources of the trials; None for any.
     """
     one = Resources(workers=1, cpus_per_worker=1, gpus_per_worker=0, concurrent=1)
     try:
@@ -209,7 +209,7 @@ def try_ray(resources: Resources | None) -> str | None:
         ray.get(ray.remote(num_cpus=0)(_process_id).remote(), timeout=WORKER_SECONDS)
     except (InputError, StartError) as error:
         return str(error)
-    except Exception as error:  # Ray's own
+    except Exception as error:  # one of Ray's errors
         return f"Ray starts but runs no task ({type(error).__name__}): {error}"
     finally:
         shut_down_ray()
@@ -221,7 +221,7 @@ def _process_id() -> int:
 
 
 def logs_folder() -> str:
-    """Return where the Ray that runs here writes its logs."""
+    """Return the log folder of the local Ray."""
     from ray._private import worker
 
     node: Any = worker._global_node
@@ -229,15 +229,15 @@ def logs_folder() -> str:
 
 
 def shut_down_ray() -> bool:
-    """Stop Ray if it runs; return whether it let itself be stopped, else it is killed."""
+    """Stop Ray if it runs; return False if it did not respond and had to be killed."""
     if "ray" not in sys.modules:
         return True
     import ray
 
-    # What Ray Tune leaves in cycles holds actors and objects. Collected later, by the thread
-    # of tracking perhaps, it would reach for a worker that is gone, and end the process.
+    # Ray Tune leaves reference cycles that hold actors and objects. Collected later, perhaps by
+    # the tracking thread, they would access a worker that is gone and crash the process.
     gc.collect()
-    # Where GCS or raylet do not answer, it never returns.
+    # If GCS or raylet do not respond, it never returns.
     ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
     ending.start()
     ending.join(SHUTDOWN_SECONDS)
@@ -247,13 +247,13 @@ def shut_down_ray() -> bool:
 
 
 def kill_ray() -> None:
-    """Kill all processes that this one has started, and what the raylet has left behind."""
+    """Kill all child processes, and those that the raylet has left behind."""
     import psutil
 
     ours = psutil.Process().children(recursive=True)
     raylets = {str(process.pid) for process in ours if process.name() == "raylet"}
     for process in psutil.process_iter():
-        with suppress(psutil.Error):  # it is gone, or another user's
+        with suppress(psutil.Error):  # it has ended, or belongs to another user
             if process.environ().get("RAY_RAYLET_PID") in raylets:
                 ours.append(process)
     for process in ours:

@@ -1,4 +1,4 @@
-"""Survey of a study's machines: what each has, and where it differs from the driver's."""
+"""Survey of a study's machines: their check results, and differences from the driver's."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from study.errors import InputError, StorageError
 from study.storage.files import write_text
 from study.storage.paths import AnyPath, children
 
-NODE_SECONDS = 900.0  # for a node to answer; it may prepare a data set first
-PATIENCE_SECONDS = 5.0  # before saying which nodes are waited for
+NODE_SECONDS = 900.0  # for a node to answer; it may first prepare a data set
+PATIENCE_SECONDS = 5.0  # before printing which nodes are missing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Survey:
     """The result of checking all machines.
 
     Attributes:
-        reports: By host; None for one that did not answer.
-        problems: `(host, sentence)`; the host is empty for the cluster as a whole.
+        reports: Reports by host; None for a host that did not answer.
+        problems: `(host, message)`; the host is empty for the cluster as a whole.
     """
 
     reports: dict[str, NodeReport | None]
@@ -47,10 +47,10 @@ def survey(
 
     Args:
         studies: Folder of the studies.
-        task: Whose data set is looked for; None for no data set.
-        source: Where it is looked for.
-        nodes: Of the cluster; None for this machine alone, without Ray.
-        ask: Called while waiting for answers; raises to end that.
+        task: Task whose data set is checked; None for no data set.
+        source: Location of the data set.
+        nodes: Nodes of the cluster; None for this machine only, without Ray.
+        ask: Called while waiting for answers; raises to stop waiting.
     """
     problems: list[tuple[str, str]] = []
     with ExitStack() as stack:
@@ -83,7 +83,7 @@ def survey(
 
 
 def _problems(report: NodeReport, here: NodeReport, folder: AnyPath | None) -> Iterator[str]:
-    """Yield what is wrong with a machine, or between it and the driver's."""
+    """Yield the problems of a machine, and between it and the driver's machine."""
     yield from report.problems
     yield from _differences(here, report)
     wrote = folder and report.wrote and folder / report.wrote
@@ -101,10 +101,10 @@ def check_nodes(
     nodes: list[Node],
     ask: Callable[[], None],
 ) -> None:
-    """Check every node of the cluster before a study begins; the arguments are `survey`'s.
+    """Check every node of the cluster before a study starts; arguments as for `survey`.
 
     Raises:
-        InputError: Something is wrong; says what and where.
+        InputError: A check failed; the message names the problems and hosts.
     """
     problems = survey(studies, task, source, nodes, ask).problems
     if problems:
@@ -115,7 +115,7 @@ def check_nodes(
 def _answers(
     nodes: list[Node], request: Request, ask: Callable[[], None]
 ) -> Iterator[tuple[str, NodeReport | str]]:
-    """Yield what each node answers, or why it does not."""
+    """Yield the report of each node, or a message if there is none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -142,7 +142,7 @@ def _answers(
             continue
         try:
             yield node.host, ray.get(reference)
-        except Exception as error:  # what a node without the package raises, or one that dies
+        except Exception as error:  # the node lacks the package, or died
             text = (str(error).strip() or type(error).__name__).splitlines()[-1]
             if node.id not in [live.id for live in live_nodes()]:
                 text = "it left the cluster"
@@ -152,7 +152,7 @@ def _answers(
 
 
 def _differences(here: NodeReport, there: NodeReport) -> Iterator[str]:
-    """Yield what is not as on the driver's machine."""
+    """Yield the differences from the driver's machine."""
     fix = "install the same on all machines (cluster.yaml)"
     if there.python != here.python:
         yield f"Python {there.python}, the driver has {here.python}; {fix}."
@@ -168,7 +168,7 @@ def _differences(here: NodeReport, there: NodeReport) -> Iterator[str]:
 
 @contextmanager
 def _shared_folder(studies: AnyPath) -> Iterator[AnyPath]:
-    """Yield a folder of this check beside the studies, holding what the driver wrote.
+    """Yield a temporary folder in the studies' folder, with a file that the driver wrote.
 
     Raises:
         InputError: The driver cannot write there.
@@ -193,7 +193,7 @@ def _shared_folder(studies: AnyPath) -> Iterator[AnyPath]:
 
 
 def _arrived(path: AnyPath, probe: str) -> bool:
-    deadline = time.monotonic() + 3.0  # NFS shows new files of others after a moment
+    deadline = time.monotonic() + 3.0  # NFS shows other machines' files with a delay
     while time.monotonic() < deadline:
         with suppress(OSError, StorageError):
             if path.read_bytes().decode() == probe:

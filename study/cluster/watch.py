@@ -1,12 +1,12 @@
-"""Watch over Ray itself, which may die or hang; Ray's own calls may never return to say so.
+"""Watchdog for Ray itself, which may die or hang in a way that Ray's calls never return.
 
     watch = RayWatch(on_death, local=True)    # once Ray runs
     watch.check()                             # in Ray's callbacks, before a trial is blamed
-    watch.close()                             # before Ray is ended
+    watch.close()                             # before Ray is shut down
 
-One thread checks that the processes of a Ray on this machine are alive; others ask GCS and raylet
-for their health, as Ray's own parts do. Silence is counted in questions, not in seconds: a driver
-that was stopped, or a machine that slept, asked none in the meantime.
+One thread checks that the processes of a local Ray are alive; others send health checks to GCS and
+raylet, as Ray's own components do. The limit is a number of failed checks, not of seconds: a
+suspended driver or a sleeping machine sends none in the meantime.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-ASK_SECONDS = 5.0  # for an answer; a question takes as long even if it is refused at once
-NUM_SILENT = 4  # questions in a row without an answer
-# The head of a cluster may come back; after 60 s without it Ray would end this process.
+ASK_SECONDS = 5.0  # timeout of a health check, and time between two
+NUM_SILENT = 4  # failed checks in a row
+# The head of a cluster may come back; after 60 s without it, Ray would exit this process.
 NUM_SILENT_CLUSTER = 9
 LOOK_SECONDS = 1.0
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
 class RayWatch:
-    """Watches over the Ray that this process is connected to.
+    """Monitors the Ray that this process is connected to.
 
     Args:
-        on_death: Called once, with a sentence, from the watch's thread or that of `check`.
-        local: Whether Ray was started by this process.
+        on_death: Called once, with a message, from a thread of the watch or the caller of `check`.
+        local: Whether this process started Ray.
         dashboard: Whether trials need Ray's dashboard.
     """
 
@@ -43,20 +43,20 @@ class RayWatch:
             threading.Thread(target=work, name="ray-watch", daemon=True).start()
 
     def check(self) -> None:
-        """Make sure that no process of Ray is dead; its death is dealt with before this returns."""
+        """Check that Ray's processes are alive; a death is handled before this returns."""
         for name, process in self._processes.items():
             if not _lives(process):
                 self.dead(f"Ray's {name} has died")
 
     def dead(self, why: str) -> None:
-        """Deal with a Ray that is of no use any more."""
+        """Report that Ray is dead, once."""
         with self._dying:
             if not self._closed.is_set():
                 self._closed.set()
                 self._on_death(why)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
 
     def _look(self) -> None:
@@ -83,7 +83,7 @@ class RayWatch:
                     grpc.StatusCode.DEADLINE_EXCEEDED,
                     grpc.StatusCode.UNAVAILABLE,
                 ):
-                    silent = 0  # it refuses to say, so it is there
+                    silent = 0  # it answered, so it is alive
                     self._closed.wait(ASK_SECONDS)
                     continue
                 silent += 1
@@ -93,7 +93,7 @@ class RayWatch:
 
 
 def _addresses() -> dict[str, str]:
-    """Return where GCS and this machine's raylet answer."""
+    """Return the addresses of GCS and of this machine's raylet."""
     import ray
 
     context = ray.get_runtime_context()
@@ -106,7 +106,7 @@ def _addresses() -> dict[str, str]:
 
 
 def _processes(dashboard: bool) -> dict[str, Any]:
-    """Return the processes of a Ray on this machine that it cannot be without."""
+    """Return the essential processes of a local Ray, by name."""
     import psutil
     from ray._private import worker
 

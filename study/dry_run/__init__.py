@@ -1,1 +1,1 @@
-"""What a study would take: steps measured, studies simulated."""
+"""Dry run: measures training steps and simulates the study."""

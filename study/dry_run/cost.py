@@ -1,7 +1,7 @@
-"""What one configuration costs: parameters, multiply-adds, and seconds measured in the real loop.
+"""Cost of a configuration: parameters, multiply-adds, and seconds measured in the real loop.
 
-`python -m study.dry_run.cost` is one of the processes that measure side by side, since trials that
-run at the same time slow each other down: it reads a request per line and answers with a `Cost`.
+`python -m study.dry_run.cost` is one of several processes that measure in parallel, because
+concurrent trials slow each other down: it reads one request per line and answers with a `Cost`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from study.cluster.resources import Resources
     from study.training.loop import EpochResult
 
-# Measured per configuration, after a third of it to warm up.
+# Seconds measured per configuration, after a warm-up of a third of that.
 PHASE_SECONDS = {"training": 0.7, "validation": 0.35}
-PROBE_SECONDS = 20.0  # after which only what was promised is measured
-MULTIPLY_ADDS_PER_SECOND = 1e10  # of a core: half of what one was measured to do, to be careful
-STEP_SECONDS = 3.0  # a step that takes longer is measured with fewer images, and once
+PROBE_SECONDS = 20.0  # afterwards only the promised ones are measured
+MULTIPLY_ADDS_PER_SECOND = 1e10  # of a core: half of a measured value, to be safe
+STEP_SECONDS = 3.0  # longer steps are measured with fewer images, without warm-up
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large a network is.
+    """Size of a network.
 
     Attributes:
-        parameters: Number of trained ones.
-        multiply_adds: Of one image's forward pass.
-        activations: Numbers that its layers give out, of one image.
+        parameters: Number of trainable parameters.
+        multiply_adds: Multiply-adds of one image's forward pass.
+        activations: Output elements of all layers, for one image.
     """
 
     parameters: int
@@ -52,14 +52,14 @@ class Size:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a configuration was measured to take, in seconds.
+    """Measured cost of a configuration, in seconds.
 
     Attributes:
-        training: Per image.
-        validation: Per image.
-        begin: Before the first epoch: data and network.
-        save: Of a checkpoint.
-        images: Images per step that it was measured with.
+        training: Seconds per training image.
+        validation: Seconds per validation image.
+        begin: Seconds before the first epoch, for data and network.
+        save: Seconds to save a checkpoint.
+        images: Images per measured step.
     """
 
     training: float
@@ -70,7 +70,7 @@ class Cost:
 
 
 def size_of(task: Task, config: TrainConfig, shape: Sequence[int]) -> Size:
-    """Return how large a configuration's network is for one image `(C, H, W)`; computes nothing."""
+    """Return the size of a network for one image `(C, H, W)`, without computing it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -99,11 +99,11 @@ def measure(
     """Train and validate on a few batches, with the device and loop of a real trial.
 
     Args:
-        task: Whose loop it is.
-        config: The configuration; its batch size is what one worker has of it.
-        source: Its data.
-        multiply_adds: Of one image's forward pass; backward takes about twice as many.
-        threads: Of torch on the CPU.
+        task: The task.
+        config: The configuration, with the batch size of one worker.
+        source: The data.
+        multiply_adds: Of one image's forward pass; the backward pass takes about twice as many.
+        threads: Number of torch's CPU threads.
     """
     import torch
 
@@ -129,10 +129,10 @@ def measure(
 
 
 def _for_measuring(config: TrainConfig, multiply_adds: int, threads: int) -> TrainConfig:
-    """Return a configuration that takes as long, for one epoch to warm up and one to measure.
+    """Return a configuration of the same cost, with one epoch to warm up and one to measure.
 
-    The learning rate is zero: it costs the same, and no loss can become infinite. Where a step
-    would take long there are fewer images in it, and no epoch to warm up.
+    The learning rate is zero: the cost is the same, and the loss cannot diverge. If a step would
+    take long, it has fewer images and there is no warm-up epoch.
     """
     from study.training.distributed import device
 
@@ -144,10 +144,10 @@ def _for_measuring(config: TrainConfig, multiply_adds: int, threads: int) -> Tra
 
 
 class _TimeLimit:
-    """Ends each phase of an epoch once it has lasted long enough, as `progress` of `fit`.
+    """Ends each phase of an epoch after a time limit; passed to `fit` as `progress`.
 
     Args:
-        warm: Whether what is measured counts; an epoch that warms up takes a third of the time.
+        warm: Whether the epoch is measured; a warm-up epoch takes a third of the time.
     """
 
     def __init__(self, warm: bool) -> None:
@@ -169,12 +169,12 @@ def _seconds_to_save(result: EpochResult) -> float:
 
     with tempfile.TemporaryDirectory(prefix="study-probe-") as scratch:
         begun = time.perf_counter()
-        # The figures' arrays would need all of the validation images.
+        # Not as the best: arrays for the figures would need all validation images.
         RunFolder(Path(scratch)).record(dataclasses.replace(result, is_best=False), {})
         return time.perf_counter() - begun
 
 
-Wanted = tuple[Mapping[str, Value], int]  # settings of a whole configuration, its multiply-adds
+Wanted = tuple[Mapping[str, Value], int]  # settings of a full configuration, its multiply-adds
 
 
 def measure_all(
@@ -184,18 +184,18 @@ def measure_all(
     wanted: Sequence[Wanted],
     promised: int,
 ) -> tuple[list[Cost | str | None], float]:
-    """Measure configurations in as many processes at a time as a study would run on this machine.
+    """Measure configurations in as many parallel processes as the study would run here.
 
     Args:
-        task: Whose they are.
-        source: Its data.
-        resources: Of each trial, and how many run at once.
-        wanted: The configurations, the first ones promised.
-        promised: How many to measure however long it takes; others as long as there is time.
+        task: The task.
+        source: The data.
+        resources: Resources per trial, and the number of trials at a time.
+        wanted: The configurations, starting with the promised ones.
+        promised: Number to measure however long it takes; the others only while there is time.
 
     Returns:
-        By configuration its cost, why it failed, or None if there was no time; and how many times
-        faster the first one that was measured is when it runs alone.
+        For each configuration its cost, an error message, or None if there was no time; and the
+        speed-up of the first measured one when it runs alone.
     """
     number = resources.concurrent * resources.workers
     with ExitStack() as held:
@@ -214,12 +214,12 @@ def measure_all(
 
 
 class _SideBySide:
-    """Configurations that several processes measure at the same time, as trials run.
+    """Parallel measurement of configurations by several processes, as concurrent trials run.
 
     Args:
         probes: The processes.
         wanted: The configurations.
-        promised: How many of them are measured however long it takes.
+        promised: Number measured however long it takes.
     """
 
     def __init__(self, probes: Sequence[_Probe], wanted: Sequence[Wanted], promised: int) -> None:
@@ -232,13 +232,13 @@ class _SideBySide:
         self._busy = set(range(len(probes)))
 
     def serve(self, slot: int) -> None:
-        """Have one process measure until nothing waits, or there is no more time."""
+        """Let one process measure until the queue is empty or time is up."""
         last = slot % len(self._wanted)
         while (place := self._next()) is not None:
             last = place
             self.answers[place] = self._probes[slot].ask(*self._wanted[place])
         self._busy.discard(slot)
-        while self._busy:  # the others are still to be slowed down
+        while self._busy:  # keep slowing down the others
             self._probes[slot].ask(*self._wanted[last])
 
     def _next(self) -> int | None:
@@ -253,7 +253,7 @@ class _SideBySide:
 def _gain_alone(
     probe: _Probe, wanted: Sequence[Wanted], answers: Sequence[Cost | str | None]
 ) -> float:
-    """Return how many times faster the first one that was measured is when it runs alone."""
+    """Return the speed-up of the first measured configuration when it runs alone."""
     for configuration, together in zip(wanted, answers, strict=True):
         if isinstance(together, Cost):
             single = probe.ask(*configuration)
@@ -264,7 +264,7 @@ def _gain_alone(
 
 
 class _Probe:
-    """One of the processes that measure."""
+    """A process that measures."""
 
     def __init__(self, task: Task, source: DataSource, resources: Resources, slot: int) -> None:
         gpus = resources.gpus_per_worker
@@ -291,11 +291,11 @@ class _Probe:
         self._workers = resources.workers
 
     def ready(self) -> None:
-        """Wait until the process has imported what it needs."""
+        """Wait until the process has finished its imports."""
         self._exchange(self._begin)
 
     def ask(self, settings: Mapping[str, Value], multiply_adds: int) -> Cost | str:
-        """Return what a configuration costs, or why it fails."""
+        """Return the cost of a configuration, or an error message."""
         share = {"batch_size": int(settings["batch_size"]) // self._workers}
         answer = self._exchange({"settings": {**settings, **share}, "multiply_adds": multiply_adds})
         return Cost(**answer["cost"]) if "cost" in answer else str(answer["failure"])
@@ -320,12 +320,12 @@ class _Probe:
 
 
 def main() -> int:
-    """Answer requests until there are no more."""
+    """Answer requests until the input ends."""
     from study.runner.faults import reason_of
 
     say: Callable[[Any], None] = lambda answer: print(json.dumps(answer), flush=True)  # noqa: E731
     begin = json.loads(sys.stdin.readline())
-    import torch  # noqa: F401  so that all processes have it before they measure
+    import torch  # noqa: F401  imported by all processes before any measures
 
     import study.training.loop  # noqa: F401
 
@@ -340,7 +340,7 @@ def main() -> int:
             adds = request["multiply_adds"]
             cost = measure(task, config, source, multiply_adds=adds, threads=begin["threads"])
             say({"cost": dataclasses.asdict(cost)})
-        except Exception as error:  # whatever a configuration's trial would end with
+        except Exception as error:  # any error that would fail the trial
             say({"failure": reason_of(error)})
     return 0
 

@@ -1,7 +1,7 @@
-"""What a study will take, for `study.tune --dry-run`: epochs, networks, time and price.
+"""Estimate for `study.tune --dry-run`: epochs, networks, time and price.
 
-Configurations are drawn as the search would draw them, some are measured in the real loop, as many
-at a time as trials will run, and the study is simulated with what they took
+Configurations are drawn as the search would draw them. Some are measured in the real loop, as many
+at a time as trials will run, and the study is simulated with the measured times
 (`study.search.simulation`).
 """
 
@@ -21,38 +21,37 @@ from study.search.warm_start import Earlier
 from study.search_space import SearchSpace
 from study.task import Task
 
-# Measured on two cores, MLflow in SQLite: seconds from the command to the first trial's first step
-# (Ray, MLflow's tables, the trial's imports), from the last epoch to the command's end, between two
+# Measured on two cores with MLflow in SQLite: seconds from the command to the first trial's first
+# step (Ray, MLflow's tables, imports), from the last epoch to the command's end, between two
 # epochs, and between two trials.
 START_SECONDS, END_SECONDS = 9.0, 4.0
 REPORT_SECONDS, NEXT_SECONDS = 0.02, 0.1
-WORKERS_SECONDS = 10.0  # to start the workers of a trial that has several
+WORKERS_SECONDS = 10.0  # to start several workers of a trial
 # Settings that change what is computed, but not how long it takes.
 NOT_TIMED = frozenset(
     ("learning_rate", "weight_decay", "momentum", "schedule", "warm_up", "label_smoothing", "seed")
 )
-NUM_DRAWN = 200  # configurations; the trials of a larger study take them in turns
+NUM_DRAWN = 200  # configurations; a larger study repeats them
 
-Point = tuple[dict[str, Value], Size]  # settings of a whole configuration, and how large it is
+Point = tuple[dict[str, Value], Size]  # settings of a full configuration, size of its network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the trials that a study still lacks will take.
+    """Estimate for the remaining trials of a study.
 
     Attributes:
-        left: How many they are; of a study without limit, some.
-        first: Number of the first new one.
-        drawn: Hyperparameters of new ones: first those that the study will draw, then what the
-            search would draw without further results.
-        certain: How many are the former.
-        seconds: Of an epoch of each of those.
-        extremes: Smallest, baseline and largest network, of each family: size, cost, seconds of an
-            epoch.
-        outlook: How far trials get, and seconds from the command to its end; None if no
-            configuration runs.
-        measured: How many configurations were.
-        failures: Why others were not.
+        left: Number of remaining trials; a fixed number if the study has no limit.
+        first: Number of the first new trial.
+        drawn: Hyperparameters of new trials: first those that the study is certain to draw, then
+            those that the search would draw without further results.
+        certain: How many of `drawn` are certain.
+        seconds: Seconds of an epoch, for each of `drawn`.
+        extremes: Smallest, baseline and largest network, per family: size, cost, seconds per epoch.
+        outlook: Epochs reached, and seconds from the command to its end; None if no configuration
+            runs.
+        measured: Number of configurations measured.
+        failures: Error messages of configurations that failed.
     """
 
     left: int
@@ -67,10 +66,10 @@ class Estimate:
 
 
 def estimate(study: StudyPlan) -> Estimate:
-    """Measure, and estimate what the trials that a study still lacks will take.
+    """Measure configurations, and estimate the remaining trials of a study.
 
     Raises:
-        InputError: The study under this name is another one.
+        InputError: A different study exists under this name.
     """
     assert study.resources is not None
     study.refuse_changed_metrics()
@@ -107,14 +106,14 @@ def estimate(study: StudyPlan) -> Estimate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Rest:
-    """What a study still lacks.
+    """Remaining trials of a study.
 
     Attributes:
-        trials: All that it has.
-        left: How many it lacks; of a study without limit, some.
-        cut_off: Those of its trials that go on.
-        drawn: Hyperparameters of new ones.
-        certain: How many of these the study will draw in any case.
+        trials: All trials so far.
+        left: Number of remaining trials; a fixed number if the study has no limit.
+        cut_off: Interrupted trials, which resume.
+        drawn: Hyperparameters of new trials.
+        certain: How many of these the study is certain to draw.
     """
 
     trials: Sequence[TrialRecord]
@@ -138,12 +137,12 @@ class _Rest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Timed:
-    """A configuration, and what an epoch of it takes.
+    """Time per epoch of a configuration.
 
     Attributes:
-        size: Of its network.
-        measured: What it costs; None if that was not measured.
-        seconds: Of an epoch.
+        size: Size of its network.
+        measured: Its cost; None if not measured.
+        seconds: Seconds of an epoch.
     """
 
     size: Size
@@ -153,15 +152,15 @@ class _Timed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What configurations were measured to cost.
+    """Measured costs of configurations.
 
     Attributes:
         points: The configurations.
-        answers: What each of them costs, why it fails, or None if there was no time.
-        costs: Of each of them, completed; empty if nothing was measured.
-        alone: How many times faster a trial is when it runs alone.
-        number: How many different ones were measured.
-        failures: Why others were not.
+        answers: For each its cost, an error message, or None if there was no time.
+        costs: The cost of each, completed by `completed`; empty if nothing was measured.
+        alone: Speed-up of a trial that runs alone.
+        number: Number of different configurations measured.
+        failures: Error messages of configurations that failed.
     """
 
     points: Sequence[Point]
@@ -172,7 +171,7 @@ class _Measured:
     failures: tuple[str, ...]
 
     def timed(self, sizes: tuple[int, int], workers: int) -> list[_Timed]:
-        """Return the seconds of an epoch of so many training and validation images, of each."""
+        """Return the time per epoch of each; `sizes` counts training and validation images."""
         return [
             _Timed(
                 size=size,
@@ -186,7 +185,7 @@ class _Measured:
 
 
 def _measure(study: StudyPlan, points: Sequence[Point], promised: int) -> _Measured:
-    """Measure configurations, those that cost the same once; the first ones are promised."""
+    """Measure configurations, those of equal cost once; the first `promised` in any case."""
     assert study.resources is not None
     different: dict[tuple[tuple[str, Value], ...], Point] = {}
     for point in points:
@@ -207,7 +206,7 @@ def _measure(study: StudyPlan, points: Sequence[Point], promised: int) -> _Measu
 
 
 def _timing(settings: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
-    """Return what decides how long a configuration takes: all but rates and penalties."""
+    """Return the settings that determine the duration: all but rates and penalties."""
     return tuple(sorted((name, v) for name, v in settings.items() if name not in NOT_TIMED))
 
 
@@ -218,10 +217,10 @@ def _outlook(
 
     Args:
         study: The study.
-        rest: What it lacks.
-        found: What configurations cost.
-        going: Seconds of an epoch of each trial that was cut off.
-        new: Seconds of an epoch of each new trial.
+        rest: Its remaining trials.
+        found: Measured costs.
+        going: Seconds per epoch of each interrupted trial.
+        new: Seconds per epoch of each new trial.
     """
     assert study.resources is not None
     begins = sorted(cost.begin for cost in found.costs)
@@ -258,7 +257,7 @@ def extremes(
     """Return the smallest, the baseline and the largest configuration, by multiply-adds.
 
     One parameter after another is set to the end of its range, or to the choice, that makes the
-    network smallest or largest; the others stay as in the baseline. Where families of networks
+    network smallest or largest; the others stay as in the baseline. If several network families
     are searched, each has a smallest and a largest one.
     """
     base = {**settings, **space.fixed, **space.baseline}
@@ -288,10 +287,10 @@ def _order(size: Size, sign: int) -> tuple[int, int]:
 
 
 def completed(points: Sequence[Point], answers: Sequence[Cost | str | None]) -> list[Cost]:
-    """Return the cost of every configuration, of those not measured from their sizes.
+    """Return the cost of every configuration; costs not measured are fitted from the sizes.
 
-    Seconds per image are fitted as a sum of a constant, multiply-adds and activations, none of
-    them negative, with equal relative errors. Empty if nothing was measured.
+    Seconds per image are a non-negative linear function of multiply-adds and activations, plus a
+    constant, fitted with equal relative errors. Empty if nothing was measured.
     """
     import numpy as np
     from scipy.optimize import nnls
@@ -328,15 +327,15 @@ def completed(points: Sequence[Point], answers: Sequence[Cost | str | None]) -> 
 def to_come(
     study: StudyPlan, trials: Sequence[TrialRecord], number: int
 ) -> tuple[list[dict[str, Value]], int]:
-    """Return configurations of trials to come, and how many of them are certain.
+    """Return the configurations of new trials, and how many of them are certain.
 
-    Certain are those that do not depend on what trials give that have not ended yet: while TPE
-    draws at random, those that start beside the trials that run now, and all of random search.
+    Certain ones do not depend on results of unfinished trials: those drawn while TPE still draws at
+    random, those that start beside the trials running now, and all of a random search.
 
     Args:
         study: The study.
-        trials: All that it has.
-        number: Of new ones.
+        trials: All trials so far.
+        number: Number of new trials.
     """
     assert study.resources is not None
     manifest = study.manifest() if (record := study.begun()) is None else record.manifest
@@ -358,7 +357,7 @@ def to_come(
             goal=study.goal,
             first=first,
         )
-        if len(drawn) < certain:  # then it runs when the next is drawn
+        if len(drawn) < certain:  # so it is running when the next is drawn
             objective = study.goal.objectives[0]
             known.append(
                 TrialRecord(

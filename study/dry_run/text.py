@@ -1,4 +1,4 @@
-"""What `study.tune --dry-run` prints: the plan, and what its trials will take."""
+"""Output of `study.tune --dry-run`: the plan and the estimate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from study.records.run_options import say_trials
 from study.runner.plan import StudyPlan
 from study.search.simulation import Outlook
 
-NUM_SHOWN = 4  # of the configurations to come
+NUM_SHOWN = 4  # upcoming configurations
 
 
 def describe(study: StudyPlan) -> str:
-    """Return the plan for people."""
+    """Return the plan as text."""
     lines = [
         f"study      {study.name}: {study.task.title}, {say_trials(study.options.num_samples)} "
         f"of up to {study.epochs} epochs",
@@ -48,12 +48,12 @@ def describe(study: StudyPlan) -> str:
 
 
 def describe_estimate(study: StudyPlan, found: Estimate, price: float | None) -> str:
-    """Return an estimate for people.
+    """Return an estimate as text.
 
     Args:
         study: The study.
-        found: What was estimated.
-        price: US dollars for an hour of this machine; None if it is not known.
+        found: The estimate.
+        price: US dollars per hour of this machine; None if unknown.
     """
     if not found.left:
         return f"time       none: the study already has its {study.options.num_samples} trials"
