@@ -1,1 +1,1 @@
-"""An exported model, opened safely and applied to photographs of any size."""
+"""An exported model, opened safely and applied to photos of any size."""

@@ -45,7 +45,7 @@ class ExportedModel:
         """Read `meta.json`; for an older export, fill in missing values from the task.
 
         Raises:
-            InputError: The folder is not an export, or its model does not take images.
+            InputError: The folder is not an export, or its model cannot be applied to photos.
         """
         file = path / "meta.json"
         if not file.is_file() or not (path / "model.pt2").is_file():

@@ -1,1 +1,1 @@
-"""Everything MLflow: runs, notes, figures, the model registry."""
+"""Everything that uses MLflow: runs, notes, figures, the model registry."""

@@ -167,7 +167,7 @@ class StudyRuns:
         self.client.set_terminated(run.run_id, STATUS[trial.state])
         run.ended = True
 
-    def is_anothers(self) -> bool:
+    def is_from_other_study(self) -> bool:
         """Return whether the last command that wrote these runs is not of this folder's study."""
         last = self.client.get_run(self.parent).data.tags.get("study.start")
         return last is not None and last not in self.record.manifest["lineage"]

@@ -59,7 +59,7 @@ def resolve_uri(flag: str | None) -> str:
 
 
 def is_usable_file(uri: str) -> bool:
-    """Return whether a store is a SQLite file that can be opened or created, as far as is known.
+    """Return whether a store is a SQLite file that can (probably) be opened or created.
 
     This takes no time, while MLflow takes seconds.
     """

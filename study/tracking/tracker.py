@@ -177,7 +177,7 @@ class StudyTracker:
             client = connect(self.uri)
             about = (self.record, self.task, self.settings, self.known)
             store = StudyRuns(client, self.uri, *about)
-            if store.is_anothers():
+            if store.is_from_other_study():
                 logger.warning(
                     "MLflow has a later command of study %s than its folder %s, so there are two "
                     "copies of the study; this one is a separate study from now on, with new runs",
