@@ -1,1 +1,1 @@
-"""Learning curves and pictures of results, drawn with matplotlib."""
+"""Learning curves and result figures, drawn with matplotlib."""

@@ -1,7 +1,7 @@
-"""A figure of tiles and many short texts, put together in pixels.
+"""Figures of image tiles and many short labels, composed in pixels with Pillow.
 
-A label costs matplotlib more than a millisecond and Pillow a thirtieth of it, and a figure of
-examples has a hundred. The font is matplotlib's, so that both kinds of figures look alike.
+A label takes matplotlib more than a millisecond and Pillow a thirtieth of that, and a figure of
+examples has a hundred. The font is matplotlib's, so both kinds of figures look alike.
 
     sheet = Sheet("Title", "note", 300, 200)        # below the title
     sheet.paste(pixels, 10, 10)
@@ -36,18 +36,18 @@ def _font(points: float) -> ImageFont.FreeTypeFont:
 
 
 def text_width(*texts: str, points: float = 10.0) -> float:
-    """Return the width of the widest of these one-line texts, pixels."""
+    """Return the width of the widest of these one-line texts in pixels."""
     return max((_font(points).getlength(text) for text in texts), default=0.0)
 
 
 class Sheet:
-    """White paper with a title; what is put on it counts pixels from below the title.
+    """A white sheet with a title; coordinates are in pixels, with y from below the title.
 
     Args:
         title: First line.
-        note: Second line; none if empty.
-        width: Pixels.
-        height: Pixels, without the title.
+        note: Second line; left out if empty.
+        width: Width in pixels.
+        height: Height in pixels, without the title.
     """
 
     def __init__(self, title: str, note: str, width: float, height: float) -> None:
@@ -63,7 +63,7 @@ class Sheet:
         )
 
     def paste(self, pixels: np.ndarray, left: float, top: float) -> None:
-        """Put `(H, W, 3)` uint8 there."""
+        """Paste pixels `(H, W, 3)` uint8 at this position."""
         self._image.paste(Image.fromarray(pixels), (round(left), round(top) + TITLE_HEIGHT))
 
     def box(
@@ -76,7 +76,7 @@ class Sheet:
         fill: Color | None = None,
         outline: Color | None = None,
     ) -> None:
-        """Draw a rectangle; nothing if it is less than half a pixel wide or high."""
+        """Draw a rectangle, unless it is less than half a pixel wide or high."""
         x, y = round(left), round(top) + TITLE_HEIGHT
         if round(width) and round(height):
             corner = (x + round(width) - 1, y + round(height) - 1)
@@ -96,13 +96,13 @@ class Sheet:
         """Write one line.
 
         Args:
-            text: What to write.
-            x: Where the anchor is, pixels from the left.
-            y: The same from below the title.
-            anchor: Left, middle or right, and top, middle or bottom, as Pillow names them.
-            points: Size of the font.
-            color: Of the letters.
-            turned: Degrees counter-clockwise, about the anchor.
+            text: The text.
+            x: Position of the anchor, pixels from the left.
+            y: Position of the anchor, pixels from below the title.
+            anchor: Horizontal and vertical anchor in Pillow's notation.
+            points: Font size.
+            color: Text colour.
+            turned: Rotation about the anchor, degrees counter-clockwise.
         """
         place = (x, y + TITLE_HEIGHT)
         if not turned:
@@ -123,7 +123,7 @@ class Sheet:
 
 
 class _Pixels(Artist):
-    """Fills a figure with `(H, W, 4)` uint8 as they are; matplotlib's own images resample."""
+    """Fills a figure with pixels `(H, W, 4)` uint8, unlike matplotlib's images not resampled."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _Pixels(Artist):
         return figure.bbox  # type: ignore[return-value]  # matplotlib's own stub says less
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draw."""
+        """Draw the pixels."""
         context = renderer.new_gc()
         left, bottom = self.get_window_extent().p0
         renderer.draw_image(context, left, bottom, self.pixels)
@@ -144,6 +144,6 @@ class _Pixels(Artist):
 
 
 def enlarged(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return `(h, w, 3)` uint8 as `(height, width, 3)`, each pixel a rectangle."""
+    """Enlarge `(h, w, 3)` uint8 to `(height, width, 3)` by nearest neighbour."""
     size = (width, height)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

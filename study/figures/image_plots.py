@@ -1,4 +1,4 @@
-"""Pictures of images, what a network made of them, and of its filters, put together on sheets.
+"""Figures of images with a network's predictions, and of its filters, composed on sheets.
 
 `study.figures.plots` has the curves and tables.
 """
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from study.figures.canvas import Sheet, enlarged, text_width
 from study.figures.plots import RIGHT_COLOR, WRONG_COLOR, color_map
 
-ERROR_COLOR = (204, 0, 140)  # in no data set's palette, over what is pale
+ERROR_COLOR = (204, 0, 140)  # in no data set's palette; drawn over a pale image
 
 
 def right_and_wrong(
@@ -22,12 +22,12 @@ def right_and_wrong(
     classes: Sequence[str],
     note: str,
 ) -> Figure:
-    """Draw, for each class, images that were recognised and images that were not.
+    """Draw, for each class, images that were classified correctly and wrongly.
 
     Args:
         right: Images `(K, n, H, W)` uint8 and confidences `(K, n)`; nan where there is none.
-        wrong: The same, and the classes they were taken for `(K, n)`.
-        classes: Names.
+        wrong: The same, and the predicted classes `(K, n)`.
+        classes: Class names.
         note: Line below the title.
     """
     num_classes, num = right[1].shape
@@ -61,7 +61,7 @@ def right_and_wrong(
 
 
 def _enlargement(side: int) -> int:
-    """Return how often to repeat the pixels of an image with this many on a side."""
+    """Return the factor by which to enlarge an image with this many pixels on a side."""
     return max(1, round(90 / side))
 
 
@@ -101,15 +101,15 @@ def segmentations(
     classes: Sequence[str],
     note: str,
 ) -> Figure:
-    """Draw rows of input, target, output and errors in the data set's own colours.
+    """Draw rows of input, target, output and errors in the data set's colours.
 
     Args:
         images: `(n, 3, H, W)` uint8.
         targets: `(n, H, W)` class indices.
         predictions: `(n, H, W)` class indices.
-        scores: One phrase for each row.
+        scores: Label of each row.
         palette: Red, green, blue of each class, 0 to 255.
-        classes: Names, for the legend.
+        classes: Class names for the legend.
         note: Line below the title.
     """
     colors = np.array(palette, np.uint8)
@@ -139,7 +139,7 @@ def segmentations(
 def _class_legend(
     sheet: Sheet, classes: Sequence[str], palette: Sequence[tuple[int, int, int]], y: float
 ) -> None:
-    """Write the classes' names beside boxes of their colours, in the middle of the sheet."""
+    """Draw a centred legend of class names and colours."""
     widths = [text_width(name, points=8) + 56 for name in classes]
     left = (sheet.width - sum(widths)) / 2
     for name, color, width in zip(classes, palette, widths, strict=True):

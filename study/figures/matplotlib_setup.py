@@ -1,8 +1,8 @@
-"""Matplotlib as it comes, whatever the user's own configuration of it says.
+"""Matplotlib with default settings, regardless of the user's configuration.
 
-A backend of a notebook that is not installed here, `text.usetex` without LaTeX or a file that
-cannot be read would end a command over a picture; a style would change what our pictures show.
-A notebook that imports `study` keeps its own settings: these hold while our figures are drawn.
+A notebook backend that is not installed here, `text.usetex` without LaTeX or an unreadable file
+would make a command fail over a figure; a style would change how our figures look. A notebook that
+imports `study` keeps its own settings: the defaults apply only while our figures are drawn.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def ignore_user_settings() -> None:
-    """Have matplotlib start in this process, and in those it starts, as it comes."""
+    """Make matplotlib start with default settings in this process and its children."""
     os.environ["MPLBACKEND"] = "agg"  # draws into memory, and comes with matplotlib
     package = importlib.util.find_spec("matplotlib")
     for place in (package.submodule_search_locations or []) if package else []:
@@ -24,7 +24,7 @@ def ignore_user_settings() -> None:
 
 @contextmanager
 def default_settings() -> Iterator[None]:
-    """Draw with matplotlib's own settings, then go back to those that were."""
+    """Draw with matplotlib's defaults, then restore the previous settings."""
     import matplotlib
 
     with matplotlib.rc_context():

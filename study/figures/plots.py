@@ -1,8 +1,7 @@
-"""Pictures people look at, as matplotlib figures that need no display and no pyplot state.
+"""Plots as matplotlib figures that need no display and no pyplot state.
 
-Curves are matplotlib's; what consists of tiles and labels is put together on a
-`study.figures.canvas`. Every figure carries a note below its title: what was evaluated, on which
-data, at which epoch.
+Curves are drawn by matplotlib; plots of tiles and labels are composed on a `study.figures.canvas`.
+Every figure has a note below its title: what was evaluated, on which data, at which epoch.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from study.figures.canvas import DPI, Sheet, enlarged, text_width
 from study.formatting import metric_name
 from study.task import best_row
 
-# Okabe and Ito's colour-blind safe palette, where the data set prescribes no colours.
+# Okabe and Ito's colour-blind safe palette, unless the data set has its own colours.
 TRAIN_COLOR, VAL_COLOR = "#E69F00", "#0072B2"
 RIGHT_COLOR, WRONG_COLOR = "#009E73", "#D55E00"
 MEAN_COLOR = "#CC008C"
-DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # for who cannot tell the colours apart
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # for the colour-blind
 
 
 def _titled(title: str, note: str, size: tuple[float, float]) -> Figure:
-    """Return a figure with its title; `size` and all margins in inches, since a layout is slow."""
+    """Return a figure with a title; `size` and margins in inches, since layout engines are slow."""
     figure = Figure(figsize=size, dpi=DPI)
     figure.text(0.5, 1 - 0.08 / size[1], f"{title}\n{note}".strip(), ha="center", va="top", size=11)
     return figure
 
 
 def _place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes; inches from the lower left corner."""
+    """Add axes at a position in inches from the lower left corner."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
@@ -43,10 +42,10 @@ def _place(figure: Figure, left: float, bottom: float, width: float, height: flo
 def learning_curves(
     history: Sequence[Mapping[str, float]], metric: str, note: str, mode: str = "max"
 ) -> Figure:
-    """Draw loss, accuracy and the study's metric over epochs, training and validation.
+    """Draw training and validation curves of loss, accuracy and the study's metric.
 
     Args:
-        history: One mapping of metrics for each epoch, each with `epoch`.
+        history: One mapping of metrics per epoch, each with `epoch`.
         metric: The study's metric, e.g. `val/mean_ap`.
         note: Line below the title.
         mode: Whether the metric is best when largest (`max`) or smallest (`min`).
@@ -63,7 +62,7 @@ def learning_curves(
             values = [row.get(f"{split}/{panel}", np.nan) for row in history]
             if not np.isnan(values).all():
                 label = {"train": "training", "val": "validation"}[split]
-                if panel == "loss":  # the first has label smoothing, weights and the like
+                if panel == "loss":  # the training loss may have label smoothing or class weights
                     label += {"train": ", as trained on", "val": ", cross-entropy"}[split]
                 marker = "o" if len(epochs) < 40 else ""
                 axes.plot(epochs, values, marker=marker, markersize=3, color=color, label=label)
@@ -115,10 +114,10 @@ def class_bars(
 
     Args:
         values: In [0, 1], by class.
-        classes: Names.
-        label: What the values are.
+        classes: Class names.
+        label: Name of the metric.
         note: Line below the title.
-        colors: Of the classes; one for all if there are none.
+        colors: Colours of the classes; None for a single colour.
     """
     step, unit, tick = 38, 500, 5  # pixels of a bar with its gap, and of the value 1
     left, height = text_width(*classes) + 24, step * len(classes) + 12
@@ -133,7 +132,7 @@ def class_bars(
             color = colors[index] if colors else VAL_COLOR
             sheet.box(left, middle - 15, value * unit, 30, fill=color)
     sheet.box(left + mean * unit, 0, 2, height, fill=MEAN_COLOR)
-    for index, value in enumerate(values):  # over the line, each on paper of its own
+    for index, value in enumerate(values):  # over the line, each on a white background
         if not np.isnan(value):
             text, middle = f"{value:.3f}", step * (index + 0.5) + 6
             place = left + value * unit + 5
@@ -158,7 +157,7 @@ def precision_recall(
     colors: Sequence[str],
     note: str,
 ) -> Figure:
-    """Draw the precision-recall curve of each class, with its area in the legend."""
+    """Draw the precision-recall curve of each class, with the area under it in the legend."""
     labels = [f"{n}  AP {area:.3f}" for n, area in zip(classes, precisions, strict=True)]
     size = (5.3 + text_width(*labels) / DPI, 4.6)
     figure = _titled("Precision and recall, one class against the rest", note, size)
@@ -173,7 +172,7 @@ def precision_recall(
 
 
 def color_map(name: str, shares: np.ndarray) -> np.ndarray:
-    """Return values `(H, W)` in [0, 1] as colours `(H, W, 3)` uint8 of a map of matplotlib's."""
+    """Map values `(H, W)` in [0, 1] to colours `(H, W, 3)` uint8 by a matplotlib colour map."""
     colors: np.ndarray = colormaps[name](shares, bytes=True)
     return np.ascontiguousarray(colors[..., :3])
 

@@ -1,6 +1,6 @@
-"""The figures of one trial, drawn from what its folder keeps, and how figures become files.
+"""The figures of one trial, drawn from the data in its folder and saved as files.
 
-matplotlib takes a second to load and looks at the user's settings then: it is loaded to draw.
+matplotlib takes a second to import and then reads the user's settings, so it is imported late.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def draw_run(
     history: list[dict[str, float]],
     mode: str = "max",
 ) -> None:
-    """Draw learning curves, with a metric's, and the figures of the best epoch.
+    """Draw learning curves, including the study's metric, and the figures of the best epoch.
 
-    What is damaged is left out and told to the folder's `damage`.
+    Damaged data is left out and noted in the folder's `damage`.
 
     Raises:
         StorageError: The disk is full.
@@ -46,8 +46,8 @@ def draw_run(
 def save_figures(draw: Callable[[], Mapping[str, Any]], folder: AnyPath) -> None:
     """Draw figures and write them as PNG files named by their keys.
 
-    They are drawn here because matplotlib looks at its settings while it draws and again while it
-    writes, and the user's are not ours.
+    Drawing happens inside because matplotlib reads its settings while drawing and again while
+    saving, and both must use the defaults.
     """
     from study.figures.matplotlib_setup import default_settings
 
@@ -55,5 +55,5 @@ def save_figures(draw: Callable[[], Mapping[str, Any]], folder: AnyPath) -> None
     with default_settings():
         for name, figure in draw().items():
             with replacing(folder / f"{name}.png") as file:
-                # A third more quickly than with zlib's usual level, in files a tenth larger.
+                # A third faster than zlib's default level, with files a tenth larger.
                 figure.savefig(file, format="png", pil_kwargs={"compress_level": 2})

@@ -1,1 +1,1 @@
-"""Which trial wins: confirmations, the held-out test and the log of its openings."""
+"""Model selection: confirmations, the held-out test and the log of its openings."""

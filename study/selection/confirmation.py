@@ -1,4 +1,4 @@
-"""What a confirmation found: mean and interval of each configuration, the gap, the winner."""
+"""Results of a confirmation: mean and interval of each configuration, the gap, the winner."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from study.training.intervals import (
     widened,
 )
 
-SPLIT = ("split", "split_seed")  # settings that say, with the fold, what validation was
+SPLIT = ("split", "split_seed")  # settings that define, with the fold, the validation images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """A training of a confirmation that was trained to the end and tested.
+    """A finished and tested training of a confirmation.
 
     Attributes:
-        number: Of the confirmation's trial.
-        round: All configurations have the same seed and fold in a round.
-        fold: On which it validated.
-        test: As in `tests.json`, with the `run_id`.
+        number: Number of the trial in the confirmation.
+        round: Round; all configurations share seed and fold within a round.
+        fold: Validation fold.
+        test: Its entry in `tests.json`, with the `run_id`.
     """
 
     number: int
@@ -50,12 +50,12 @@ class Confirmed:
     """One configuration: a trial of the search, and its trainings over seeds and folds.
 
     Attributes:
-        trial: Of the search.
-        trainings: Of it, all that were trained to the end and tested.
-        failed: How many trainings were not trained to the end: they failed.
+        trial: The trial of the search.
+        trainings: Its finished and tested trainings.
+        failed: Number of failed trainings.
         metric: The study's first objective, without the split.
-        missed: By how much the means over trainings miss the study's bounds.
-        bounds: Between which values the metric lies.
+        missed: Violation of the study's constraints by the means over trainings.
+        bounds: Range of the metric.
     """
 
     trial: TrialRecord
@@ -67,19 +67,19 @@ class Confirmed:
 
     @property
     def size(self) -> str:
-        """The size at which it was scored; nothing if all trainings failed."""
+        """The image size at which it was scored; empty if all trainings failed."""
         return self.trainings[0].test["size"] if self.trainings else ""
 
     def value(self, training: Training, split: str) -> float:
-        """Return the metric of a training on `val` or `test`, both at the data's own size."""
+        """Return the metric of a training on `val` or `test`, both at the data's full size."""
         return float(training.test["metrics"][f"{split}/{self.metric}"])
 
     def values(self, split: str) -> list[float]:
-        """Return the metric of each training, as `value`."""
+        """Return the metric of each training; see `value`."""
         return [self.value(training, split) for training in self.trainings]
 
     def by_fold(self, split: str) -> list[float]:
-        """Return the mean of each fold: trainings on one fold are not independent."""
+        """Return the mean per fold: trainings on the same fold are not independent."""
         of_fold: dict[int, list[float]] = {}
         for training in self.trainings:
             of_fold.setdefault(training.fold, []).append(self.value(training, split))
@@ -92,7 +92,7 @@ class Confirmed:
     def interval(self, split: str) -> Interval | None:
         """Return the 95 % interval of the mean.
 
-        Each fold has validation images of its own, but all trainings have the same test images.
+        Validation images differ between folds, but all trainings share the same test images.
         """
         interval = of_mean(self.by_fold(split), self.bounds)
         name = f"{split}/{self.metric}"
@@ -129,10 +129,10 @@ class Confirmation:
     """The result of a confirmation.
 
     Attributes:
-        record: Its folder.
-        seeds: How many trainings each configuration has.
-        ranking: The configurations, best mean validation first; before those that violate
-            constraints, and those that failed.
+        record: The record of the confirmation.
+        seeds: Number of trainings per configuration.
+        ranking: The configurations by mean validation score, best first; those that violate
+            constraints or have failures come last.
     """
 
     record: StudyRecord
@@ -145,13 +145,13 @@ class Confirmation:
         return self.ranking[0]
 
     def of(self, number: int) -> Confirmed | None:
-        """Return what was found of a trial of the search; None if it is not confirmed."""
+        """Return the result for a trial of the search; None if it is not confirmed."""
         return next((one for one in self.ranking if one.trial.number == number), None)
 
     def best_training(self, one: Confirmed) -> TrialRecord:
-        """Return a configuration's training that is best compared with others of its round.
+        """Return a configuration's training with the largest lead over the mean of its round.
 
-        All configurations have the same fold in a round, and folds differ more than trainings do.
+        Configurations share the fold within a round, and folds differ more than trainings do.
         """
         score = self.record.goal.objectives[0].score
         rounds: dict[int, list[float]] = {}
@@ -165,14 +165,14 @@ class Confirmation:
         return self.record.trial(max(ahead, key=ahead.__getitem__))
 
     def lead(self) -> tuple[float, Interval | None] | None:
-        """Return how far the winner is ahead of the second, fold by fold, with the interval."""
+        """Return the winner's mean lead over the second per fold, with its interval."""
         pair = [one for one in self.ranking[:2] if not one.failed and not one.missed]
         if len(pair) < 2:
             return None
         score = self.record.goal.objectives[0].score
         first, second = (one.by_fold("val") for one in pair)
         ahead = [score(a - b) for a, b in zip(first, second, strict=True)]
-        width = pair[0].bounds[1] - pair[0].bounds[0]  # of a difference of two shares: -1 to 1
+        width = pair[0].bounds[1] - pair[0].bounds[0]  # the difference of two shares is in [-1, 1]
         return mean(ahead), of_mean(ahead, (-width, width))
 
     def as_json(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Confirmation:
         }
 
     def as_origin(self, one: Confirmed) -> dict[str, Any]:
-        """Return what an export says of where its weights come from, beside the training's own."""
+        """Return an export's facts about the confirmation of its weights."""
         return {
             "trial": one.trial.number,
             "won": one is self.winner,
@@ -200,7 +200,7 @@ class Confirmation:
         }
 
     def describe(self) -> str:
-        """Return the confirmation for people."""
+        """Return the confirmation as text for people."""
         metric = self.winner.metric
         rows = [
             [
@@ -250,16 +250,16 @@ def folder_of(searched: StudyRecord, chosen: Sequence[TrialRecord]) -> AnyPath:
 
 
 def candidates_of(goal: Goal, ranking: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
-    """Return which trials are confirmed, by number: of the front, if there is one, the first.
+    """Return the trials to confirm, sorted by number: the first of the ranking or Pareto front.
 
-    Trials that violate a constraint are none, unless all do.
+    Trials that violate a constraint are left out, unless all do.
     """
     kept = [trial for trial in ranking if not goal.missed(trial)] or ranking
     return tuple(sorted(kept[:NUM_CONFIRMED], key=lambda trial: trial.number))
 
 
 def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation | None:
-    """Return the confirmation of the best trials; None if they are not confirmed."""
+    """Return the confirmation of the best trials; None if there is none."""
     chosen = candidates_of(searched.goal, ranking)
     folder = folder_of(searched, chosen)
     if not chosen or not (folder / "study.json").exists():
@@ -282,7 +282,7 @@ def find(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> Confirmation 
 def _rounds_done(
     trainings: Sequence[TrialRecord], tests: Mapping[int, Mapping[str, Any]], num: int
 ) -> int:
-    """Return in how many rounds all `num` configurations were tested, or will not be."""
+    """Return the number of rounds in which all `num` configurations were tested or failed."""
     rounds = 0
     for one in trainings:
         if one.state == "running" or (one.state == "finished" and one.number not in tests):
@@ -298,7 +298,7 @@ def _confirmed(
     tests: Mapping[int, Mapping[str, Any]],
     seeds: int,
 ) -> Confirmed:
-    """Return what the first so many rounds say of a trial of the search."""
+    """Return the result for a trial of the search over the first `seeds` rounds."""
     name = metric_name(record.manifest["metric"])
     places = {
         one.number: place_of(record.manifest["confirms"], one.number) for one in record.trials()
@@ -329,9 +329,9 @@ def _confirmed(
 
 
 def _tests(searched: StudyRecord, record: StudyRecord) -> dict[int, Mapping[str, Any]]:
-    """Return the test of each training that was trained to the end, by its number.
+    """Return the test of each finished training, by number.
 
-    A test of weights of an earlier epoch is none of these.
+    Tests of weights from an earlier epoch do not count.
     """
     folders = {folder_in_study(record, one): one for one in record.trials()}
     found: dict[int, Mapping[str, Any]] = {}
@@ -343,12 +343,12 @@ def _tests(searched: StudyRecord, record: StudyRecord) -> dict[int, Mapping[str,
 
 
 def _is_of(record: StudyRecord, training: TrialRecord, test: Mapping[str, Any]) -> bool:
-    """Return whether a test is of a finished training's own weights."""
+    """Return whether a test used the final weights of a finished training."""
     from study.records import checkpoint  # brings torch
 
     if test.get("state") == "finished":
         return True
-    try:  # the best epoch may be one from before it was cut off; early versions say no state
+    try:  # the best epoch may precede an interruption; early versions recorded no state
         best = record.run_folder(training.number).best_checkpoint
         return bool(test["checkpoint"] == checkpoint.digest(best))
     except DamagedFile:
@@ -358,7 +358,7 @@ def _is_of(record: StudyRecord, training: TrialRecord, test: Mapping[str, Any]) 
 def _missed(
     goal: Goal, trainings: Sequence[TrialRecord], tests: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Return by how much the means over trainings violate constraints: tested scores and costs."""
+    """Return the total violation of constraints by the means of tested scores and costs."""
     rows = [
         {**(training.best or {}), **test["metrics"]}
         for training, test in zip(trainings, tests, strict=True)
@@ -371,7 +371,7 @@ def _missed(
 
 
 def others_confirmed(searched: StudyRecord, ranking: Sequence[TrialRecord]) -> str:
-    """Return a sentence if other trials were confirmed than are now the best; else nothing."""
+    """Return a note if the confirmed trials are no longer the best, else an empty string."""
     if not (searched.path / CONFIRMATIONS).exists():
         return ""
     best = folder_of(searched, candidates_of(searched.goal, ranking)).name

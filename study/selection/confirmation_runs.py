@@ -1,8 +1,8 @@
-"""The trainings of a confirmation: configurations that a search found, over folds and seeds.
+"""The trainings of a confirmation: configurations found by a search, over folds and seeds.
 
-Training k is of configuration k mod n. Round k div n gives all of them the same seed and the same
-fold, so that a fold that is hard for one is hard for all; the fold is never the one on which the
-search chose them, and folds are disjoint.
+Training k uses configuration k mod n in round k div n. All configurations of a round share the seed
+and the fold, so a hard fold is hard for all of them; the search's own validation fold is never
+used, and folds are disjoint.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from study.records.trial_record import TrialRecord
 
 NUM_CONFIRMED = 3
-FIRST_SEED = 10_000  # added to the study's: no trial of the search has such a one
+FIRST_SEED = 10_000  # added to the study's seed, so that no trial of the search shares one
 
 
 def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Return what the manifest of a confirmation says of its configurations."""
+    """Return the configurations of a confirmation, for its manifest."""
     return {
         "study": record.manifest["study"],
         "study_id": record.manifest["id"],
@@ -35,12 +35,12 @@ def describe(record: StudyRecord, candidates: Sequence[TrialRecord]) -> dict[str
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The place of a training among those of its confirmation.
+    """The configuration and round of a training.
 
     Attributes:
-        trial: Of the search, whose configuration it repeats.
-        params: That configuration's.
-        round: From 0; all configurations have the same seed and fold in a round.
+        trial: Number of the search's trial whose configuration it repeats.
+        params: Hyperparameters of that configuration.
+        round: From 0; all configurations share seed and fold within a round.
     """
 
     trial: int
@@ -49,21 +49,21 @@ class Place:
 
 
 def place_of(confirms: Mapping[str, Any], number: int) -> Place:
-    """Return where a training stands, by its number; `confirms` is what `describe` returned."""
+    """Return the place of a training by its number; `confirms` is the result of `describe`."""
     candidates = confirms["candidates"]
     turn, index = divmod(number, len(candidates))
     return Place(int(candidates[index]["trial"]), candidates[index]["values"], turn)
 
 
 def params_of(confirms: Mapping[str, Any], number: int) -> dict[str, Value]:
-    """Return the params of a training: a configuration, with seed and fold."""
+    """Return the params of a training: its configuration, seed and fold."""
     place = place_of(confirms, number)
     fold = (confirms["fold"] + 1 + place.round % (NUM_FOLDS - 1)) % NUM_FOLDS
     return {**place.params, "seed": confirms["seed"] + place.round, "fold": fold}
 
 
 def space_of(searched: SearchSpace) -> SearchSpace:
-    """Return the space in which the trainings lie."""
+    """Return the search space extended by seed and fold."""
     places = (
         Parameter(name="seed", kind="int", low=0, high=2**31),
         Parameter(name="fold", kind="int", low=0, high=NUM_FOLDS - 1),

@@ -1,7 +1,7 @@
-"""The closed split: scored once per set of weights, by `study.best` alone, and always recorded.
+"""The held-out test: scored once per set of weights, only by `study.best`, and always recorded.
 
-    ready = prepare(task, source, record, trial)    # all that can fail for outside reasons
-    test = test_once(ready, "export")               # opens the split, unless these weights did
+    ready = prepare(task, source, record, trial)    # everything that can fail beforehand
+    test = test_once(ready, "export")               # opens the split once per set of weights
 
 `study.selection.test_log` keeps the record.
 """
@@ -45,13 +45,13 @@ Why = Literal["confirm", "export"]
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What a network scored on an image set.
+    """The scores of a network on an image set.
 
     Attributes:
-        metrics: By name, without the split's.
-        interval: 95 % interval of the task's metric over what the images show; None if they all
-            show the same.
-        figure_data: What figures are drawn from.
+        metrics: Metrics by name without the split.
+        interval: 95 % interval of the task's metric over the subjects of the images; None if all
+            show the same subject.
+        figure_data: Data for the figures.
     """
 
     metrics: dict[str, float]
@@ -66,7 +66,7 @@ def load_trained(
 
     Raises:
         DamagedFile: The checkpoint is missing or damaged.
-        TrialError: It is of another epoch.
+        TrialError: The checkpoint is from another epoch.
     """
     folder = record.run_folder(trial.number)
     state = folder.load_or_repair_weights(trial.metric, trial.mode)
@@ -101,18 +101,18 @@ def score(task: Task, config: TrainConfig, network: torch.nn.Module, images: Ima
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Examination:
-    """A set of weights before its test: all is done that can fail, and the split is closed.
+    """A set of weights ready for its test: everything that can fail is done, the split is closed.
 
     Attributes:
         task: The task.
-        record: Where the trial is: a study, or the confirmation of one.
+        record: The record of the trial's study or confirmation.
         trial: The trial.
-        network: Of its best epoch.
+        network: The network of its best epoch.
         config: Its settings.
         state: Its checkpoint.
-        checkpoint: SHA-256 of that.
-        validation: What it scores there, at the size of the test; None if it was tested before.
-        closed: The test images, which no network has seen yet; None if it was tested before.
+        checkpoint: SHA-256 of the checkpoint.
+        validation: Validation score at the size of the test; None if it was tested before.
+        closed: The test images, unseen by any network; None if it was tested before.
     """
 
     task: Task
@@ -132,12 +132,12 @@ class Examination:
 
 
 def prepare(task: Task, source: DataSource, record: StudyRecord, trial: TrialRecord) -> Examination:
-    """Do all that comes before a test: load weights and images, score validation at its size.
+    """Prepare a test: load weights and images, score validation at the size of the test.
 
     Raises:
         DamagedFile: The checkpoint is missing or damaged.
-        TrialError: It is of another epoch.
-        InputError: The data set is not there, or the list of tests is damaged.
+        TrialError: The checkpoint is from another epoch.
+        InputError: The data set is missing, or the list of tests is damaged.
     """
     network, config, state = load_trained(task, record, trial)
     digest = checkpoint.digest(record.run_folder(trial.number).best_checkpoint)
@@ -159,22 +159,22 @@ def prepare(task: Task, source: DataSource, record: StudyRecord, trial: TrialRec
 
 
 def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str, Any]:
-    """Score the closed test split, unless these weights were before.
+    """Score the closed test split, unless these weights have been scored already.
 
-    That the split is opened is recorded before it is, and the scores before anyone sees them, so
-    that neither a kill nor another command at the same time hides an opening.
+    The opening is recorded before the split is opened, and the scores before anyone sees them, so
+    neither a kill nor a concurrent command can hide an opening.
 
     Args:
         ready: The weights.
-        why: What for.
-        forced: Whether the user wants it although the trial has not ended.
+        why: Purpose of the test.
+        forced: Whether the user insisted although the trial has not ended.
 
     Returns:
         `metrics` by full name (`test/...`, `val/...`), `intervals` of the task's metric, `size` of
-        the targets, `time`, and `openings`, how often the split was opened for these weights.
+        the targets, `time`, and `openings`, the number of openings for these weights.
 
     Raises:
-        StorageError: The opening cannot be recorded, and did not take place; or the scores cannot.
+        StorageError: The opening (which then did not take place) or its scores cannot be recorded.
     """
     study = study_folder(ready.record)
     with _alone(ready.folder):
@@ -188,13 +188,13 @@ def test_once(ready: Examination, why: Why, *, forced: bool = False) -> dict[str
             record_opening(study, test)
             try:
                 write_arrays(ready.folder.path / "test.npz", scored.figure_data)
-            except StorageError as error:  # the test is not repeated for its figures
+            except StorageError as error:  # never repeat the test for its figures
                 print(f"{error} No figures of the test split were saved.", file=sys.stderr)
     return {**test, "openings": len(_openings(ready.record, ready.checkpoint))}
 
 
 def _about(ready: Examination, why: Why, forced: bool) -> dict[str, Any]:
-    """Return what an opening says of the weights."""
+    """Return an opening's facts about the weights."""
     trial = ready.trial
     about = {
         "why": why,
@@ -209,7 +209,7 @@ def _about(ready: Examination, why: Why, forced: bool) -> dict[str, Any]:
 
 
 def _result(ready: Examination, scored: Score) -> dict[str, Any]:
-    """Return what an opening says of the scores."""
+    """Return an opening's scores."""
     assert ready.validation is not None and ready.closed is not None
     metrics: dict[str, float] = {}
     intervals: dict[str, Interval] = {}
@@ -224,22 +224,22 @@ def _result(ready: Examination, scored: Score) -> dict[str, Any]:
 
 
 def _openings(record: StudyRecord, digest: str) -> list[dict[str, Any]]:
-    """Return the openings for these weights and this data set."""
+    """Return the openings for these weights on this data set."""
     of = (digest, record.manifest["checksum"])
     openings = read_openings(study_folder(record))
     return [one for one in openings if (one["checkpoint"], one["checksum"]) == of]
 
 
 def _known(record: StudyRecord, digest: str) -> dict[str, Any] | None:
-    """Return the test of these weights, None if there was none."""
+    """Return the test of these weights; None if there was none."""
     return next((one for one in _openings(record, digest) if "metrics" in one), None)
 
 
 @contextmanager
 def _alone(folder: RunFolder) -> Iterator[None]:
-    """Have another command on this disk wait, so that it finds the scores instead of its own.
+    """Make a concurrent command on this disk wait and reuse the scores.
 
-    Where nothing locks, in an object store for one, both score, and both openings are recorded.
+    Without locks, as in an object store, both score, and both openings are recorded.
     """
     lock = FileLock(folder.path / ".test.lock") if isinstance(folder.path, Path) else None
     with ExitStack() as held:

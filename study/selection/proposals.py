@@ -1,4 +1,4 @@
-"""The params of the next trial of a study: drawn by its search, or given by its confirmation."""
+"""The params of a study's next trial: drawn by its sampler, or given by its confirmation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Propose = Callable[[Sequence[TrialRecord]], Mapping[str, Value]]
 
 
 def proposals_of(manifest: dict[str, Any]) -> Propose:
-    """Return what gives the hyperparameters of the next trial, of all trials so far by number.
+    """Return a function from all trials so far, by number, to the next hyperparameters.
 
-    Trial 0 of a search is the baseline; of a confirmation all trials are given.
+    Trial 0 of a search is the baseline; a confirmation's trials are all predetermined.
     """
     confirms = manifest.get("confirms")
     if confirms is None:

@@ -1,9 +1,9 @@
-"""Which weights were scored on the closed split, when, why and with what result.
+"""The log of the held-out test: which weights were scored, when, why and with what result.
 
-studies/NAME/tests/TIME-ID.json   one file for each opening of the split, so that no two commands
-                                  write the same one, on whatever machine; it is there before
-                                  anything is scored, and gets the scores when they are known
-studies/NAME/tests.json           all of them in one, for people; studies of before have only this
+studies/NAME/tests/TIME-ID.json   one file per opening of the split, so that no two commands write
+                                  the same file, even on different machines; written before
+                                  anything is scored, and updated with the scores
+studies/NAME/tests.json           all openings in one file, for people; old studies have only this
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ EARLIEST = "1970-01-01T00:00:00+0000"
 
 
 def study_folder(record: StudyRecord) -> AnyPath:
-    """Return the folder of the study, also of the record of its confirmation."""
+    """Return the folder of the study that a record belongs to, also for a confirmation."""
     return record.path.parent.parent if "confirms" in record.manifest else record.path
 
 
 def folder_in_study(record: StudyRecord, trial: TrialRecord) -> str:
-    """Return a trial's folder as an opening names it: below that of the study."""
+    """Return a trial's folder relative to the study's, as written in an opening."""
     path = record.run_folder(trial.number).path
     return str(path).removeprefix(f"{study_folder(record)}/")
 
 
 def of_confirmation(opening: Mapping[str, Any]) -> bool:
-    """Return whether an opening is of a training of a confirmation, by where its folder lies."""
+    """Return whether an opening belongs to a confirmation, by the path of its folder."""
     return CONFIRMATIONS in PurePosixPath(opening.get("folder", "")).parts
 
 
 def read_openings(folder: AnyPath) -> list[dict[str, Any]]:
-    """Return all openings of the test split that a study's folder tells of, oldest first.
+    """Return all recorded openings of a study's test split, oldest first.
 
-    One that was cut off before it had scores has no `metrics`.
+    One that was interrupted before it had scores has no `metrics`.
 
     Raises:
         InputError: A file is damaged.
@@ -56,7 +56,7 @@ def read_openings(folder: AnyPath) -> list[dict[str, Any]]:
     together = folder / "tests.json"
     earlier = _read(together)["tests"] if together.exists() else []
     known = {one.get("id", place): one for place, one in enumerate(earlier)}
-    # Of those in both the one in its own file is newer; one whose file is gone still counts.
+    # An opening's own file is newer than its entry in tests.json, which counts if the file is gone.
     known |= {opening["id"]: opening for opening in map(_read, _files(folder))}
 
     def order(opening: dict[str, Any]) -> tuple[float, str]:
@@ -75,17 +75,17 @@ def read_tests(folder: AnyPath) -> list[dict[str, Any]]:
 
 
 def begin_opening(folder: AnyPath, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Record that the test split is opened, before it is; return the opening.
+    """Record an opening of the test split before it takes place; return the opening.
 
     Args:
-        folder: Of the study.
-        about: Which weights, and why.
+        folder: The study's folder.
+        about: The weights and the purpose.
 
     Raises:
-        StorageError: It cannot be recorded, so the split must not be opened.
+        StorageError: The opening cannot be recorded, so the split must not be opened.
     """
     who = {"host": socket.gethostname(), "pid": os.getpid()}
-    own = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"  # in order of time also within a second
+    own = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"  # sorts by time even within a second
     opening = {**about, "id": own, "time": now(), **who}
     try:
         (folder / "tests").mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def record_opening(folder: AnyPath, opening: Mapping[str, Any]) -> None:
     stamp = "".join(c for c in opening["time"][:19] if c.isalnum())
     write_document(folder / "tests" / f"{stamp}-{opening['id']}.json", dict(opening))
     written: list[dict[str, Any]] = []
-    # Looked at again after writing: whoever writes last has seen the files of all others.
+    # Reread after writing: the last writer has seen the files of all others.
     while (openings := read_openings(folder)) != written:
         write_document(folder / "tests.json", {"tests": openings}, shared=True)
         written = openings
@@ -127,20 +127,20 @@ def _read(path: AnyPath) -> dict[str, Any]:
 
 
 def _seconds(text: str) -> float:
-    """Return a time of the record's in seconds since 1970."""
+    """Return a recorded time in seconds since 1970."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S%z").timestamp()
 
 
 def result_of(task: Task, metric: str, test: Mapping[str, Any]) -> dict[str, float]:
-    """Return what MLflow keeps of a test: of the per-class metrics only the task's own.
+    """Return the metrics of a test to log in MLflow.
 
-    Nor the smallest of them, unless it is the study's metric: MLflow's page drags with more than
-    30 keys.
+    Of the per-class metrics only the task's own are logged, and their minimum only if it is the
+    study's metric: MLflow's page is slow with more than 30 keys.
 
     Args:
         task: The task.
-        metric: The study's, e.g. `val/mean_ap`.
-        test: Of `tests.json`.
+        metric: The study's metric, e.g. `val/mean_ap`.
+        test: An entry of `tests.json`.
     """
     result = {}
     own, smallest = (f"test/{metric_name(metric)}", f"test/min_{task.class_metric}")
@@ -153,7 +153,7 @@ def result_of(task: Task, metric: str, test: Mapping[str, Any]) -> dict[str, flo
 
 
 def tags_of(test: Mapping[str, Any]) -> dict[str, str]:
-    """Return what MLflow keeps of a test beside its scores: why, at which size, the interval."""
+    """Return the MLflow tags of a test: purpose, image size and interval."""
     tags = {"study.tested": test.get("why", "export"), "study.test_size": test["size"]}
     if test.get("forced"):
         tags["study.test_forced"] = "the trial had not ended"
@@ -164,7 +164,7 @@ def tags_of(test: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_test(metric: str, test: Mapping[str, Any]) -> str:
-    """Return the line on a test, for people; `metric` is the study's, e.g. `val/mean_ap`."""
+    """Return a test as a line for people; `metric` is the study's, e.g. `val/mean_ap`."""
     if "metrics" not in test:
         return (
             f"the test split was opened for trial {test['trial']} at {test['time']} by a command "
