@@ -1,6 +1,6 @@
-"""Augmentation of a whole batch in one pass on its device; masks move with their images.
+"""Augmentation of a whole batch in one pass on its device; masks are transformed with their images.
 
-Off by default. All of it are settings that a search may search:
+Off by default. Each kind is a setting that can be searched:
 
     python -m study.train fashion --flip 0.5 --shift 0.07
     python -m study.tune facade --set flip=0.5 --set crop=0.6 --set brightness=0.2
@@ -16,22 +16,22 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from study.config import TrainConfig
 
-ERASED = (0.02, 0.2)  # part of an image's area that is erased, from the paper below
-ERASED_ASPECT = (0.3, 3.3)  # height to width, from the same
+ERASED = (0.02, 0.2)  # erased fraction of the image area, from the paper below
+ERASED_ASPECT = (0.3, 3.3)  # height to width, from the same paper
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes images at random, each in its own way, by numbers from torch's generator.
+    """Augments each image independently, with torch's random generator.
 
     Attributes:
-        flip: Probability of mirroring left and right.
-        shift: Largest shift in both directions, as a part of the size; by whole pixels, unless
+        flip: Probability of a horizontal flip.
+        shift: Largest shift in both directions, as a fraction of the size; by whole pixels, unless
             images are cropped, which interpolates anyway.
-        crop: Smallest side of a crop that is enlarged to the full size, as a part of it.
+        crop: Smallest side of a crop that is enlarged to full size, as a fraction of it.
         erase: Probability of erasing a rectangle (Zhong et al. 2020, "Random Erasing Data
-            Augmentation"); targets keep what was there.
-        brightness: Largest change of brightness, up or down, as a part of it.
+            Augmentation"); targets are unchanged.
+        brightness: Largest relative change of brightness, up or down.
     """
 
     flip: float
@@ -49,12 +49,12 @@ class Augmentation:
         return None if asked == off else asked
 
     def __call__(self, images: Tensor, targets: Tensor, black: Tensor) -> tuple[Tensor, Tensor]:
-        """Return changed images and the targets that belong to them.
+        """Return augmented images and their targets.
 
         Args:
             images: `(B, C, H, W)` float32, normalised.
             targets: `(B,)` or `(B, H, W)` int64.
-            black: `(1, C, 1, 1)`, what black is after normalisation.
+            black: `(1, C, 1, 1)`, black after normalisation.
         """
         moved = self.shift > 0 or self.crop < 1
         if moved:
@@ -76,10 +76,10 @@ class Augmentation:
         return images, targets
 
     def _moved(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Flip, crop and shift by one affine map; beyond the edges images are mirrored."""
+        """Flip, crop and shift by one affine map, with reflection padding."""
         side = _uniform(images, self.crop, 1.0)
         mirror = torch.where(_uniform(images) < self.flip, -1.0, 1.0)
-        # In units in which an image reaches from -1 to 1: a crop stays inside, a shift may not.
+        # In coordinates from -1 to 1 over the image: a crop stays inside, a shift may not.
         free = (1 - side) + 2 * self.shift
         maps = torch.zeros(len(images), 2, 3, device=images.device)
         maps[:, 0, 0], maps[:, 1, 1] = side * mirror, side
@@ -117,6 +117,6 @@ def _uniform(images: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
 
 
 def _between(places: Tensor, start: Tensor, length: Tensor) -> Tensor:
-    """Return `(B, n)`, whether each of n places lies in each image's interval."""
+    """Return `(B, n)`, whether each of n positions is in each image's interval."""
     start, end = start.unsqueeze(1), (start + length).unsqueeze(1)
     return (places >= start) & (places < end)

@@ -1,8 +1,8 @@
 """Batches by index from a memory-mapped set: no worker processes, no per-image Python.
 
 Images stay uint8 until a batch is on the device, where one pass converts, normalises and augments
-it. On a GPU the whole set lies in its memory if it fits; else batches stream from host memory, the
-next ones being gathered and copied while one is computed.
+it. On a GPU the whole set is kept in GPU memory if it fits; else batches stream from host memory,
+and the next ones are gathered and copied while one is computed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from study.datasets.source import ImageSet
 from study.training.augmentation import Augmentation
 from study.training.distributed import rank, world_size
 
-# A set that takes more than this part of the free GPU memory is streamed from host memory.
+# A set larger than this fraction of the free GPU memory is streamed from host memory.
 RESIDENT_SHARE = 0.4
-NUM_AHEAD = 2  # batches that are gathered in advance when streaming
+NUM_AHEAD = 2  # batches gathered in advance when streaming
 
 Pair = tuple[Tensor, Tensor]
 
@@ -30,11 +30,12 @@ class Batches:
     """Serves one rank's share of an image set as normalised batches on a device.
 
     Args:
-        images: The set.
-        device: Where batches go.
-        normalization: Mean and deviation per channel, of images in [0, 1].
-        beside: Batches of another part of the same arrays, which are then placed only once.
-        streaming: Whether batches come from host memory one by one; None for what fits.
+        images: The image set.
+        device: Device of the batches.
+        normalization: Mean and standard deviation per channel, for images in [0, 1].
+        beside: Batches over the same arrays, which are then stored only once.
+        streaming: Whether batches come from host memory one by one; None to stream only if the
+            set does not fit.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class Batches:
         skip: int = 0,
         augmentation: Augmentation | None = None,
     ) -> Iterator[Pair]:
-        """Yield this rank's part of every global batch but the first `skip`, as `seed` orders them.
+        """Yield this rank's part of every global batch after the first `skip`, shuffled by `seed`.
 
         Ranks get disjoint parts. An incomplete last batch is dropped, unless it is the only one:
-        its gradient would count for as much as a full batch's.
+        its gradient would count as much as a full batch's.
         """
         shuffled = np.random.default_rng(list(seed)).permutation(len(self.indices))
         order = torch.from_numpy(shuffled).to(self.indices.device)
@@ -101,7 +102,7 @@ class Batches:
         return self._served(torch.split(share, batch_size))
 
     def num_training_batches(self, batch_size: int) -> int:
-        """Return how many batches `training` yields."""
+        """Return the number of batches `training` yields."""
         return max(1, len(self.indices) // batch_size)
 
     def _served(self, chosen: Iterable[Tensor]) -> Iterator[Pair]:
@@ -124,7 +125,7 @@ class Batches:
         return images, targets
 
     def _ahead(self, chosen: Iterable[Tensor]) -> Iterator[Pair]:
-        """Yield what is picked, `NUM_AHEAD` batches being picked in advance by a thread."""
+        """Yield batches while a thread gathers the next `NUM_AHEAD`."""
         waiting: deque[Future[Pair]] = deque()
         with ThreadPoolExecutor(1, "batches") as thread:
             for places in chosen:

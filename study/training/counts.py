@@ -1,4 +1,4 @@
-"""Counts that add up over batches and ranks, made where the network runs.
+"""Counts that add up over batches and ranks, computed on the network's device.
 
 Shapes: B batch, K classes, T bins of scores. `study.training.metrics` computes scores from them.
 """
@@ -29,12 +29,12 @@ class ConfusionMatrix:
 
 
 class ScoreHistograms:
-    """Histograms of each class's score over its positives and its negatives.
+    """Histograms of each class's scores for positives and negatives.
 
-    From them follow the precision-recall curve and average precision of one class against the
-    rest, equal to scikit-learn's up to scores that share a bin. Scores are log-odds, whose order
-    is the order of softmax probabilities: probabilities next to 0 and 1 would lose theirs. A bin is
-    a float16 without its last bit, so its width is 0.1 to 0.2 % of the log-odds.
+    They give the precision-recall curve and average precision of one class against the rest, equal
+    to scikit-learn's except for scores that share a bin. Scores are log-odds, ordered like softmax
+    probabilities, which would lose their order near 0 and 1. A bin is a float16 without its last
+    bit, so its width is 0.1 to 0.2 % of the log-odds.
 
     Attributes:
         counts: `(K, T, 2)` int64; last axis negatives, positives.
@@ -50,28 +50,28 @@ class ScoreHistograms:
         """Count logits `(B, K, ...)`; targets and what was `predicted` are `(B, ...)` int64."""
         num_classes = len(self.counts)
         bits = log_odds(logits, predictions).half().view(torch.int16).to(torch.int32)
-        # The bits of a float are in its order, but those of negative ones run backwards.
+        # Float bits sort like floats, but for negative ones in reverse.
         negative = bits >> 31  # -1 or 0
         cells = (bits ^ negative).add_((negative + 1).mul_(1 << 15)).bitwise_and_(-2)
-        # One number for each count: (class, bin, negative or positive).
+        # One index per count: (class, bin, negative or positive).
         ones = torch.ones_like(targets, dtype=torch.int32).unsqueeze(1)
         cells.scatter_add_(1, targets.unsqueeze(1), ones)
         shape = (1, num_classes) + (1,) * (logits.ndim - 2)
         classes = torch.arange(num_classes, dtype=torch.int32, device=cells.device).view(shape)
         cells += classes * (2 * self.NUM_BINS)
-        # In the order in which they lie in memory: counting does not mind.
+        # In memory order: the order does not matter for counting.
         flat = cells.movedim(1, -1) if cells.ndim == 4 else cells
         counted = torch.bincount(flat.flatten(), minlength=self.counts.numel())
         self.counts += counted.view_as(self.counts)
 
 
 class ImageHistograms:
-    """What `ScoreHistograms` counts, coarser and for each image, to resample images.
+    """Coarser histograms like `ScoreHistograms`, one per image, for resampling images.
 
     Log-odds from -16 to 16 in bins of 1/64: average precision differs by less than 0.001.
 
     Attributes:
-        counts: Of each batch `(B, K, T, 2)` int32; last axis negatives, positives.
+        counts: One `(B, K, T, 2)` int32 per batch; last axis negatives, positives.
     """
 
     NUM_BINS = 1 << 11
@@ -96,7 +96,7 @@ class ImageHistograms:
 
 
 def predicted(logits: Tensor) -> Tensor:
-    """Return the class of the largest logit over dimension 1, the first of equals, int64."""
+    """Return the class of the largest logit over dimension 1, the first one on a tie, int64."""
     # On CPUs argmax over this dimension takes up to twenty times as long.
     return logits.max(dim=1).indices
 
@@ -106,13 +106,13 @@ def log_odds(logits: Tensor, predictions: Tensor) -> Tensor:
 
     Args:
         logits: `(B, K, ...)`.
-        predictions: `(B, ...)` int64, where the largest of them is.
+        predictions: `(B, ...)` int64, index of the largest logit.
     """
     logits = logits.float()
     where = predictions.unsqueeze(1)
     shifted = logits - logits.gather(1, where)
     terms = shifted.exp()
-    # Next to the largest term, a difference would lose all that the others add up to.
+    # For the largest term, 1 - p would cancel: sum the other terms instead.
     others = terms.scatter(1, where, 0.0)
     rest = others.sum(dim=1, keepdim=True)
     return shifted.sub_((rest + 1 - terms).scatter_(1, where, rest).clamp_(min=1e-38).log_())

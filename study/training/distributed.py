@@ -1,8 +1,8 @@
-"""Rank, world size, device, random numbers, wrapping and reducing, on plain `torch.distributed`.
+"""Rank, world size, device, random states, model wrapping and reductions on `torch.distributed`.
 
-In one process without a process group everything here is the identity. Under Ray Train or
-torchrun the group exists already and is only used; on GPUs it must also serve the CPU
-(`cpu:gloo,cuda:nccl`), so that flags and states travel without waiting for the GPU.
+In a single process without a process group everything here is a no-op. Under Ray Train or torchrun
+the group already exists and is only used; on GPUs it must also support the CPU
+(`cpu:gloo,cuda:nccl`), so that flags and states are exchanged without waiting for the GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
-AGREE_SECONDS = 0.25  # between two questions whether to stop
+AGREE_SECONDS = 0.25  # between two exchanges on whether to stop
 
 
 def rank() -> int:
-    """Return this process's number among all workers of the trial, 0 when alone."""
+    """Return this process's rank among the workers of the trial, 0 when alone."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -33,16 +33,16 @@ def world_size() -> int:
 
 
 def device() -> torch.device:
-    """Return the GPU given to this process, else the CPU."""
+    """Return the GPU assigned to this process, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Return whether the GPU or CPU multiplies bfloat16 itself, so that it gains time.
+    """Return whether the device has native bfloat16 arithmetic, so that it saves time.
 
-    Of CPUs those with AVX-512 BF16 or AMX; older torch cannot tell and says no.
+    CPUs have it with AVX-512 BF16 or AMX; older torch cannot tell and says no.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -51,23 +51,23 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Return the context of a forward pass in a `precision` of `study.config.PRECISIONS`."""
+    """Return the autocast context for a `precision` of `study.config.PRECISIONS`."""
     enabled = precision == "bfloat16" or (precision == "auto" and computes_bfloat16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def scoring_autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Return the same for scores: float32 on a CPU, as in the exported network; it costs little."""
+    """Return the same for scoring: float32 on a CPU, as in the exported network, at little cost."""
     return autocast(device, precision if device.type == "cuda" else "float32")
 
 
 def mixed_seed(*numbers: int) -> int:
-    """Mix numbers to a seed for torch, so that neighbouring epochs and ranks are unrelated."""
+    """Mix numbers into a seed for torch, so that neighbouring epochs and ranks are independent."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def random_states() -> list[list[Tensor]]:
-    """Return by rank the states of torch's random numbers, of the CPU and of a GPU if any."""
+    """Return torch's random states by rank, of the CPU and of a GPU if any."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available():
         states.append(torch.cuda.get_rng_state())
@@ -78,10 +78,9 @@ def random_states() -> list[list[Tensor]]:
 
 
 def set_random_states(every: list[list[Tensor]]) -> None:
-    """Go on with random numbers from where `random_states` was asked for.
+    """Restore the random states returned by `random_states`.
 
-    The state of a GPU is ignored where there is none. For another number of workers there are no
-    states: their random numbers stay as they are.
+    A GPU's state is ignored without a GPU. With another number of workers nothing is restored.
     """
     if len(every) != world_size():
         return
@@ -92,24 +91,24 @@ def set_random_states(every: list[list[Tensor]]) -> None:
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """Return the module that averages gradients over workers in backward."""
+    """Wrap a model so that gradients are averaged over workers in the backward pass."""
     if world_size() == 1:
         return model
     return DistributedDataParallel(model)
 
 
 def synced(model: nn.Module) -> nn.Module:
-    """Return a model that normalises batches over all workers; its state has the same names."""
+    """Convert a model to batch normalisation over all workers; state names stay the same."""
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return converted
 
 
 def accumulating(model: nn.Module, more: bool) -> AbstractContextManager[None]:
-    """Return the context of a part of a batch; workers average only after the last part.
+    """Return the context for a micro-batch; gradients are averaged only after the last one.
 
     Args:
-        model: What `wrap` returned.
-        more: Whether another part follows.
+        model: A model returned by `wrap`.
+        more: Whether another micro-batch follows.
     """
     if more and isinstance(model, DistributedDataParallel):
         return model.no_sync()
@@ -117,7 +116,7 @@ def accumulating(model: nn.Module, more: bool) -> AbstractContextManager[None]:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every worker the buffers of rank 0, such as running statistics of normalisation."""
+    """Copy rank 0's buffers, such as running statistics of normalisation, to all workers."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
@@ -140,18 +139,18 @@ def all_reduce_sum(tensors: Iterable[Tensor]) -> None:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Return whether an error of a worker says that another one is gone or silent.
+    """Return whether a worker's error means that another worker is gone or unresponsive.
 
-    NCCL's errors have a type; gloo's are bare RuntimeErrors that begin with its source file.
+    NCCL's errors have a type; gloo's are plain RuntimeErrors that name its source file.
     """
     return isinstance(error, dist.DistError | ConnectionError) or "gloo/transport" in str(error)
 
 
 def agreed(question: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a question to which all workers get rank 0's answer, at the same call of it.
+    """Return a function that gives rank 0's answer to all workers, at the same call.
 
-    All must ask equally often. Between two exchanges, `AGREE_SECONDS` apart, the answer is no;
-    rank 0 says after how many calls the next one comes.
+    All workers must call it equally often. Between exchanges, about `AGREE_SECONDS` apart, the
+    answer is no; rank 0 decides after how many calls the next exchange takes place.
     """
     if world_size() == 1:
         return question

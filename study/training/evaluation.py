@@ -1,8 +1,8 @@
 """Evaluation of a network on an image set: loss and the task's metrics, summed over all workers.
 
-A trial's settings are no argument here: whatever a search changes, scores measure the network, so
-that trials compare. The loss is plain cross-entropy; what a trial trains on, with label smoothing,
-class weights and the like, is in `train/loss` alone.
+Scores do not depend on a trial's training settings, so trials are comparable. The loss is plain
+cross-entropy; the loss a trial trains on, with label smoothing, class weights and the like, is only
+in `train/loss`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from study.training.batches import Batches
 from study.training.worst_class import worst_class
 
 Item = TypeVar("Item")
-VOID = -100  # what `cross_entropy` leaves out
-# Wraps an iterator of batches to show progress: (batches, how many, "training" or "validation").
+VOID = -100  # target ignored by `cross_entropy`
+# Wraps an iterator of batches to show progress: (batches, total, "training" or "validation").
 Progress = Callable[[Iterator[Item], int, str], Iterator[Item]]
 
 
@@ -43,19 +43,19 @@ def evaluate(
     """Evaluate the unwrapped network, each image once over all ranks.
 
     Args:
-        task: Gives the meter.
+        task: Provides the meter.
         network: Takes normalised images.
         batches: `study.training.batches.Batches` over `images`.
-        images: The set.
-        batch_size: Images at a time; changes no score.
-        precision: On a GPU, one of `study.config.PRECISIONS`.
-        limit_batches: Stop after so many batches.
-        keep_images: Have the meter keep what an interval is computed from.
-        progress: Sees the iterator of batches, to show how far it is.
+        images: The image set.
+        batch_size: Images at a time; does not affect scores.
+        precision: One of `study.config.PRECISIONS`, used on a GPU.
+        limit_batches: Number of batches to stop after.
+        keep_images: Whether the meter keeps the data for an interval.
+        progress: Wraps the iterator of batches to show progress.
 
     Returns:
         Metrics by name without the split (`loss`, the mean cross-entropy, `accuracy`, ...), the
-        meter, and this rank's images in the order in which the meter saw them.
+        meter, and this rank's images in the order the meter saw them.
 
     Raises:
         Diverged: The loss is not finite.
@@ -81,13 +81,13 @@ def evaluate(
 
 
 def _seen(images: ImageSet, most: int | None) -> ImageSet:
-    """Return the images of this rank, at most so many."""
+    """Return the images of this rank, at most `most`."""
     share = images.indices[distributed.rank() :: distributed.world_size()]
     return dataclasses.replace(images, indices=share[:most])
 
 
 def _mean(sums: torch.Tensor) -> float:
-    """Return the mean loss over all workers from what each has of `_cross_entropy`."""
+    """Return the mean loss over all workers from each one's sums of `_cross_entropy`."""
     distributed.all_reduce_sum([sums])
     loss_sum, num_targets = sums.tolist()
     if not abs(loss_sum) < float("inf"):
@@ -96,9 +96,9 @@ def _mean(sums: torch.Tensor) -> float:
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the sum of cross-entropies, and over how many targets, `(2,)` float64.
+    """Return the sum of cross-entropies and the number of targets, `(2,)` float64.
 
-    Targets that are no class, as the void pixels of some data sets, do not count.
+    Targets outside the classes, such as void pixels, do not count.
     """
     known = (targets >= 0) & (targets < logits.shape[1])
     each = cross_entropy(
@@ -108,7 +108,7 @@ def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _sized_like(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Enlarge logits (bilinear) where targets are larger than the network's output."""
+    """Resize logits (bilinear) to the targets if their sizes differ."""
     if targets.ndim == 3 and logits.shape[2:] != targets.shape[1:]:
         size = targets.shape[1:]
         return torch.nn.functional.interpolate(logits.float(), size, mode="bilinear")

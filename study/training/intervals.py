@@ -1,4 +1,4 @@
-"""95 % intervals: of a score on one set of images, and of a mean over a few trainings."""
+"""95 % confidence intervals: for a score on one image set, and for a mean over a few trainings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ LEVEL = 0.95
 NUM_RESAMPLES = 1000
 
 Interval = tuple[float, float]  # lower and upper end
-Bounds = tuple[float, float]  # of what a metric can be
+Bounds = tuple[float, float]  # range of a metric
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 SHARE: Bounds = (0.0, 1.0)
 NOT_NEGATIVE: Bounds = (0.0, math.inf)
 
 
 def bootstrap(meter: Meter, groups: np.ndarray, seed: int = 0) -> Interval | None:
-    """Return the percentile bootstrap interval of a task's metric, over what images show.
+    """Return the percentile bootstrap interval of a task's metric, over groups of images.
 
-    Efron 1979. Whole groups are drawn with replacement, as many as there are: crops of one
-    building say less than as many buildings.
+    Efron 1979. Whole groups are drawn with replacement, as many as there are: several crops of one
+    building carry less information than as many buildings.
 
     Args:
-        meter: Has seen the images, with `keep_images` told before.
-        groups: `(n,)` what each of them shows, in the order in which the meter saw them.
-        seed: Of the resamples.
+        meter: Has seen the images, after a call of `keep_images`.
+        groups: `(n,)` group (subject) of each image, in the order the meter saw them.
+        seed: Seed of the resampling.
 
     Returns:
-        The interval; None if all images show the same.
+        The interval; None if there is only one group.
     """
     names, member_of = np.unique(groups, return_inverse=True)
     num = len(names)
@@ -48,9 +48,9 @@ def bootstrap(meter: Meter, groups: np.ndarray, seed: int = 0) -> Interval | Non
 
 
 def bounds_of(task: Task, metric: str) -> Bounds:
-    """Return between which values a metric lies, by its name without the split.
+    """Return the range of a metric by its name without the split.
 
-    A meter's metrics are shares in [0, 1] unless the task says otherwise; a loss and costs such as
+    A meter's metrics are in [0, 1] unless the task says otherwise; losses and costs such as
     `num_params` are above 0.
     """
     if metric == "loss" or metric in COSTS:
@@ -59,15 +59,15 @@ def bounds_of(task: Task, metric: str) -> Bounds:
 
 
 def of_mean(values: Sequence[float], bounds: Bounds = UNBOUNDED) -> Interval | None:
-    """Return Student's t interval of the mean of independent values; None of fewer than two.
+    """Return Student's t interval of the mean of independent values; None for fewer than two.
 
-    Within bounds it is taken on a scale that has none: the logit of a share, as the logit limits of
-    Korn and Graubard 1999, "Analysis of Health Surveys", the logarithm of what is above 0; the
-    standard error goes there by the delta method. So it has the mean in it and stays within them,
-    and of trainings near 1 it holds what it promises, where the plain one does not (of 3 draws from
-    a beta distribution of mean 0.97 and deviation 0.02 it has the mean in 94.9 %, not in 92.3 %).
+    With bounds it is computed on an unbounded scale: the logit for a share, as in the logit limits
+    of Korn and Graubard 1999, "Analysis of Health Surveys", the logarithm for a positive value; the
+    standard error is transformed by the delta method. So the interval contains the mean and stays
+    within the bounds, and its coverage near 1 is better than that of the plain interval (for 3
+    draws from a beta distribution of mean 0.97 and deviation 0.02, 94.9 % instead of 92.3 %).
 
-    Trainings on folds share most of their training images, so for them it is somewhat narrow
+    Trainings on folds share most of their training images, so for them it is somewhat too narrow
     (Nadeau and Bengio 2003, "Inference for the Generalization Error").
     """
     if len(values) < 2:
@@ -87,14 +87,14 @@ def widened(
 ) -> Interval:
     """Return the interval of a mean over trainings that were all scored on the same images.
 
-    What trainings and what images add is independent, so the squares of the half-widths add up, on
-    the scale of `of_mean`.
+    The variation over trainings and over images is independent, so the squared half-widths add up,
+    on the scale of `of_mean`.
 
     Args:
         value: The mean.
         trainings: Its interval over trainings alone.
-        images: Of each training, the score and its bootstrap interval; none if it is unknown.
-        bounds: Of the metric, as for `trainings`.
+        images: Score and bootstrap interval of each training; empty if unknown.
+        bounds: Range of the metric, as for `trainings`.
     """
     if not images:
         return trainings
@@ -108,9 +108,9 @@ def widened(
 
 
 def _within(value: float, below: float, above: float, bounds: Bounds) -> Interval:
-    """Return the interval of these half-widths, taken on a scale without bounds."""
+    """Return the interval with these half-widths, computed on the unbounded scale."""
     low, high = bounds
-    if not low < value < high:  # all values are at a bound, or it is none of this metric
+    if not low < value < high:  # all values are at a bound, or the bounds are not this metric's
         return value - below, value + above
     slope = _slope(value, bounds)
     place = _free(value, bounds)
@@ -119,7 +119,7 @@ def _within(value: float, below: float, above: float, bounds: Bounds) -> Interva
 
 
 def _halves(value: float, interval: Interval, bounds: Bounds) -> tuple[float, float]:
-    """Return the half-widths with which `_within` gives an interval."""
+    """Return the half-widths from which `_within` gives an interval."""
     low, high = bounds
     if not low < value < high:
         return value - interval[0], interval[1] - value
@@ -129,7 +129,7 @@ def _halves(value: float, interval: Interval, bounds: Bounds) -> tuple[float, fl
 
 
 def _free(value: float, bounds: Bounds) -> float:
-    """Return where a value lies on the scale without bounds."""
+    """Map a value to the unbounded scale."""
     low, high = bounds
     if math.isinf(low):
         return value
@@ -139,7 +139,7 @@ def _free(value: float, bounds: Bounds) -> float:
 
 
 def _bound(place: float, bounds: Bounds) -> float:
-    """Return the value at a place on the scale without bounds."""
+    """Map a point on the unbounded scale back to a value."""
     low, high = bounds
     if math.isinf(low):
         return place
@@ -150,7 +150,7 @@ def _bound(place: float, bounds: Bounds) -> float:
 
 
 def _slope(value: float, bounds: Bounds) -> float:
-    """Return by how much the scale without bounds is stretched at a value."""
+    """Return the derivative of the unbounded scale at a value."""
     low, high = bounds
     if math.isinf(low):
         return 1.0

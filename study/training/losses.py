@@ -1,8 +1,8 @@
-"""Losses: cross-entropy, and what brings rare classes of a segmentation forward.
+"""Losses: cross-entropy, and losses that favour rare classes in segmentation.
 
-All are means over images of what each image alone gives. So a batch computed in parts, or shared
-among workers, has the same loss and gradient as in one piece: `dice` and `lovasz` take sets of
-pixels within an image, never over the batch, and class weights are not divided by their sum.
+All are means over per-image losses. So a batch split into micro-batches or among workers has the
+same loss and gradient as the whole: `dice` and `lovasz` use sets of pixels within an image, never
+across the batch, and class weights are not divided by their sum.
 Shapes: B batch, K classes, N pixels.
 """
 
@@ -23,7 +23,7 @@ def weighted_cross_entropy(
     Args:
         logits: `(B, K, ...)`.
         targets: `(B, ...)` int64.
-        weights: By class, 1 in the mean over pixels.
+        weights: Weight of each class; 1 on average over pixels.
         label_smoothing: As in `torch.nn.functional.cross_entropy`.
     """
     table = torch.tensor(weights, device=logits.device)
@@ -34,11 +34,11 @@ def weighted_cross_entropy(
 
 
 def class_weights(shares: Sequence[float], power: float) -> list[float]:
-    """Return weights `share ** -power`, scaled to 1 in the mean over pixels.
+    """Return weights `share ** -power`, scaled to 1 on average over pixels.
 
     Args:
-        shares: Of the pixels, by class.
-        power: 0 for equal weights, 1 for classes that count alike.
+        shares: Fraction of the pixels in each class.
+        power: 0 for equal weights, 1 for classes that contribute equally.
     """
     raw = [share**-power for share in shares]
     mean = sum(share * weight for share, weight in zip(shares, raw, strict=True))
@@ -46,9 +46,9 @@ def class_weights(shares: Sequence[float], power: float) -> list[float]:
 
 
 def dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 - soft Dice, mean over the classes in an image, then over images.
+    """Return 1 - soft Dice, averaged over the classes in an image, then over images.
 
-    Milletari et al. 2016, "V-Net", with its squares in the denominator.
+    Milletari et al. 2016, "V-Net", with squares in the denominator as there.
 
     Args:
         logits: `(B, K, H, W)`.
@@ -61,7 +61,7 @@ def dice(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def lovasz(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the Lovasz extension of 1 - IoU, mean over the classes in an image, then over images.
+    """Return the Lovasz extension of 1 - IoU, averaged over an image's classes, then over images.
 
     Berman et al. 2018, "The Lovasz-Softmax loss".
 
@@ -80,13 +80,13 @@ def lovasz(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _pixels(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probabilities and what they should be, `(B, K, N)` float32."""
+    """Return probabilities and one-hot targets, `(B, K, N)` float32."""
     scores = logits.float().softmax(1).flatten(2)
     wanted = one_hot(targets.flatten(1), logits.shape[1]).transpose(1, 2)
     return scores, wanted.to(scores.dtype).contiguous()
 
 
 def _over_present(losses: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean of `(B, K)` over the classes that an image has, then over images."""
+    """Return the mean of `(B, K)` over the classes present in an image, then over images."""
     present = (wanted.amax(2) > 0).to(losses.dtype)
     return ((losses * present).sum(1) / present.sum(1)).mean()

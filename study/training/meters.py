@@ -1,4 +1,4 @@
-"""Meters of the two kinds of task: the counts that they keep, and the metrics these become."""
+"""Meters of the two kinds of task: they keep counts and compute metrics from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.training.distributed import all_reduce_sum
 
 
 class ClassificationMeter:
-    """Accuracy, also per class; keeps each image's prediction and its confidence."""
+    """Accuracy, overall and per class; keeps each image's prediction and confidence."""
 
     def __init__(self, classes: Sequence[str], device: torch.device) -> None:
         self.classes = [class_key(name) for name in classes]
@@ -34,11 +34,11 @@ class ClassificationMeter:
             self.right.append(prediction == targets)
 
     def keep_images(self) -> None:
-        """From now on keep what `resampled` needs."""
+        """Start keeping the data for `resampled`."""
         self.right = []
 
     def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return accuracy `(R,)` with groups of images counted `weights` `(R, G)` times each."""
+        """Return accuracy `(R,)` with the groups of images weighted by `weights` `(R, G)`."""
         assert self.right is not None
         right = torch.cat(self.right).cpu().numpy()
         num_groups = weights.shape[1]
@@ -51,7 +51,7 @@ class ClassificationMeter:
         all_reduce_sum([self.confusion.counts])
 
     def compute(self) -> dict[str, float]:
-        """Return `accuracy` and `accuracy/<class>`; an absent class is left out."""
+        """Return `accuracy` and `accuracy/<class>`; absent classes are left out."""
         counts = self.confusion.counts.cpu().numpy()
         result = {"accuracy": metrics.accuracy(counts)}
         for name, value in zip(self.classes, metrics.class_accuracies(counts), strict=True):
@@ -87,11 +87,11 @@ class SegmentationMeter:
             self.images.update(logits, targets, prediction)
 
     def keep_images(self) -> None:
-        """From now on keep what `resampled` needs: 80 KB per image of five classes."""
+        """Start keeping the data for `resampled`: 80 KB per image with five classes."""
         self.images = ImageHistograms()
 
     def resampled(self, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return mean AP `(R,)` with groups of images counted `weights` `(R, G)` times each."""
+        """Return mean AP `(R,)` with the groups of images weighted by `weights` `(R, G)`."""
         assert self.images is not None
         counts = torch.cat(self.images.counts).cpu().numpy()
         summed = np.zeros((weights.shape[1], *counts.shape[1:]), np.float32)  # exact below 2**24
@@ -109,7 +109,7 @@ class SegmentationMeter:
     def compute(self) -> dict[str, float]:
         """Return `mean_ap`, `ap/<class>`, `mean_iou`, `iou/<class>` and `accuracy`.
 
-        A class without a pixel has no average precision and is left out of the mean.
+        A class without pixels has no average precision and is left out of the mean.
         """
         counts = self.confusion.counts.cpu().numpy()
         precisions = [metrics.average_precision(c) for c in self.histograms.counts.cpu().numpy()]

@@ -1,6 +1,6 @@
-"""Scores, from counts that were summed first (`study.training.counts`): divided once, at the end.
+"""Scores from summed counts (`study.training.counts`), divided only once at the end.
 
-So a short last batch or an uneven shard changes nothing. Shapes: K classes, T bins of scores.
+So a short last batch or uneven shards change nothing. Shapes: K classes, T bins of scores.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import numpy as np
 
 
 def accuracy(counts: np.ndarray) -> float:
-    """Return the share of correct predictions from confusion counts `(K, K)`; nan if empty."""
+    """Return the fraction of correct predictions from confusion counts `(K, K)`; nan if empty."""
     return _ratio(np.trace(counts), counts.sum())
 
 
 def class_accuracies(counts: np.ndarray) -> list[float]:
-    """Return the share of each class's items that were recognised (recall); nan if absent."""
+    """Return the fraction of each class's items classified correctly (recall); nan if absent."""
     return [_ratio(counts[k, k], counts[k].sum()) for k in range(len(counts))]
 
 
 def intersections_over_union(counts: np.ndarray) -> list[float]:
-    """Return IoU per class (Jaccard index) from confusion counts; nan if in neither."""
+    """Return IoU (Jaccard index) per class from confusion counts; nan if in neither."""
     union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
     return [_ratio(counts[k, k], union[k]) for k in range(len(counts))]
 
@@ -27,7 +27,7 @@ def intersections_over_union(counts: np.ndarray) -> list[float]:
 def precision_recall_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return precision and recall as the threshold falls, from one class's counts `(T, 2)`.
 
-    Only thresholds at which a score lies are kept; recall is nan if the class is absent.
+    Only thresholds that occur as scores are kept; recall is nan if the class is absent.
     """
     kept = counts[counts.sum(axis=1) > 0][::-1]
     negatives, positives = kept[:, 0].cumsum(), kept[:, 1].cumsum()
@@ -37,9 +37,9 @@ def precision_recall_curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def average_precision(counts: np.ndarray) -> float:
-    """Return average precision of one class from its counts `(T, 2)`; nan if it is absent.
+    """Return the average precision of one class from its counts `(T, 2)`; nan if it is absent.
 
-    The sum over thresholds of precision times the step in recall, as defined by
+    It is the sum over thresholds of precision times the step in recall, as defined by
     `sklearn.metrics.average_precision_score`.
     """
     precision, recall = precision_recall_curve(counts)
@@ -49,7 +49,7 @@ def average_precision(counts: np.ndarray) -> float:
 
 
 def average_precisions(counts: np.ndarray) -> np.ndarray:
-    """Return average precision from counts `(..., T, 2)`, as `average_precision` does."""
+    """Return average precisions from counts `(..., T, 2)`, like `average_precision`."""
     positives = counts[..., ::-1, 1]
     recalled = positives.cumsum(axis=-1)
     precision = recalled / np.maximum(counts[..., ::-1, :].sum(axis=-1).cumsum(axis=-1), 1)
@@ -59,7 +59,7 @@ def average_precisions(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_of_present(values: list[float]) -> float:
-    """Return the mean over the values that are not nan; nan if there is none."""
+    """Return the mean of the values that are not nan; nan if there are none."""
     present = [value for value in values if value == value]
     return _ratio(sum(present), len(present))
 
