@@ -1,4 +1,4 @@
-"""The training loop: `fit`, one epoch per step, with no Ray and no MLflow in it.
+"""The training loop: `fit`, one epoch per step, independent of Ray and MLflow.
 
 The same `fit` runs in `study.train`, in a Tune trial and in every Ray Train worker, so a
 `breakpoint()` in it stops in a plain process.
@@ -33,12 +33,12 @@ from study.training.optimizer import build_optimizer, scheduled
 
 Item = TypeVar("Item")
 KEPT_MEMORY = 1 << 30  # bytes that torch freed and the process keeps, on CPUs
-MOST_MMAP = 32 << 20  # bytes, the largest threshold that older glibc takes
-FINITE_CHECK_BATCHES = 50  # on the CPU; asking a GPU for the loss would stall it
+MOST_MMAP = 32 << 20  # bytes, the largest threshold that older glibc accepts
+FINITE_CHECK_BATCHES = 50  # on the CPU; reading the loss from a GPU would stall it
 
 
 class Interrupted(Exception):
-    """`fit` was asked to stop; `state` is what to go on from, in the middle of an epoch."""
+    """`fit` was asked to stop; `state` is the state to resume from, in the middle of an epoch."""
 
     def __init__(self, state: dict[str, Any]) -> None:
         super().__init__("interrupted")
@@ -47,14 +47,14 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class EpochResult:
-    """What one epoch gave.
+    """The result of one epoch.
 
     Attributes:
         epoch: From 1.
         metrics: By full name, e.g. `train/loss`, `val/ap/window`, `epoch_seconds`.
-        is_best: Whether no earlier epoch was as good by the first objective.
-        state: All that is needed to go on after this epoch, for `study.records.checkpoint.save`.
-        figure_data: Returns the arrays for `task.figures`, from the validation of this epoch.
+        is_best: Whether it beats all earlier epochs by the first objective.
+        state: The state to resume from after this epoch, for `study.records.checkpoint.save`.
+        figure_data: Returns the arrays for `task.figures`, from this epoch's validation.
     """
 
     epoch: int
@@ -76,28 +76,28 @@ def fit(
     limit_batches: int | None = None,
     progress: Progress[Any] = lambda batches, total, phase: batches,
 ) -> Iterator[EpochResult]:
-    """Train and validate, yielding after every epoch; the caller decides what a report is.
+    """Train and validate, yielding after every epoch; the caller decides how to report it.
 
-    The random numbers of an epoch depend on the seed and the epoch alone, so a resumed run gives
-    what an uninterrupted one gives, also when it was interrupted in the middle of an epoch.
+    The random numbers of an epoch depend only on the seed and the epoch, so a resumed run gives the
+    same results as an uninterrupted one, even if interrupted in the middle of an epoch.
 
     Args:
-        task: What is trained.
+        task: The task to train.
         config: Its settings.
         source: Its data.
-        goal: What the study is after; None: the task's own objective.
-        resume: The `state` of an earlier `EpochResult`, or of `Interrupted`.
-        micro_batches: Computes each batch in so many parts, adding up their gradients: the same
+        goal: The study's objectives; None for the task's own objective.
+        resume: The `state` of an earlier `EpochResult` or `Interrupted`.
+        micro_batches: Number of parts each batch is computed in, accumulating gradients: the same
             step in less memory.
-        stop: Asked before every batch; of several workers only the first is asked, now and then,
-            and all stop together.
+        stop: Called before every batch; with several workers only on the first, now and then, and
+            all stop together.
         limit_batches: Batches per training and validation pass, for debugging.
-        progress: Sees every iterator of batches, to show how far it is.
+        progress: Wraps every iterator of batches to show progress.
 
     Raises:
         Diverged: The loss is not finite.
         InputError: The workers cannot share the batch, the images or the normalisation.
-        Interrupted: `stop` said so.
+        Interrupted: `stop` returned true.
     """
     how = _How(
         goal=goal or Goal.of_task(task),
@@ -113,7 +113,7 @@ def fit(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _How:
-    """How to train: the arguments of `fit` that have these names."""
+    """How to train: the arguments of `fit` with these names."""
 
     goal: Goal
     micro_batches: int
@@ -123,13 +123,13 @@ class _How:
 
 
 class _Training:
-    """A training between two epochs: images, network and optimizer, and what its epochs gave.
+    """A training between two epochs: images, network, optimizer and the history of metrics.
 
     Attributes:
-        network: The bare network, whose names are those of a checkpoint.
-        model: The network as `distributed.wrap` has it trained.
-        history: A row of metrics for each epoch.
-        part: What an interrupted epoch goes on from; empty if none was interrupted.
+        network: The unwrapped network, with the names used in checkpoints.
+        model: The network wrapped by `distributed.wrap`.
+        history: One row of metrics per epoch.
+        part: State of an interrupted epoch; empty if none was interrupted.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class _Training:
         self.augmentation = Augmentation.of(config)
         if self.device.type == "cpu":
             _keep_freed_memory()
-        torch.backends.cudnn.benchmark = True  # shapes stay the same, so cuDNN's trials pay off
+        torch.backends.cudnn.benchmark = True  # shapes are constant, so cuDNN's benchmarks pay off
         self.network = _build_network(task, config, self.device)
         self.optimizer = build_optimizer(self.network, config)
         self.history: list[dict[str, float]] = []
@@ -166,14 +166,14 @@ class _Training:
         self.num_params = float(sum(weights.numel() for weights in self.network.parameters()))
 
     def next_epoch(self) -> EpochResult:
-        """Train and validate once more."""
+        """Train and validate for one epoch."""
         epoch = len(self.history) + 1
         started = time.perf_counter() - self.part.get("seconds", 0.0)
         sums = self._begin(epoch)
         try:
             metrics = self._train(epoch, sums)
             metrics["images_per_second"] = metrics.pop("images") / (time.perf_counter() - started)
-            distributed.broadcast_buffers(self.network)  # else each worker would score its own
+            distributed.broadcast_buffers(self.network)  # else workers would score different ones
             scores, meter, seen = self._validate()
         except Interrupted:
             raise Interrupted({**self._state(), "part": _part(sums, started)}) from None
@@ -191,7 +191,7 @@ class _Training:
         return EpochResult(epoch, metrics, is_best, self._state(), figure_data)
 
     def _begin(self, epoch: int) -> _Sums:
-        """Set the random numbers of an epoch; return what it summed up before an interruption."""
+        """Seed an epoch; return its sums, those before an interruption included."""
         torch.manual_seed(distributed.mixed_seed(self.config.seed, epoch, distributed.rank()))
         part, self.part = self.part, {}
         if part:
@@ -199,9 +199,9 @@ class _Training:
         return _Sums(self.device, part.get("sums"))
 
     def _train(self, epoch: int, sums: _Sums) -> dict[str, float]:
-        """Take the rest of a pass over the training images; return means over all workers."""
+        """Finish a pass over the training images; return means over all workers."""
         self.model.train()
-        # With other workers this one would leave them waiting.
+        # Stopping early would leave other workers waiting.
         alone = distributed.world_size() == 1 and self.device.type == "cpu"
         for number, (images, targets) in enumerate(self._training_batches(epoch, sums.batches)):
             self._step(images, targets, sums)
@@ -222,7 +222,7 @@ class _Training:
         }
 
     def _training_batches(self, epoch: int, done: int) -> Iterator[Pair]:
-        """Yield the batches of an epoch but the first `done`, each at its own learning rate."""
+        """Yield the batches of an epoch after the first `done`, each at its learning rate."""
         config, left = self.config, self.num_batches - done
         seed, step = (config.seed, epoch), (epoch - 1) * self.num_batches + done
         num_steps = config.epochs * self.num_batches
@@ -251,7 +251,7 @@ class _Training:
     def _validate(self) -> tuple[dict[str, float], Meter, ImageSet]:
         """Evaluate the network on the validation images; may be interrupted."""
         config, num, limit = self.config, self.how.micro_batches, self.how.limit_batches
-        # Batches that all workers have: over another one they could not agree to stop.
+        # Batches that all workers have: at any other they could not agree to stop.
         on_all = len(self.splits.val) // distributed.world_size() // config.batch_size
 
         def progress(batches: Iterator[Any], total: int, phase: str) -> Iterator[Any]:
@@ -269,8 +269,8 @@ class _Training:
         )
 
     def _interruptible(self, batches: Iterator[Item], limit: int | None = None) -> Iterator[Item]:
-        """Yield batches, asking before each of the first `limit` whether to stop."""
-        for number in itertools.count():  # asked first: a batch draws random numbers
+        """Yield batches, checking before each of the first `limit` whether to stop."""
+        for number in itertools.count():  # check first: a batch draws random numbers
             if (limit is None or number < limit) and self.stop():
                 raise Interrupted({})
             batch = next(batches, None)
@@ -279,7 +279,7 @@ class _Training:
             yield batch
 
     def _is_best(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Return whether an epoch is better than all before it by the first objective."""
+        """Return whether an epoch beats all earlier ones by the first objective."""
         for name in self.how.goal.metrics:
             if name not in metrics:
                 raise TrialError(f"epoch {epoch}: cannot compute {name}.")
@@ -299,28 +299,28 @@ class _Training:
 
 
 class _Sums:
-    """Sums of a training pass over the batches of this worker.
+    """Sums of a training pass over this worker's batches.
 
     Attributes:
-        loss: Of all images, float64 on the device.
-        right: Predictions that were right, float64 on the device.
-        images: Counted by Python, as is what follows: a tensor's sum takes 10 us.
-        predictions: One for each image, or for each of its pixels.
-        batches: Also those before an interruption.
+        loss: Sum over images, float64 on the device.
+        right: Number of correct predictions, float64 on the device.
+        images: Number of images; like the next two a Python number: a tensor sum takes 10 us.
+        predictions: Number of predictions, one per image or per pixel.
+        batches: Number of batches, including those before an interruption.
     """
 
     def __init__(self, device: torch.device, earlier: Tensor | None) -> None:
         self._values = torch.zeros(5, dtype=torch.float64, device=device)
         self.images = self.predictions = self.batches = 0
         if earlier is not None:
-            if distributed.rank() == 0:  # these are of all workers
+            if distributed.rank() == 0:  # they are sums over all workers
                 self._values += earlier.to(device)
             self.batches = int(earlier[-1])
             self._values[-1] = 0.0
         self.loss, self.right = self._values[0], self._values[2]
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Count images by their mean loss, their logits `(B, K, ...)` and targets `(B, ...)`."""
+        """Add a batch by its mean loss, logits `(B, K, ...)` and targets `(B, ...)`."""
         self.right += (predicted(logits) == targets).sum()
         self.loss.add_(loss, alpha=len(targets))
         self.images += len(targets)
@@ -333,9 +333,9 @@ class _Sums:
 
 
 def _part(sums: _Sums, started: float) -> dict[str, Any]:
-    """Return what an interrupted epoch goes on from; all workers ask for it together."""
+    """Return the state to resume an interrupted epoch from; all workers must call it together."""
     total = sums.total()
-    distributed.all_reduce_sum([total[:-1]])  # all have done as many batches
+    distributed.all_reduce_sum([total[:-1]])  # all have done the same number of batches
     return {
         "sums": total.cpu(),
         "random": distributed.random_states(),
@@ -346,7 +346,7 @@ def _part(sums: _Sums, started: float) -> dict[str, Any]:
 def _load_splits(
     task: Task, config: TrainConfig, source: DataSource, device: torch.device
 ) -> Splits:
-    """Return the images, once it is sure that the workers can share them; seed torch."""
+    """Load the images after checking that the workers can share them; seed torch."""
     workers = distributed.world_size()
     if config.batch_size % workers:
         raise InputError(
@@ -361,8 +361,8 @@ def _load_splits(
 
 
 def _build_network(task: Task, config: TrainConfig, device: torch.device) -> torch.nn.Module:
-    """Return a network on the device, drawn from torch's random numbers."""
-    # On CPUs, too, convolution and pooling are faster with channels last: a quarter less time.
+    """Return a randomly initialised network on the device."""
+    # Channels last saves a quarter of the time of convolution and pooling on CPUs, too.
     network: torch.nn.Module = task.build_model(config).to(
         device, memory_format=torch.channels_last
     )  # type: ignore[call-overload]
@@ -372,10 +372,10 @@ def _build_network(task: Task, config: TrainConfig, device: torch.device) -> tor
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what torch frees; it gave it back and asked for it again in every step.
+    """Make glibc keep the memory that torch frees, instead of returning it in every step.
 
-    Getting such pages from the system took up to 28 % of a trial's time. Elsewhere than on Linux
-    with glibc nothing changes.
+    Getting the pages back from the system took up to 28 % of a trial's time. Nothing changes
+    outside Linux with glibc.
     """
     if sys.platform != "linux":
         return

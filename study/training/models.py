@@ -17,12 +17,12 @@ class TwoConv(nn.Module):
     Args:
         widths: Channels of the two convolutions.
         hidden: Units of the head's hidden layer.
-        kernel_size: Odd; sizes are kept by padding.
+        kernel_size: Kernel size, odd; padding preserves the image size.
         num_classes: K.
         image_size: Height and width in pixels.
-        batch_norm: Whether batch normalisation follows each pooling, where it has a quarter of the
-            pixels to see.
-        dropout: Probability, before both layers of the head.
+        batch_norm: Whether batch normalisation follows each pooling, where it processes a quarter
+            of the pixels.
+        dropout: Dropout probability before both layers of the head.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TwoConv(nn.Module):
 
 
 class HourglassNet(nn.Module):
-    """The facade baseline: six convolutions, down to a quarter of the size and up again.
+    """The facade baseline: six convolutions, down to a quarter of the size and back up.
 
     `(B, 3, H, W)` -> logits `(B, K, H, W)`, H and W multiples of 4.
 
@@ -123,7 +123,7 @@ class ConvBlock(nn.Module):
     Args:
         inputs: Channels of the input.
         outputs: Channels of the output.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution.
         norm: See `normalization`.
         residual: Whether the input, through a 1x1 convolution where shapes differ, is added
             before the last ReLU (He et al. 2016, "Deep Residual Learning").
@@ -143,9 +143,9 @@ class ConvBlock(nn.Module):
         self.stride = stride
         self.shortcut: nn.Module | None = None
         if residual and (inputs != outputs or stride > 1):
-            # Steps are taken in `forward`. On CPUs with AVX2 and no AVX-512, oneDNN's gradient of a
-            # 1x1 convolution with a stride, of less than 8 channels that lie last, is wrong, or
-            # never there (torch 2.14).
+            # `forward` applies the stride. On CPUs with AVX2 but no AVX-512, oneDNN's gradient of a
+            # strided 1x1 convolution with fewer than 8 channels, channels last, is wrong or never
+            # returns (torch 2.14).
             self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
         elif residual:
             self.shortcut = nn.Identity()
@@ -162,12 +162,12 @@ class ResidualNet(nn.Module):
     """A small residual net: a convolution, three stages of residual blocks, and one linear layer.
 
     `(B, 1, H, W)` -> logits `(B, K)`. Later stages have half the size and twice the channels. The
-    last layer sees every place, not their mean: garments are aligned.
+    last layer sees every position, not a global average: garments are aligned.
 
     Args:
         width: Channels of the first stage.
-        blocks: Residual blocks of each stage.
-        dropout: Probability, before the last layer.
+        blocks: Residual blocks per stage.
+        dropout: Dropout probability before the last layer.
         num_classes: K.
         image_size: Height and width in pixels.
         stem_pool: Whether 2x2 max pooling follows the first convolution: every stage has a quarter
@@ -208,16 +208,16 @@ class ResidualNet(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net: blocks down to the coarsest size, and up again with what was on the way down.
+    """A U-Net: an encoder down to the coarsest size, and a decoder with skip connections.
 
     `(B, 3, H, W)` -> logits `(B, K, H, W)`, H and W multiples of 2 to the depth. Ronneberger et
-    al. 2015, "U-Net", with padded convolutions and nearest-neighbour enlargement.
+    al. 2015, "U-Net", with padded convolutions and nearest-neighbour upsampling.
 
     Args:
-        widths: Channels from the finest size to the coarsest, one more than halvings.
+        widths: Channels from the finest size to the coarsest, one more than the depth.
         residual: Whether blocks are residual.
         norm: See `normalization`.
-        dropout: Probability of whole channels, at the coarsest size and before the last layer.
+        dropout: Channel dropout probability, at the coarsest size and before the last layer.
         num_classes: K.
     """
 
@@ -258,12 +258,12 @@ class UNet(nn.Module):
 
 
 class Normalized(nn.Module):
-    """A network that takes images in [0, 1]: what is exported, so no user can normalise wrongly.
+    """A network with built-in normalisation for images in [0, 1], used for exports.
 
     Args:
         network: Takes normalised images.
-        mean: Per channel, of images in [0, 1].
-        deviation: Per channel.
+        mean: Mean per channel, for images in [0, 1].
+        deviation: Standard deviation per channel.
     """
 
     mean: Tensor
@@ -278,6 +278,6 @@ class Normalized(nn.Module):
         self.register_buffer("deviation", torch.tensor(deviation).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits of images `(B, C, H, W)` float32 in [0, 1]."""
+        """Return logits for images `(B, C, H, W)` float32 in [0, 1]."""
         logits: Tensor = self.network((images - self.mean) / self.deviation)
         return logits

@@ -1,8 +1,8 @@
-"""Optimizers, all of them fused, and their learning rates: how a step is taken, and how far.
+"""Fused optimizers and learning-rate schedules.
 
-A learning rate is a function of the step and how many there are, with no state. So a resumed run
-goes on as if it had never stopped, and rungs of a study stay comparable: at an epoch all trials are
-equally far in their schedules.
+The learning rate is a stateless function of the step and the number of steps. So a resumed run
+continues as if never interrupted, and rungs stay comparable: at any epoch all trials are at the
+same point of their schedules.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from torch import nn
 from study.config import TrainConfig
 
 Item = TypeVar("Item")
-# As in torch's OneCycleLR: the first rate as a part of the highest, the last one of the first.
+# As in torch's OneCycleLR: first rate relative to the highest, last rate relative to the first.
 START, END = 1 / 25, 1e-4
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Return the optimizer of `network`.
 
-    `adam` adds `weight_decay` to the gradient of every parameter, as the baselines do; `adamw`
-    shrinks weights by it (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization"),
-    `sgd` adds it to their gradients, and both spare biases and the scales of normalisation.
+    `adam` applies `weight_decay` to the gradient of every parameter, as the baselines do; `adamw`
+    decouples it from the gradient (Loshchilov and Hutter 2019, "Decoupled Weight Decay
+    Regularization"), `sgd` applies it to the gradients, and both exclude biases and normalisation
+    scales.
     """
     rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
@@ -46,14 +47,14 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     """Return the learning rate of a step.
 
     `cosine` falls to 0 along half a cosine (Loshchilov and Hutter 2017, "SGDR"; torch's
-    CosineAnnealingLR). `one_cycle` rises along half a cosine for a share `warm_up` of the steps
-    and falls along another (Smith and Topin 2019, "Super-Convergence"; torch's OneCycleLR, which
-    also changes Adam's momentum: this does not).
+    CosineAnnealingLR). `one_cycle` rises along half a cosine for a fraction `warm_up` of the steps
+    and falls along another (Smith and Topin 2019, "Super-Convergence"; like torch's OneCycleLR, but
+    without changing Adam's momentum).
 
     Args:
-        config: Gives `schedule`, `learning_rate` (the highest) and `warm_up`.
+        config: Provides `schedule`, `learning_rate` (the highest) and `warm_up`.
         step: From 0, over all epochs.
-        num_steps: Of all epochs.
+        num_steps: Total steps over all epochs.
     """
     highest = config.learning_rate
     if config.schedule == "constant":
@@ -67,7 +68,7 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 
 
 def _between(start: float, end: float, part: float) -> float:
-    """Go along half a cosine, `part` from 0 to 1."""
+    """Interpolate along half a cosine, `part` from 0 to 1."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
 
 
@@ -78,14 +79,14 @@ def scheduled(
     first: int,
     num_steps: int,
 ) -> Iterator[Item]:
-    """Yield batches, the optimizer having been given the learning rate of each one's step.
+    """Yield batches after setting the optimizer's learning rate for each step.
 
     Args:
-        batches: One for each step.
-        optimizer: All its parameters get the same rate.
+        batches: One per step.
+        optimizer: All its parameter groups get the same rate.
         config: See `learning_rate`.
         first: Step of the first batch.
-        num_steps: Of all epochs.
+        num_steps: Total steps over all epochs.
     """
     for step, batch in enumerate(batches, first):
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""The worst class of an evaluation: its score is a metric of its own, e.g. `min_ap`."""
+"""The score of the worst class as a metric, e.g. `min_ap`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from study.task import Task, class_key
 
 
 def worst_class(task: Task, scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the smallest of a task's per-class metric, e.g. `min_ap`; without classes nothing.
+    """Return the minimum of a task's per-class metric, e.g. `min_ap`; empty if no class is present.
 
     Args:
-        task: Says which metric that is.
-        scores: Metrics without the split. A class that is absent is not among them.
+        task: Defines the metric and the classes.
+        scores: Metrics by name without the split; absent classes are missing.
     """
     names = (f"{task.class_metric}/{class_key(name)}" for name in task.classes)
     present = [scores[name] for name in names if name in scores]
