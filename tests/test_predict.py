@@ -93,7 +93,7 @@ def test_maps_have_the_image_s_own_size(segmenting: Path, tmp_path: Path, capsys
     code, result, _ = run(capsys, segmenting, phone, "--out", tmp_path / "out")
     assert code == 0
     (entry,) = result["images"]
-    assert entry["size"] == [300, 400] and entry["notes"] == ["turned as its EXIF data say"]
+    assert entry["size"] == [300, 400] and entry["notes"] == ["rotated as its EXIF data say"]
     with Image.open(tmp_path / "out" / entry["classes"]) as image:
         assert image.mode == "P" and image.size == (300, 400)
         assert image.getpalette()[:9] == [v for c in default_colors(3) for v in c]

@@ -93,7 +93,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
             "name the folder."
         ) from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise InputError(f"{path} is damaged ({error}); get it again.") from None
+        raise InputError(f"{path} is corrupted ({error}); download it again.") from None
 
 
 def _targets(path: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
@@ -151,7 +151,7 @@ def _unpack(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, targe
             "and name the folder."
         ) from None
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error) as error:
-        raise InputError(f"{path} is damaged ({shown}: {error}); get it again.") from None
+        raise InputError(f"{path} is corrupted ({shown}: {error}); download it again.") from None
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = "set TMPDIR to a folder with more space"

@@ -158,7 +158,7 @@ def _read_pair(photo_path: Path, mask_path: Path, size: int) -> tuple[Image.Imag
     try:
         whole = Image.fromarray(read_photo(photo_path).pixels)
     except BadImage as error:
-        raise InputError(f"{photo_path}: {error}; get it again.") from None
+        raise InputError(f"{photo_path}: {error}; replace the file.") from None
     try:
         labels, _ = read_mask(mask_path, NAMES, COLORS)
     except InputError as error:

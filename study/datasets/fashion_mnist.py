@@ -148,11 +148,11 @@ def decode(path: Path) -> np.ndarray:
             content = file.read(LARGEST + 1)  # a longer file has a different MD5
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"{path} cannot be unpacked ({error}); delete it and get it again."
+            f"{path} cannot be unpacked ({error}); delete it and download it again."
         ) from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise InputError(
-            f"{path} is not the published file (its MD5 differs); delete it and get it again."
+            f"{path} is not the published file (its MD5 differs); delete it and download it again."
         )
     num_dimensions = content[3]
     shape = np.frombuffer(content, ">u4", num_dimensions, offset=4)

@@ -67,7 +67,7 @@ def _decoded(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
             palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
             return image.mode, np.asarray(image), palette
     except BadImage as error:
-        raise InputError(f"{path}: {error}; get it again.") from None
+        raise InputError(f"{path}: {error}; replace the file.") from None
 
 
 def _by_palette(

@@ -89,7 +89,7 @@ def read_pair(pair: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray, list[str
     try:
         photo = read_photo(path)
     except BadImage as error:
-        raise InputError(f"{path}: {error}; get it again.") from None
+        raise InputError(f"{path}: {error}; replace the file.") from None
     if photo.pixels.shape[:2] != (SIZE, SIZE):
         height, width = photo.pixels.shape[:2]
         raise InputError(f"{path} is {width}x{height} pixels, but must be {SIZE}x{SIZE}.")

@@ -22,7 +22,7 @@ from study.errors import InputError
 # Room for phones with 108 megapixels; larger images are accidents or attacks.
 MOST_PIXELS = 128_000_000
 WHITE = (255, 255, 255)
-TURNED = "turned as its EXIF data say"
+TURNED = "rotated as its EXIF data say"
 # Pixel formats only: Pillow reads more, and starts external programs for some (EPS).
 FORMATS = (
     "JPEG",
@@ -46,11 +46,11 @@ PICTURES = frozenset(
 )
 OTHER_FORMAT = "{}, which is not supported; save it as JPEG or PNG"
 OTHERS = {  # unsupported formats: offset in the file and the bytes there
-    "a HEIC picture": [
+    "a HEIC image": [
         (4, b"ftyp" + brand)
         for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
     ],
-    "a camera's raw picture": [
+    "a raw camera image": [
         (4, b"ftypcrx"),
         (0, b"FUJIFILMCCD-RAW"),
         (0, b"IIRO"),
@@ -64,7 +64,7 @@ OTHERS = {  # unsupported formats: offset in the file and the bytes there
     "a Windows metafile": [(0, b"\xd7\xcd\xc6\x9a"), (40, b" EMF")],
     "a Photoshop file": [(0, b"8BPS")],
     "an SVG drawing": [(0, b"<svg"), (0, b"<?xml")],
-    "a JPEG XL picture": [(0, b"\xff\x0a"), (4, b"JXL ")],
+    "a JPEG XL image": [(0, b"\xff\x0a"), (4, b"JXL ")],
 }
 DNG_VERSION, KIND_OF_PAGE, REDUCED = 50706, 254, 1  # two TIFF tags, and a bit of the second
 
@@ -113,7 +113,7 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
         if not os.path.isfile(source):
             raise BadImage("not a file")
         if source.suffix.lower() in RAW:
-            raise BadImage(OTHER_FORMAT.format("a camera's raw picture"))
+            raise BadImage(OTHER_FORMAT.format("a raw camera image"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked here; corrupted EXIF
@@ -121,7 +121,7 @@ def opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
                 if image.width * image.height > MOST_PIXELS:
                     raise BadImage(_too_large(f"{image.width}x{image.height} pixels"))
                 if _is_raw(image):
-                    raise BadImage(OTHER_FORMAT.format("a camera's raw picture"))
+                    raise BadImage(OTHER_FORMAT.format("a raw camera image"))
                 yield image
     except (BadImage, InputError):
         raise

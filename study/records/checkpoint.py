@@ -42,18 +42,18 @@ def load(path: AnyPath) -> dict[str, Any]:
     except FileNotFoundError:
         raise DamagedFile(f"{path} is missing.") from None
     except OSError as error:
-        raise DamagedFile(f"{path} is damaged ({error}).") from error
+        raise DamagedFile(f"{path} is corrupted ({error}).") from error
     try:
         with zipfile.ZipFile(content) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise DamagedFile(f"{path} is damaged: checksum mismatch in {damaged}.")
+            raise DamagedFile(f"{path} is corrupted: checksum mismatch in {damaged}.")
         content.seek(0)
         state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
     except DamagedFile:
         raise
     except Exception as error:  # a damaged archive makes the readers raise anything
-        raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from error
+        raise DamagedFile(f"{path} is corrupted ({type(error).__name__}: {error}).") from error
     return state
 
 

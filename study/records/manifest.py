@@ -57,7 +57,7 @@ def read_manifest(path: AnyPath) -> dict[str, Any]:
             start["options"] = None if options is None else options.describe()
     missing = [key for key in (*IDENTITY, "study", "settings", "id") if key not in manifest]
     if missing:
-        raise InputError(f"{file} is damaged: {', '.join(missing)} missing.")
+        raise InputError(f"{file} is corrupted: {', '.join(missing)} missing.")
     manifest.setdefault("place", first_place(path, manifest))
     manifest["study"] = name_of(path, manifest)
     return manifest

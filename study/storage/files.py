@@ -87,7 +87,7 @@ def read_document(path: AnyPath) -> dict[str, Any]:
         except FileNotFoundError:
             raise DamagedFile(f"{path} is missing.") from None
         except OSError as error:
-            raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+            raise DamagedFile(f"{path} is corrupted ({type(error).__name__}: {error}).") from None
         except DamagedFile:
             if not left:
                 raise
@@ -99,9 +99,9 @@ def _parsed(path: AnyPath, text: bytes) -> dict[str, Any]:
         content = json.loads(text)
         digest = content.pop("sha256")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise DamagedFile(f"{path} is damaged ({type(error).__name__}: {error}).") from None
+        raise DamagedFile(f"{path} is corrupted ({type(error).__name__}: {error}).") from None
     if digest != _digest(content):
-        raise DamagedFile(f"{path} is damaged: its content does not match its checksum.")
+        raise DamagedFile(f"{path} is corrupted: its content does not match its checksum.")
     assert isinstance(content, dict)
     return content
 

@@ -133,7 +133,7 @@ def many(path: Path) -> Path:
         (link, "link is a symbolic link"),
         (twice, "contains aa twice"),
         (lying_name, "file names in it are marked as UTF-8 but are not"),
-        (damaged, "is damaged .a: "),
+        (damaged, "is corrupted .a: "),
         (bomb, r"would unpack to 125,829,120 bytes in 1 files, \d{3,} times its size"),
         (many, "in 30 files"),
         (lambda p: write(p, **{"n" * 300: b""}), "n cannot be unpacked .File name too long"),

@@ -39,7 +39,7 @@ def test_exif_turns_a_picture_upright(tmp_path: Path, orientation: int) -> None:
     image.save(tmp_path / "phone.png", exif=exif)
     read = read_photo(tmp_path / "phone.png")
     assert np.array_equal(read.pixels, SCENE) and read.solid is None
-    assert ("turned as its EXIF data say" in read.notes) == (orientation > 1)
+    assert ("rotated as its EXIF data say" in read.notes) == (orientation > 1)
 
 
 def test_damaged_exif_data_do_no_harm(tmp_path: Path) -> None:
@@ -204,12 +204,12 @@ def test_a_raw_picture_is_refused_and_not_its_preview_taken(tmp_path: Path) -> N
     (tmp_path / "d.jpg").write_bytes(b"\0\0\0\x18ftypcrx " + bytes(40))
     for name in ("a.tif", "b.tif", "c.NEF", "d.jpg"):
         with pytest.raises(
-            BadImage, match="a camera's raw picture, which is not supported; save it as"
+            BadImage, match="a raw camera image, which is not supported; save it as"
         ):
             read_photo(tmp_path / name)
     (tmp_path / "e.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     with pytest.raises(
-        BadImage, match="a HEIC picture, which is not supported; save it as JPEG or PNG"
+        BadImage, match="a HEIC image, which is not supported; save it as JPEG or PNG"
     ):
         read_photo(tmp_path / "e.jpg")
 

@@ -120,7 +120,7 @@ def nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 STEPS = [
-    (damage_weights, (), "is damaged"),
+    (damage_weights, (), "is corrupted"),
     (change_data, (), "is not the one this study uses"),
     (fail_to_draw, (), "the figures cannot be drawn (RuntimeError: latex could not be found)"),
     (fail_to_export, (), "cannot be exported"),

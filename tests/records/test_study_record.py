@@ -294,7 +294,7 @@ def test_what_nothing_can_make_up_for_is_named(tmp_path: Path) -> None:
     file = tmp_path / "s" / "trials" / "0001" / "trial.json"
     file.write_text("{}")
     for opened in (StudyRecord.read, open_record):
-        with pytest.raises(InputError, match=f"{file} is damaged"):
+        with pytest.raises(InputError, match=f"{file} is corrupted"):
             opened(tmp_path / "s")
 
 
@@ -466,7 +466,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_taken_over(tmp_path: Path
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"study": "s"}', "[" * 99999])
 def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "study.json").write_text(content)
-    with pytest.raises(InputError, match=r"study.json is damaged"):
+    with pytest.raises(InputError, match=r"study.json is corrupted"):
         StudyRecord.read(tmp_path)
 
 

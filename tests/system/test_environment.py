@@ -172,7 +172,7 @@ def test_faults_of_ours_keep_their_traceback() -> None:
     ("flags", "line"),
     [
         (("--name", "n" * 256), "--name 'nnnn"),
-        (("--name", "n" * 201), "200 at most"),
+        (("--name", "n" * 201), "at most 200 letters"),
         (("--seed", str(2**63)), "--seed must be 0 to 2**62, but got 9223372036854775808"),
         (("--seed", "-1"), "--seed must be 0 to 2**62, but got -1"),
         (("--seed", "9" * 500), "--seed must be 0 to 2**62, but got 999"),
