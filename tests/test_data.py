@@ -225,7 +225,9 @@ def test_a_part_of_a_set_is_refused_with_its_numbers(facade_dir: Path, tmp_path:
 
 def test_two_sets_in_one_archive_are_refused(facade_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(facade_dir / "facade", facade_dir / "copy")
-    with pytest.raises(InputError, match=r"holds 2 data sets \(copy/starter_set/, facade/starter_"):
+    with pytest.raises(
+        InputError, match=r"contains 2 data sets \(copy/starter_set/, facade/starter_"
+    ):
         mini_facade.acquire(source(tmp_path / "new"), [facade_dir])
 
 

@@ -155,7 +155,7 @@ BAD = [
         ["fashion", "--dry-run", "--price-per-hour", "1", "--address", "auto"],
         "the cost on a cluster is not estimated",
     ),
-    (["fashion", "--wait", "3"], "and the cluster's --address"),
+    (["fashion", "--wait", "3"], "needs the cluster's --address"),
     (
         [
             "facade",
@@ -175,7 +175,7 @@ BAD = [
     (["fashion", "--objective", "num_params"], "the first metric decides which epoch"),
     (["fashion", "--require", "accuracy/Bagg>=0.8"], "did you mean 'accuracy/Bag'?"),
     (["fashion", "--require", "accuracy"], "--require takes METRIC>=VALUE"),
-    (["fashion", "--tracking-uri", "nonsense"], "tracking URI 'nonsense' is none"),
+    (["fashion", "--tracking-uri", "nonsense"], "'nonsense' is not a tracking URI"),
 ]
 
 
