@@ -171,7 +171,7 @@ def _open(args: argparse.Namespace) -> StudyRecord:
 
         StudyRecord.settle(folder, resolve_uri(args.tracking_uri))
     record = StudyRecord.read(folder)
-    for text in record.mended:
+    for text in record.repaired:
         print(text, file=sys.stderr)
     if args.require:
         constraints = parse_constraints(load_task(record.manifest["task"]), args.require)

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     price = args.price_per_hour
     check_price(price)
     record = StudyRecord.read(find_study(as_path(args.studies_dir), args.study))
-    for text in record.mended:
+    for text in record.repaired:
         print(text, file=sys.stderr)
     path = Path(args.out) if args.out else record.path / REPORT_FILE
     if isinstance(path, Path) and (path.is_dir() or not path.absolute().parent.is_dir()):

@@ -177,7 +177,7 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
     put(record, "running", (0.1, 50, 0.9))
     before = [(t.state, t.cause, t.best, t.curve) for t in record.trials()]
     again = open_record(closed(record), **TWO, require=["val/ap/window>=0.5"])
-    assert not again.mended
+    assert not again.repaired
     put(again, "finished", (0.2, 10, 0.6))
     closed(again)
     file = tmp_path / "s" / "optuna.db"
@@ -193,7 +193,7 @@ def test_optuna_s_own_tools_see_the_front_and_the_floors(tmp_path: Path) -> None
     recalled = StudyRecord.read(tmp_path / "s").trials()[:4]
     assert [(t.state, t.cause, t.best, t.curve) for t in recalled] == before
     closed(open_record(tmp_path / "s", **TWO, require=["val/ap/window>=0.5"]))
-    assert not StudyRecord.read(tmp_path / "s").mended
+    assert not StudyRecord.read(tmp_path / "s").repaired
 
 
 @pytest.mark.parametrize("goal", [MANIFEST, CONSTRAINED, TWO])

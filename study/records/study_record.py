@@ -45,7 +45,7 @@ class StudyRecord:
         manifest: Content of `study.json`.
         space: The search space.
         goal: The objectives and constraints.
-        mended: Damage found and repaired on opening, as sentences.
+        repaired: Damage found and repaired on opening, as sentences.
     """
 
     def __init__(self, path: AnyPath, manifest: dict[str, Any], *, write: bool = False) -> None:
@@ -56,9 +56,9 @@ class StudyRecord:
         self._hold: Hold | None = None
         self._dropped: set[int] = set()  # trials whose weights are deleted
         self._optuna = OptunaFile(path / "optuna.db", manifest, self.space)
-        self._trials, self.mended = load_trials(path, manifest, repair=write)
-        if write and (mended := self._optuna.follow(self._trials)):
-            self.mended.append(mended)
+        self._trials, self.repaired = load_trials(path, manifest, repair=write)
+        if write and (repaired := self._optuna.follow(self._trials)):
+            self.repaired.append(repaired)
 
     @staticmethod
     def read(path: AnyPath) -> StudyRecord:

@@ -39,7 +39,7 @@ def load_trials(
     loaded = dict(enumerate(read_trials(path, max(used, default=-1) + 1)))
     found = {n: trial for n, trial in loaded.items() if isinstance(trial, TrialRecord)}
     damage = {n: error for n, error in loaded.items() if isinstance(error, DamagedFile)}
-    mended: list[str] = []
+    repaired: list[str] = []
     if damage or repair:
         file = path / "optuna.db"
         for trial in recall_trials(file, manifest["metric"], manifest["mode"]):
@@ -49,12 +49,12 @@ def load_trials(
                 why = damage.pop(trial.number, None) or DamagedFile(
                     f"{folder.path / 'trial.json'} is missing."
                 )
-                mended.append(f"{why} Trial {trial.number} was recovered from {file}.")
+                repaired.append(f"{why} Trial {trial.number} was recovered from {file}.")
                 if repair:
                     recalled.save(folder.path)
     for left in damage.values():
         raise InputError(f"{left} This trial is not in optuna.db; restore the file from a backup.")
-    return [found[number] for number in sorted(found)], mended
+    return [found[number] for number in sorted(found)], repaired
 
 
 def read_trials(path: AnyPath, num_trials: int) -> list[TrialRecord | DamagedFile]:

@@ -82,7 +82,7 @@ def run(
     stopping.watch(record.path)
     if restart.why is not None:
         stopping.request(restart.why, restart.exit_code)
-    for text in record.mended:
+    for text in record.repaired:
         print(f"repaired: {text}", file=sys.stderr)
     started = Run(study=study, record=record, uri=uri, stopping=stopping, restart=restart)
     started.work()

@@ -144,7 +144,7 @@ def test_a_driver_that_dies_on_a_cluster_with_nothing_shared_but_s3(
     for trial in record.trials():
         before = seen.get(trial.number, ())
         assert trial.history[: len(before)] == before
-    assert record.num_ended() == 3 and record.mended == []
+    assert record.num_ended() == 3 and record.repaired == []
     assert not (tmp_path / "studies").exists() and not list(tmp_path.glob("s3*"))
 
     best = run_module(

@@ -204,12 +204,12 @@ def test_a_trial_s_damaged_file_comes_back_from_optuna_db(tmp_path: Path, damage
             file.write_text({"flip": text.replace("0.", "0.9", 1), "empty": ""}.get(damage, "[]"))
         read = StudyRecord.read(tmp_path / "s")  # deleting the last trial's file is found below
         if not (damage == "delete" and number == 3):
-            assert curves(read) == expected and str(file) in read.mended[0]
+            assert curves(read) == expected and str(file) in read.repaired[0]
         again = open_record(tmp_path / "s")
-        assert curves(again) == expected and str(file) in " ".join(again.mended)
+        assert curves(again) == expected and str(file) in " ".join(again.repaired)
         closed(again)
         closed(again := open_record(tmp_path / "s"))
-        assert not again.mended
+        assert not again.repaired
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_a_damaged_optuna_db_is_made_anew(tmp_path: Path, damage: str | None) ->
         with sqlite3.connect(file) as connection:
             connection.execute(damage)
     record = open_record(tmp_path / "s")
-    assert curves(record) == expected and str(file) in record.mended[0]
+    assert curves(record) == expected and str(file) in record.repaired[0]
     assert list((tmp_path / "s").glob("optuna.db.damaged-*"))
     begin(record)
     closed(record)
-    assert not open_record(tmp_path / "s").mended
+    assert not open_record(tmp_path / "s").repaired
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{file}")
     assert len(study.trials) == 5 and study.best_value == 0.5
 
@@ -270,7 +270,7 @@ def test_optuna_db_may_lag_behind_after_a_kill(tmp_path: Path) -> None:
     begin(record)
     file.write_bytes(before)
     again = open_record(tmp_path / "s")
-    assert not again.mended and len(again.trials()) == 5
+    assert not again.repaired and len(again.trials()) == 5
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{file}")
     assert study.best_value == 0.6 and len(study.trials) == 5
 

@@ -58,5 +58,5 @@ def test_what_one_of_the_two_files_lost_the_other_has(tmp_path: Path) -> None:
     assert {one["id"] for one in read_openings(tmp_path)} == {first["id"], second["id"]}
     file = next((tmp_path / "tests").glob("*.json"))
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(InputError, match="which weights were tested already"):
+    with pytest.raises(InputError, match="which weights have been tested"):
         read_tests(tmp_path)

@@ -149,7 +149,7 @@ def train(record: StudyRecord, number: int, sample: DataSource, epochs: int) -> 
 def go_on(path: Path, sample: DataSource, monkeypatch: Any) -> tuple[StudyRecord, list[str]]:
     """Do what the next command and its workers do with trials that were cut off."""
     record = open_halfway(path)
-    notes = list(record.mended)
+    notes = list(record.repaired)
     for trial in record.trials():
         if trial.state == "running":
             config = {

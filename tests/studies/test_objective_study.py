@@ -45,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
         assert done.returncode == 0, done.stderr[-4000:]
         assert "objective val/accuracy (max) and num_params (min)" in done.stderr
         assert "no trial satisfies val/min_accuracy>=0.999; trial" in done.stdout
-        assert "mended" not in done.stderr and "Traceback" not in done.stderr
+        assert "repaired" not in done.stderr and "Traceback" not in done.stderr
     return path
 
 
