@@ -10,6 +10,7 @@ from typing import Any
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import IntegrityError  # MLflow's own
 
 from study.errors import InputError
 from study.records.study_record import StudyRecord
@@ -127,7 +128,12 @@ def record_handover(
 def try_to_tell(tell: Callable[..., None], *about: Any) -> str | None:
     """Send MLflow something that is already on disk; return a sentence if that fails."""
     try:
-        tell(*about)
+        try:
+            tell(*about)
+        except MlflowException as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+            tell(*about)  # another command wrote the same tag between this one's look and write
     except Exception as error:  # SQLAlchemy, HTTP and MLflow each have their own
         reason = str(error).strip().splitlines()[0]
         return (
