@@ -128,7 +128,7 @@ STEPS = [
     (fill_disk, (), "No space left"),
     (fill_disk_at_the_end, (), "No space left"),
     (forbid_openings, (), "so the test split stays closed"),
-    (damage_tests, (), "which weights were tested already"),
+    (damage_tests, (), "which weights have been tested"),
     (use_another_store, (), "has no run of study garments"),
     (occupy_target, (), "is a file; name a folder"),
     (nothing, ("--tracking-uri", "http://127.0.0.1:9"), "does not answer"),
