@@ -155,7 +155,7 @@ BAD = [
         ["fashion", "--dry-run", "--price-per-hour", "1", "--address", "auto"],
         "the cost on a cluster is not estimated",
     ),
-    (["fashion", "--wait", "3"], "needs the cluster's --address"),
+    (["fashion", "--wait", "3"], "add its --address"),
     (
         [
             "facade",

@@ -81,10 +81,10 @@ class ResourceOptions:
             )
         if gpus > 1 and gpus % 1:
             raise InputError(f"--gpus-per-worker {gpus:g}: above 1 it must be a whole number.")
-        if self.wait is not None and (self.address is None or self.wait < 1):
-            raise InputError(
-                f"--wait {self.wait} must be at least 1 node, and needs the cluster's --address."
-            )
+        if self.wait is not None and self.wait < 1:
+            raise InputError(f"--wait must be at least 1 node, but got {self.wait}.")
+        if self.wait is not None and self.address is None:
+            raise InputError("--wait counts the nodes of a cluster; add its --address.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

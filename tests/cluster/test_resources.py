@@ -67,7 +67,7 @@ def test_division(
         ({"workers": 0}, "--workers-per-trial must be at least 1, but got 0"),
         ({"max_concurrent": 0}, "--max-concurrent must be at least 1, but got 0"),
         ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
-        ({"wait": 3}, "needs the cluster's --address"),
+        ({"wait": 3}, "add its --address"),
         ({"wait": 0, "address": "auto"}, "must be at least 1 node"),
         ({"gpus_per_worker": 1.5}, "above 1 it must be a whole number"),
         ({"gpus_per_worker": -1}, "--gpus-per-worker must be 0 or more"),

@@ -199,7 +199,7 @@ def test_the_winner_s_best_training_is_exported_and_not_tested_again(confirmed: 
     [
         (["--confirm", "1"], "--confirm 1: a confidence interval needs at least 2 seeds"),
         (["--confirm", "2", "--cpus-per-worker", "0"], "--cpus-per-worker must be at least 1"),
-        (["--confirm", "2", "--wait", "3"], "--wait 3: give a number"),
+        (["--confirm", "2", "--wait", "3"], "--wait counts the nodes of a cluster"),
     ],
 )
 def test_mistakes(finished: Finished, capsys, monkeypatch, flags, message: str) -> None:

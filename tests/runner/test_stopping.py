@@ -174,7 +174,7 @@ def test_a_full_disk_stops_the_study_and_after_space_is_made_it_goes_on(
     ballast.write_bytes(bytes(1_200_000))
     full = run_module(*command, cwd=tmp_path, env=env)
     assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
-    assert "No space left on device" in full.stderr and "make space" in full.stderr
+    assert "No space left on device" in full.stderr and "free some space" in full.stderr
     assert "continue with: python -m study.tune faulty" in full.stderr
     before = StudyRecord.read(small_disk / "faulty").trials()
     assert before and "failed" not in {trial.state for trial in before}, "no trial's fault"
