@@ -94,7 +94,7 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        with pytest.raises(InputError, match="--port .*in use; name another"):
+        with pytest.raises(InputError, match="--port .*in use; choose another"):
             ui.main(["s", "--port", port, *where, f"sqlite:///{tmp_path / 'mlflow.db'}"])
     client = client_of(tmp_path)
     client.delete_experiment(client.get_experiment_by_name("s").experiment_id)
