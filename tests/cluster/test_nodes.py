@@ -25,6 +25,9 @@ def cluster(bucket: str) -> Iterator[Cluster]:
     """A head and two more nodes, with one core each; they can use the bucket."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # as this kind of cluster begins
+        # A test that ran in this process before may have kept Ray to loopback.
+        patch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+        patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", True)
         cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
         )
