@@ -129,6 +129,13 @@ def plugin(home: Path) -> dict[str, str]:
     }
 
 
+def toy_study(num_samples: int, epochs: int) -> tuple[object, ...]:
+    """Return the words of a study of the task `faulty`, in which every trial runs to its end."""
+    words = "--search-space space.yaml --scheduler none --cpus-per-worker 1"
+    size = ("--num-samples", num_samples, "--epochs", epochs)
+    return ("faulty", "--dataset", "sample", *size, *words.split())
+
+
 @contextlib.contextmanager
 def started(
     module: str, *args: object, cwd: Path, env: dict[str, str] | None = None

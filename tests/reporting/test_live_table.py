@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TESTS, plugin, run_module
+from conftest import ROOT, TESTS, plugin, run_module, toy_study
 from terminal import Screen, Terminal, terminal
 
 from study.datasets.source import DataSource
@@ -19,19 +19,7 @@ from study.reporting.live_table import Block, moves_cursor
 
 COMMAND = (
     "study.tune",
-    "faulty",
-    "--dataset",
-    "sample",
-    "--num-samples",
-    3,
-    "--epochs",
-    2,
-    "--search-space",
-    "space.yaml",
-    "--scheduler",
-    "none",
-    "--cpus-per-worker",
-    1,
+    *toy_study(3, 2),
     "--max-concurrent",
     2,
     "--set",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import plugin, run_module
+from conftest import plugin, run_module, toy_study
 from mlflow.tracking import MlflowClient
 
 from study.datasets.source import DataSource
@@ -22,19 +22,7 @@ SMALL = {"width1": 4, "width2": 4, "hidden": 16}
 def test_every_fault_has_its_cure_or_its_reason(tmp_path: Path) -> None:
     done = run_module(
         "tune",
-        "faulty",
-        "--dataset",
-        "sample",
-        "--num-samples",
-        6,
-        "--epochs",
-        3,
-        "--search-space",
-        "space.yaml",
-        "--scheduler",
-        "none",
-        "--cpus-per-worker",
-        1,
+        *toy_study(6, 3),
         "--set",
         "cycle=true",
         "--trial-timeout",

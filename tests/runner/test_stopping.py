@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import long_only, plugin, run_module, started, wait_for
+from conftest import long_only, plugin, run_module, started, toy_study, wait_for
 from mlflow.tracking import MlflowClient
 
 from study.datasets.source import DataSource
@@ -22,19 +22,7 @@ from study.training.loop import Interrupted, fit
 
 COMMAND = (
     "tune",
-    "faulty",
-    "--dataset",
-    "sample",
-    "--num-samples",
-    3,
-    "--epochs",
-    2,
-    "--search-space",
-    "space.yaml",
-    "--scheduler",
-    "none",
-    "--cpus-per-worker",
-    1,
+    *toy_study(3, 2),
     "--max-concurrent",
     2,
     "--set",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import long_only, plugin, run_module, started, wait_for
+from conftest import long_only, plugin, run_module, started, toy_study, wait_for
 from mlflow.tracking import MlflowClient
 
 from study.records.study_record import StudyRecord
@@ -17,19 +17,7 @@ from study.tracking import figure_worker
 
 COMMAND = (
     "tune",
-    "faulty",
-    "--dataset",
-    "sample",
-    "--num-samples",
-    2,
-    "--epochs",
-    3,
-    "--search-space",
-    "space.yaml",
-    "--scheduler",
-    "none",
-    "--cpus-per-worker",
-    1,
+    *toy_study(2, 3),
     "--set",
     "hidden=16",
     "--set",

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import LONG, long_only, plugin, run_module, started, wait_for
+from conftest import LONG, long_only, plugin, run_module, started, toy_study, wait_for
 from mlflow.tracking import MlflowClient
 from mlflow_server import free_port, server
 
@@ -46,19 +46,7 @@ def test_a_server_that_is_away_loses_nothing(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{port}"
     command = (
         "tune",
-        "faulty",
-        "--dataset",
-        "sample",
-        "--num-samples",
-        4,
-        "--epochs",
-        6,
-        "--search-space",
-        "space.yaml",
-        "--scheduler",
-        "none",
-        "--cpus-per-worker",
-        1,
+        *toy_study(4, 6),
         "--set",
         "hidden=16",
         "--tracking-uri",
@@ -100,19 +88,7 @@ def test_a_study_goes_on_and_ends_without_a_server_and_the_next_command_sends_al
     uri = f"http://127.0.0.1:{port}"
     command = (
         "tune",
-        "faulty",
-        "--dataset",
-        "sample",
-        "--num-samples",
-        2,
-        "--epochs",
-        2,
-        "--search-space",
-        "space.yaml",
-        "--scheduler",
-        "none",
-        "--cpus-per-worker",
-        1,
+        *toy_study(2, 2),
         "--set",
         "hidden=16",
         "--tracking-uri",
